@@ -7,7 +7,7 @@ import torch
 
 from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.layers import CONNECTIONS
-from mhc_vision.models.vision_transformer_mhc import ARCHITECTURES
+from mhc_vision.models.architectures import VISION_TRANSFORMERS as ARCHITECTURES
 
 
 def parameter_table(num_streams: int = 4) -> str:

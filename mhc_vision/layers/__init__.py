@@ -2,12 +2,13 @@
 
 from mhc_vision.kernels import Coefficients
 from mhc_vision.layers.block import HyperBlock
+from mhc_vision.layers.connect import check_blocks, connect_blocks, disconnect_blocks
 from mhc_vision.layers.connection import HyperConnection
 from mhc_vision.layers.constraints import CONSTRAINTS, Constraint, create_constraint
 from mhc_vision.layers.dynamic import DynamicHyperConnection
-from mhc_vision.layers.factory import CONNECTIONS, create_connection
+from mhc_vision.layers.factory import CONNECTIONS, check_connection, create_connection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
-from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters
+from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters, muon_fallback_list
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
     REDUCTIONS,
@@ -33,11 +34,16 @@ __all__ = [
     "StaticHyperConnection",
     "StreamExpansion",
     "StreamReduction",
+    "check_blocks",
+    "check_connection",
+    "connect_blocks",
     "connection_no_weight_decay",
     "connection_parameters",
     "create_connection",
     "create_constraint",
     "create_reduction",
+    "disconnect_blocks",
     "expand_streams",
+    "muon_fallback_list",
     "reduce_streams",
 ]

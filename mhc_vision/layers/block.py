@@ -1,22 +1,33 @@
-"""HyperBlock: timm's transformer block with hyper-connections in place of its two additions."""
+"""HyperBlock and its kin: the blocks of timm's `VisionTransformer` with connections in place of their two additions."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models.vision_transformer import Block
-from torch import Tensor, nn
+from timm.models.vision_transformer import Block, ParallelThingsBlock, ResPostBlock
+from torch import Tensor
 
-from mhc_vision.layers.factory import create_connection
+from mhc_vision.layers.stream_block import StreamBlock
 
 
-class HyperBlock(Block):
-    """timm's pre-norm `Block` whose attention and MLP each sit in a hyper-connection.
+class ViTStreamBlock(StreamBlock):
+    """Forward pass of the blocks of timm's `VisionTransformer`."""
 
-    Module names are timm's, with `connection1` around attention and `connection2` around the MLP. LayerScale and
-    DropPath act on the branch output, (B, N, C), as in timm. `expansion` and `reduction` do nothing until a model puts
-    its entry into the streams and its read-out there (in its first and its last block), so that a stack of blocks maps
-    tokens to tokens. A block runs its connections' `open` and `merge`, not their `forward`: forward hooks fire on
-    `attn`, `mlp`, the norms, `connection1.constraint` and `reduction`, but not on the connections themselves.
+    if TYPE_CHECKING:
+        attention_branch: Any
+        mlp_branch: Any
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Streams (B, N, n, C) to streams; tokens (B, N, C) where the block has an expansion or a reduction."""
+        streams = self.expansion(x)
+        tokens, streams, res, post = self.connection1.open(streams)
+        streams = self.connection1.merge(streams, self.attention_branch(tokens, attn_mask, is_causal), res, post)
+        tokens, streams, res, post = self.connection2.open(streams)
+        streams = self.connection2.merge(streams, self.mlp_branch(tokens), res, post)
+        return self.reduction(streams)
+
+
+class HyperBlock(ViTStreamBlock, Block):
+    """timm's pre-norm `Block` whose attention and MLP each sit in a hyper-connection; see `StreamBlock`.
 
     Args:
         dim: channels C.
@@ -25,8 +36,6 @@ class HyperBlock(Block):
         connection: `shc`, `dhc` or `mhc`.
         num_streams: n, from 1 to 8.
         connection_options: further arguments of the connection's class.
-        device: of the parameters.
-        dtype: of the block; the connections' parameters are fp32 where it is narrower.
         **kwargs: of timm's `Block`.
 
     Raises:
@@ -41,27 +50,47 @@ class HyperBlock(Block):
         connection: str = "mhc",
         num_streams: int = 4,
         connection_options: dict[str, Any] | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(dim, num_heads, depth=depth, device=device, dtype=dtype, **kwargs)
-        options: dict[str, Any] = {"device": device, "dtype": dtype, **(connection_options or {})}
-        self.expansion: nn.Module = nn.Identity()
-        self.connection1 = create_connection(connection, dim, num_streams, 2 * depth, **options)
-        self.connection2 = create_connection(connection, dim, num_streams, 2 * depth + 1, **options)
-        self.reduction: nn.Module = nn.Identity()
+        super().__init__(dim, num_heads, depth=depth, **kwargs)
+        self.add_connections(dim, depth, connection, num_streams, connection_options)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Streams (B, N, n, C) to streams; tokens (B, N, C) where the block has an expansion or a reduction."""
-        streams = self.expansion(x)
+    def attention_branch(self, tokens: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return self.drop_path1(self.ls1(self.attn(self.norm1(tokens), attn_mask=attn_mask, is_causal=is_causal)))
 
-        tokens, streams, res, post = self.connection1.open(streams)
-        output = self.attn(self.norm1(tokens), attn_mask=attn_mask, is_causal=is_causal)
-        streams = self.connection1.merge(streams, self.drop_path1(self.ls1(output)), res, post)
+    def mlp_branch(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
 
-        tokens, streams, res, post = self.connection2.open(streams)
-        output = self.mlp(self.norm2(tokens))
-        streams = self.connection2.merge(streams, self.drop_path2(self.ls2(output)), res, post)
 
-        return self.reduction(streams)
+class HyperResPostBlock(ViTStreamBlock, ResPostBlock):
+    """timm's `ResPostBlock`, which norms what a branch returns, between streams."""
+
+    def attention_branch(self, tokens: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return self.drop_path1(self.norm1(self.attn(tokens, attn_mask=attn_mask, is_causal=is_causal)))
+
+    def mlp_branch(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return self.drop_path2(self.norm2(self.mlp(tokens)))
+
+
+class HyperParallelThingsBlock(ViTStreamBlock, ParallelThingsBlock):
+    """timm's `ParallelThingsBlock` between streams: its parallel attentions are one branch, its MLPs the other."""
+
+    if TYPE_CHECKING:
+        attns: Any
+        ffns: Any
+
+    def attention_branch(self, tokens: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        outputs = []
+        for attn in self.attns:
+            output = attn.attn(attn.norm(tokens), attn_mask=attn_mask, is_causal=is_causal)
+            outputs.append(attn.drop_path(attn.ls(output)))
+        return torch.stack(outputs).sum(dim=0)
+
+    def mlp_branch(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return torch.stack([ffn(tokens) for ffn in self.ffns]).sum(dim=0)

@@ -10,6 +10,7 @@ from mhc_vision.layers.connection import HyperConnection
 from mhc_vision.layers.dynamic import DynamicHyperConnection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.static import StaticHyperConnection
+from mhc_vision.layers.streams import create_reduction
 
 CONNECTIONS: dict[str, Callable[..., HyperConnection]] = {
     "shc": StaticHyperConnection,
@@ -50,3 +51,9 @@ def create_connection(
         name = min(unknown)
         raise ValueError(f"{name}: got {given[name]!r}, but connection {connection!r} has no such option")
     return connection_class(dim, num_streams, layer_index, device=device, dtype=dtype, **given)
+
+
+def check_connection(connection: str, num_streams: int, stream_reduce: str = "mean", **options: Any) -> None:
+    """Raise the ValueError that a model with these options would end in, before anything of it is built."""
+    create_connection(connection, 1, num_streams, device="meta", **options)
+    create_reduction(stream_reduce, 1, num_streams, device="meta")

@@ -1,4 +1,4 @@
-"""Which parameters of a model belong to its connections, and which of those must not decay."""
+"""Which parameters of a model belong to its connections, and what optimisers must know of them."""
 
 from collections.abc import Iterator
 
@@ -22,3 +22,13 @@ def connection_no_weight_decay(model: nn.Module) -> set[str]:
     arXiv 2409.19606).
     """
     return {name for name, _ in connection_parameters(model) if not name.endswith(".weight")}
+
+
+def muon_fallback_list(model: nn.Module) -> list[str]:
+    """Names of the connection parameters that Muon would take for weight matrices.
+
+    Muon orthogonalises the update of every parameter with two or more dimensions. The maps of a connection and the
+    projections that make them are coefficients, one entry a stream: give these names to timm as
+    `create_optimizer_v2(model, opt='muon', fallback_list=muon_fallback_list(model))`, and AdamW trains them.
+    """
+    return [name for name, parameter in connection_parameters(model) if parameter.ndim > 1]

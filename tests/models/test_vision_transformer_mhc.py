@@ -4,22 +4,14 @@ import pickle
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
 import mhc_vision
 from mhc_vision.layers import CONNECTIONS, CONSTRAINTS, HyperConnection, connection_parameters
 from mhc_vision.models.vision_transformer_mhc import checkpoint_filter_fn
 
-BASES = [
-    "vit_tiny_patch16_224",
-    "vit_small_patch16_224",
-    "vit_small_patch32_224",
-    "vit_base_patch16_224",
-    "vit_base_patch32_224",
-    "vit_large_patch16_224",
-    "vit_huge_patch14_224",
-    "test_vit",
-]
+FULL_SIZES = ["small_patch16", "small_patch32", "base_patch16", "base_patch32", "large_patch16"]
 # patch 4 on 16 x 16: 17 tokens
 TINY = {"img_size": 16, "patch_size": 4, "depth": 3, "num_classes": 10}
 
@@ -34,24 +26,6 @@ def trained_like(model: nn.Module) -> nn.Module:
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
-
-
-@pytest.mark.parametrize("connection", CONNECTIONS)
-@pytest.mark.parametrize("base", BASES)
-def test_registered_models_are_timms_models_plus_connections(base, connection):
-    name = f"{base}_{connection}"
-    assert timm.is_model(name)
-    with torch.device("meta"):
-        plain, hyper = timm.create_model(base, num_classes=1000), timm.create_model(name)
-    added = {key for key, _ in connection_parameters(hyper)}
-    assert {key: p.shape for key, p in hyper.named_parameters() if key not in added} == {
-        key: p.shape for key, p in plain.named_parameters()
-    }
-    assert all(".connection" in key for key in added)
-    ignored = {"url", "hf_hub_id", "tag", "architecture", "custom_load", "paper_ids", "origin_url"}
-    plain_cfg, cfg = ({k: v for k, v in m.default_cfg.items() if k not in ignored} for m in (plain, hyper))
-    shared = plain_cfg.keys() & cfg.keys() - {"num_classes", "mean", "std", "license", "notes", "paper_name"}
-    assert {key: cfg[key] for key in shared} == {key: plain_cfg[key] for key in shared}
 
 
 def test_parameters_added_to_vit_base():
@@ -75,7 +49,11 @@ def test_plain_weights_keep_their_function(connection, num_streams):
 @pytest.mark.parametrize("num_streams", [2, 4])
 @pytest.mark.parametrize("connection", CONNECTIONS)
 @pytest.mark.parametrize(
-    "base", ["vit_tiny_patch16_224", *(pytest.param(base, marks=pytest.mark.slow) for base in BASES[1:6])]
+    "base",
+    [
+        "vit_tiny_patch16_224",
+        *(pytest.param(f"vit_{size}_224", marks=pytest.mark.slow) for size in FULL_SIZES),
+    ],
 )
 def test_plain_weights_keep_their_function_at_full_size(base, connection, num_streams):
     plain = timm.create_model(base).eval()
@@ -270,7 +248,7 @@ def test_scripted_traced_and_exported(connection):
 
 def test_runs_on_the_meta_device():
     with torch.device("meta"):
-        model = timm.create_model("vit_huge_patch14_224_mhc")
+        model = timm.create_model("vit_huge_patch14_224_mhc", num_classes=1000)
         assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
 
 
@@ -347,7 +325,7 @@ def test_hyper_connected_checkpoint_loads_strictly():
     other.load_state_dict(checkpoint_filter_fn(model.state_dict(), other))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     incomplete = {key: value for key, value in model.state_dict().items() if key != "blocks.0.connection1.weight"}
-    with pytest.raises(RuntimeError, match=r"blocks\.0\.connection1\.weight"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.connection1\.weight"):
         other.load_state_dict(checkpoint_filter_fn(incomplete, other))
 
 
@@ -363,7 +341,7 @@ def test_hyper_connected_checkpoint_loads_strictly():
         ("test_vit_shc", {"constraint": "sinkhorn"}, "connection 'shc' has no such option"),
         ("test_vit_mhc", {"stream_reduce": "median"}, "stream_reduce: got 'median'"),
         ("test_vit_mhc", {"use_naflex": True}, "use_naflex: got True"),
-        ("test_vit_mhc", {"block_fn": nn.Identity}, "block_fn: got"),
+        ("test_vit_mhc", {"block_fn": ParallelScalingBlock}, "blocks: got ParallelScalingBlock"),
         ("test_vit_mhc", {"depth": 0}, "depth: got 0"),
         ("test_vit_mhc", {"num_streams": "four"}, "num_streams: got 'four'"),
         ("test_vit_mhc", {"scale_output_init": "no"}, "scale_output_init: got 'no'"),

@@ -1,0 +1,67 @@
+"""Stacks of blocks whose every slice maps tokens to tokens."""
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class StreamStack(nn.Module):
+    """What a container of stream blocks adds to `nn.Sequential` or `nn.ModuleList`: ends that follow the blocks.
+
+    A slice is a stack of its own: it copies tokens into streams before its first block and reads them out after its
+    last, as the whole stack does. `stack[k:](stack[:k](x))` is therefore not `stack(x)`: between the two there is one
+    token, not n streams. The blocks of a slice share their modules with the blocks of the stack; a block that had to
+    become an end of the slice is a copy of that block around the same modules.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        """A block, or the stack of a slice of the blocks."""
+        part = super().__getitem__(index)  # type: ignore[misc]
+        if isinstance(index, slice) and len(part):
+            _replace(part, 0, "expansion", self[0].expansion)
+            _replace(part, len(part) - 1, "reduction", self[-1].reduction)
+        return part
+
+    def __delitem__(self, index: Any) -> None:
+        """Remove blocks; the first and the last that remain become the ends of the stack."""
+        expansion, reduction = self[0].expansion, self[-1].reduction
+        super().__delitem__(index)  # type: ignore[misc]
+        if len(self):  # type: ignore[arg-type]
+            self[0].expansion, self[-1].reduction = expansion, reduction
+
+
+class StreamSequential(StreamStack, nn.Sequential):
+    """`nn.Sequential` of stream blocks."""
+
+
+class StreamModuleList(StreamStack, nn.ModuleList):
+    """`nn.ModuleList` of stream blocks."""
+
+
+class Borrowed(nn.Module):
+    """Runs a module that belongs to another block, without making its parameters this block's.
+
+    Args:
+        module: to be run.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        # a tuple keeps the module out of the submodules
+        self._owned_elsewhere = (module,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the module's."""
+        return self._owned_elsewhere[0](x)
+
+
+def _replace(stack: Any, index: int, name: str, end: nn.Module) -> None:
+    """Let the block at `index` of a slice have this end; the stack that was sliced keeps its block as it is."""
+    block = stack[index]
+    if getattr(block, name) is end:
+        return
+    block = copy.copy(block)
+    block._modules = dict(block._modules)
+    setattr(block, name, end if next(end.parameters(), None) is None else Borrowed(end))
+    stack[index] = block

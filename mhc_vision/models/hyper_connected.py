@@ -1,0 +1,164 @@
+"""HyperConnected: what turns a timm transformer into one whose blocks carry streams, whatever its family."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mhc_vision.layers import (
+    check_connection,
+    connect_blocks,
+    connection_no_weight_decay,
+    disconnect_blocks,
+)
+from mhc_vision.models.checkpoints import check_connections
+
+CONNECTION_OPTIONS = ("tanh", "constraint", "sinkhorn_iters", "pre_init", "res_init")
+
+
+class HyperConnected(nn.Module):
+    """Base of the hyper-connected models, in front of one of timm's model classes, whose modules and names it keeps.
+
+    At its initial values a connection is a plain residual connection: with the weights of the plain model the model is
+    that model, whatever the connection and the number of streams. (With `stream_reduce='sum'`, features before the
+    final norm are n times larger.)
+
+    Args:
+        connection: `shc` (static), `dhc` (dynamic) or `mhc` (manifold-constrained).
+        num_streams: n, from 1 to 8.
+        stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
+        tanh: of `dhc`: bound the dynamic part by tanh (default true).
+        constraint: of `mhc`: `sinkhorn` (default), `permutation`, `kronecker`, `orthogonal` or `identity`.
+        sinkhorn_iters: of `mhc`: Sinkhorn-Knopp iterations (default 20).
+        pre_init: of `mhc`: initial entry of `pre` for the favoured stream (default 0.7).
+        res_init: of `mhc`: initial off-diagonal logit of `res` (default -3).
+        scale_output_init: divide the initial weights of the attention and MLP output projections by √n. The HC paper
+            (arXiv 2409.19606) scales them "by a factor of √n"; dividing is our reading, as it keeps the standard
+            deviation of the summed output.
+        **kwargs: of timm's model class.
+
+    Raises:
+        ValueError: unknown connection, constraint or read-out; a value out of range; an option of another connection;
+            blocks that connections cannot replace.
+    """
+
+    if TYPE_CHECKING:  # of timm's classes; TorchScript reads annotations, and these would hide timm's own
+        blocks: Any
+        embed_dim: int
+        norm: nn.Module
+        patch_embed: Any
+
+    def __init__(
+        self,
+        *,
+        connection: str = "mhc",
+        num_streams: int = 4,
+        stream_reduce: str = "mean",
+        tanh: bool | None = None,
+        constraint: str | None = None,
+        sinkhorn_iters: int | None = None,
+        pre_init: float | None = None,
+        res_init: float | None = None,
+        scale_output_init: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        values = (tanh, constraint, sinkhorn_iters, pre_init, res_init)
+        options = dict(zip(CONNECTION_OPTIONS, values, strict=True))
+        check_connection(connection, num_streams, stream_reduce, **options)
+        if not isinstance(scale_output_init, bool):
+            raise ValueError(f"scale_output_init: got {scale_output_init!r}, expected true or false")
+        if scale_output_init and kwargs.get("weight_init") == "skip":
+            raise ValueError("scale_output_init: got true with weight_init='skip', which leaves nothing to scale")
+        if kwargs.get("depth", 12) < 1:
+            raise ValueError(f"depth: got {kwargs['depth']!r}, expected at least 1 block to read the streams out")
+        # timm initialises the weights at the end of its constructor, where init_weights below needs these two
+        self.num_streams = num_streams
+        self.scale_output_init = scale_output_init
+        super().__init__(**kwargs)
+        self.connect(connection, num_streams, stream_reduce, options)
+
+    def connect(self, connection: str, num_streams: int, stream_reduce: str, options: dict[str, Any]) -> None:
+        """Put connections in place of the additions of the plain blocks that timm's constructor has made."""
+        connect_blocks(self.blocks, self.embed_dim, connection, num_streams, stream_reduce, options)
+        self.connection = connection
+        self.num_streams = num_streams
+        self.stream_reduce = stream_reduce
+
+    def disconnect(self) -> None:
+        """Undo `connect`; the model is then to be made one of timm's class."""
+        disconnect_blocks(self.blocks)
+        del self.connection, self.num_streams, self.stream_reduce, self.scale_output_init
+
+    def init_weights(self, *args: Any, **kwargs: Any) -> None:
+        """timm's initialisation, and the smaller output projections if asked for."""
+        super().init_weights(*args, **kwargs)  # type: ignore[misc]
+        if self.scale_output_init:
+            with torch.no_grad():
+                for name, parameter in self.blocks.named_parameters():
+                    if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
+                        parameter.div_(self.num_streams**0.5)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Exact names of parameters without weight decay."""
+        return super().no_weight_decay() | connection_no_weight_decay(self)  # type: ignore[misc]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Features after chosen blocks, each read out of its streams; arguments and results are timm's."""
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt: got {output_fmt!r}, expected 'NCHW' or 'NLC'")
+        read_out = self.blocks[-1].reduction
+        grid = self.patch_embed.dynamic_feat_size(tuple(x.shape[-2:]))
+
+        def tokens(tap: Tensor) -> Tensor:
+            tap = tap if tap.ndim == 3 else read_out(tap)
+            return self.norm(tap) if norm else tap
+
+        def image(tap: Tensor) -> Tensor:
+            tap = tokens(tap)
+            return tap.unflatten(1, grid).permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else tap
+
+        def image_and_prefix(tap: Any) -> Any:
+            return (image(tap[0]), tokens(tap[1])) if isinstance(tap, tuple) else image(tap)
+
+        result = super().forward_intermediates(  # type: ignore[misc]
+            x,
+            indices,
+            return_prefix_tokens=return_prefix_tokens,
+            stop_early=stop_early,
+            output_fmt="NLC",
+            intermediates_only=intermediates_only,
+            **kwargs,
+        )
+        if isinstance(result, dict):
+            taps = {"image_intermediates": image, "image_intermediates_prefix": tokens}
+            return {key: [taps[key](tap) for tap in value] if key in taps else value for key, value in result.items()}
+        if intermediates_only:
+            return [image_and_prefix(tap) for tap in result]
+        return result[0], [image_and_prefix(tap) for tap in result[1]]
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop blocks after the last index; the new last block reads the streams out."""
+        reduction = self.blocks[-1].reduction
+        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)  # type: ignore[misc]
+        # the slice that timm took has lent it to its last block
+        self.blocks[-1].reduction = reduction
+        return taken
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As PyTorch's, after a look at the connections: those of another kind or number of streams are named."""
+        check_connections(self, state_dict, strict=strict)
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)

@@ -1,0 +1,124 @@
+"""From any timm ViT, pretrained or not, to a hyper-connected one with the same function, and back."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from mhc_vision.layers import CONNECTIONS, GatedReduction, HyperConnection, check_blocks, check_connection
+from mhc_vision.models.eva_mhc import HyperEva
+from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS, HyperConnected
+from mhc_vision.models.vision_transformer_mhc import HyperVisionTransformer, HyperVisionTransformerDistilled
+
+HYPER_MODELS: dict[type[nn.Module], type[HyperConnected]] = {
+    VisionTransformer: HyperVisionTransformer,
+    VisionTransformerDistilled: HyperVisionTransformerDistilled,
+    Eva: HyperEva,
+}
+_PLAIN_MODELS = {hyper: plain for plain, hyper in HYPER_MODELS.items()}
+
+
+def hyperconnect(
+    model: nn.Module,
+    connection: str = "mhc",
+    num_streams: int = 4,
+    stream_reduce: str = "mean",
+    inplace: bool = False,
+    **options: Any,
+) -> HyperConnected:
+    """Put hyper-connections in place of the residual additions of a timm model, keeping its function and its names.
+
+    The connections start as plain residual connections, so the result computes what `model` computes, logits and
+    intermediates (with `stream_reduce='sum'`, features before the final norm are n times larger).
+
+    Args:
+        model: timm's `VisionTransformer` (also the distilled one) or `Eva`, with pre-norm or res-post-norm blocks or
+            timm's `ParallelThingsBlock`.
+        connection: `shc`, `dhc` or `mhc`.
+        num_streams: n, from 1 to 8.
+        stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
+        inplace: change `model` itself; otherwise it stays as it is and a copy is changed.
+        **options: of the connection: `tanh`, `constraint`, `sinkhorn_iters`, `pre_init`, `res_init`.
+
+    Returns:
+        The hyper-connected model; on the device, in the dtype and in the mode of `model`.
+
+    Raises:
+        ValueError: a model or blocks that are not supported, or an option out of range.
+    """
+    if isinstance(model, HyperConnected):
+        raise ValueError(f"model: got {type(model).__name__}, which is hyper-connected already; collapse it first")
+    if type(model) not in HYPER_MODELS:
+        expected = ", ".join(plain.__name__ for plain in HYPER_MODELS)
+        raise ValueError(
+            f"model: got {type(model).__name__}, expected one of timm's {expected} themselves, without a wrapper"
+        )
+    check_connection(connection, num_streams, stream_reduce, **options)
+    check_blocks(cast(nn.Module, model.blocks))
+    if stream_reduce == "sum" and isinstance(model.norm, nn.Identity) and isinstance(model.fc_norm, nn.Identity):
+        raise ValueError("stream_reduce: got 'sum', but this model has no final norm to take out the factor n")
+
+    hyper = cast(Any, model if inplace else copy.deepcopy(model))
+    # the class changes as under PyTorch's fully_shard: everything the instance holds stays where it is
+    hyper.__class__ = HYPER_MODELS[type(model)]
+    hyper.scale_output_init = False
+    hyper.connect(connection, num_streams, stream_reduce, options)
+    given = {name: value for name, value in options.items() if value is not None}
+    arguments = {"num_streams": num_streams, "stream_reduce": stream_reduce, **given}
+    hyper._model_args = {**getattr(hyper, "_model_args", {}), **arguments}
+    _rename(hyper, lambda architecture: f"{architecture}_{connection}")
+    return hyper
+
+
+def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
+    """Undo `hyperconnect`: the plain timm model with the same weights.
+
+    Args:
+        model: hyper-connected, with all connections at their initial values, whether or not the rest was trained.
+        inplace: change `model` itself; otherwise it stays as it is and a copy is changed.
+
+    Returns:
+        timm's model of the same function.
+
+    Raises:
+        ValueError: not a hyper-connected model, or a connection has left its initial values.
+    """
+    if type(model) not in _PLAIN_MODELS:
+        raise ValueError(f"model: got {type(model).__name__}, expected a hyper-connected model")
+    moved = _moved_parameter(model)
+    if moved:
+        raise ValueError(f"model: {moved} has left its initial value, and no plain model computes what the model does")
+
+    plain = cast(Any, model if inplace else copy.deepcopy(model))
+    plain.disconnect()
+    plain.__class__ = _PLAIN_MODELS[type(model)]
+    arguments = getattr(plain, "_model_args", {})
+    of_connections = {"connection", "num_streams", "stream_reduce", "scale_output_init", *CONNECTION_OPTIONS}
+    plain._model_args = {name: value for name, value in arguments.items() if name not in of_connections}
+    suffixes = tuple(f"_{connection}" for connection in CONNECTIONS)
+    _rename(plain, lambda name: name.rpartition("_")[0] if name.endswith(suffixes) else name)
+    return plain
+
+
+def _moved_parameter(model: nn.Module) -> str | None:
+    """Name of a connection parameter that is not at its initial value."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, HyperConnection | GatedReduction):
+            fresh = copy.deepcopy(module)
+            fresh.reset_parameters()
+            for (name, value), initial in zip(module.named_parameters(prefix), fresh.parameters(), strict=True):
+                if not torch.equal(value, initial):
+                    return name
+    return None
+
+
+def _rename(model: Any, rename: Callable[[str], str]) -> None:
+    """Let timm's record of the model name the architecture that it now is, under which timm saves and loads it."""
+    cfg = getattr(model, "pretrained_cfg", None)
+    if cfg and cfg.get("architecture"):
+        model.pretrained_cfg = model.default_cfg = {**cfg, "architecture": rename(cfg["architecture"])}
