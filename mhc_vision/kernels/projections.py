@@ -46,5 +46,7 @@ def project_streams(
 
 def _project_streams(streams: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, eps: float) -> Tensor:
     dtype = accumulation_dtype(streams.dtype)
-    normed = F.layer_norm(streams.to(dtype), [streams.shape[-1]], norm_weight.to(dtype), norm_bias.to(dtype), eps)
+    # C from a parameter: legacy ONNX export with a dynamic batch does not know the shape of the streams
+    shape = list(norm_weight.shape)
+    normed = F.layer_norm(streams.to(dtype), shape, norm_weight.to(dtype), norm_bias.to(dtype), eps)
     return F.linear(normed, weight.to(dtype))

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mhc_vision.layers.stream_block import StreamBlock
+
 
 class StreamStack(nn.Module):
     """What a container of stream blocks adds to `nn.Sequential` or `nn.ModuleList`: ends that follow the blocks.
@@ -18,9 +20,11 @@ class StreamStack(nn.Module):
     def __getitem__(self, index: Any) -> Any:
         """A block, or the stack of a slice of the blocks."""
         part = super().__getitem__(index)  # type: ignore[misc]
-        if isinstance(index, slice) and len(part):
-            _replace(part, 0, "expansion", self[0].expansion)
-            _replace(part, len(part) - 1, "reduction", self[-1].reduction)
+        if isinstance(index, slice):
+            last = len(part) - 1
+            for i in range(len(part)):
+                _replace(part, i, "expansion", self[0].expansion if i == 0 else nn.Identity())
+                _replace(part, i, "reduction", self[-1].reduction if i == last else nn.Identity())
         return part
 
     def __delitem__(self, index: Any) -> None:
@@ -29,6 +33,11 @@ class StreamStack(nn.Module):
         super().__delitem__(index)  # type: ignore[misc]
         if len(self):  # type: ignore[arg-type]
             self[0].expansion, self[-1].reduction = expansion, reduction
+
+    def own_ends(self) -> None:
+        """Make what a slice borrows its own, when it takes the place of the stack that it was taken from."""
+        if len(self) and isinstance(self[-1].reduction, Borrowed):  # type: ignore[arg-type]
+            self[-1].reduction = self[-1].reduction._owned_elsewhere[0]
 
 
 class StreamSequential(StreamStack, nn.Sequential):
@@ -56,12 +65,34 @@ class Borrowed(nn.Module):
         return self._owned_elsewhere[0](x)
 
 
+class BetweenEnds(nn.Module):
+    """An end of a slice whose block is wrapped, as by `torch.compile`: what the slice adds stands around the wrapper.
+
+    Args:
+        block: to be run.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.expansion: nn.Module = nn.Identity()
+        self.block = block
+        self.reduction: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As the block's."""
+        return self.reduction(self.block(self.expansion(x), *args, **kwargs))
+
+
 def _replace(stack: Any, index: int, name: str, end: nn.Module) -> None:
     """Let the block at `index` of a slice have this end; the stack that was sliced keeps its block as it is."""
     block = stack[index]
-    if getattr(block, name) is end:
+    present = getattr(block, name)
+    if present is end or (isinstance(present, nn.Identity) and isinstance(end, nn.Identity)):
         return
-    block = copy.copy(block)
-    block._modules = dict(block._modules)
+    if isinstance(block, StreamBlock | BetweenEnds):
+        block = copy.copy(block)
+        block._modules = dict(block._modules)
+    else:
+        block = BetweenEnds(block)
     setattr(block, name, end if next(end.parameters(), None) is None else Borrowed(end))
     stack[index] = block

@@ -38,8 +38,8 @@ class StreamBlock(nn.Module):
         self.connection1 = create_connection(connection, dim, num_streams, 2 * depth, **arguments)
         self.connection2 = create_connection(connection, dim, num_streams, 2 * depth + 1, **arguments)
         self.reduction: nn.Module = nn.Identity()
-        self.connection1.train(self.training)
-        self.connection2.train(self.training)
+        for module in (self.expansion, self.connection1, self.connection2, self.reduction):
+            module.train(self.training)
 
     def remove_connections(self) -> None:
         """Leave the modules of the plain block."""

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from timm.layers import LayerNorm, SwiGLUPacked
+from timm.models import is_model
 from torch import nn
 
 Architectures = dict[str, dict[str, Any]]
@@ -99,6 +100,9 @@ _DINOV3_SIZES = {
     "vit_7b_patch16_dinov3": _vit(16, 4096, 40, 32, **_SWIGLU_64),
 }
 
+# timm has had the tiny one since 1.0.28
 EVAS: Architectures = {
-    name: {**size, **_DINOV3, "qkv_bias": name.endswith("_qkvb")} for name, size in _DINOV3_SIZES.items()
+    name: {**size, **_DINOV3, "qkv_bias": name.endswith("_qkvb")}
+    for name, size in _DINOV3_SIZES.items()
+    if is_model(name)
 }

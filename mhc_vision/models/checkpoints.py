@@ -1,7 +1,7 @@
 """What a checkpoint must hold to be loaded into a hyper-connected model, and how plain weights become such a one."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mhc_vision.layers import connection_parameters
 
 CheckpointFilter = Callable[..., dict[str, Tensor]]
+
+_ADVICE = "Create the model with the options of the checkpoint"
 
 
 def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
@@ -40,12 +42,15 @@ def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
         Raises:
             ValueError: names or connections do not fit.
         """
-        converted = plain_filter(state_dict, model, **kwargs)
+        try:
+            converted = plain_filter(state_dict, model, **kwargs)
+        except RuntimeError as error:
+            raise ValueError(f"state_dict: timm cannot convert it for this model ({error}). {_ADVICE}") from error
         if not _connections_in(converted):
             converted = {**converted, **{name: value.detach() for name, value in connection_parameters(model)}}
         check_connections(model, converted, strict=strict)
         if strict:
-            _check_names(model, converted)
+            _check_names_and_shapes(model, converted)
         return converted
 
     return checkpoint_filter_fn
@@ -83,7 +88,7 @@ def check_connections(
         name = min(key for key in shapes.keys() | wanted.keys() if shapes.get(key) != wanted.get(key))
         raise ValueError(
             f"state_dict: its connections are {_describe(given, dim)}, the model's are {_describe(expected, dim)} "
-            f"(first difference: {prefix}{name}). Create the model with the checkpoint's connection and options"
+            f"(first difference: {prefix}{name}). {_ADVICE}"
         )
 
 
@@ -120,19 +125,26 @@ def _describe(connections: Mapping[str, Tensor], dim: int) -> str:
     return f"{text}, stream_reduce={'gated' if gated else 'mean or sum'}"
 
 
-def _check_names(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """All names must fit, but for a classifier, which timm leaves out where the number of classes differs."""
-    classifiers: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+def _check_names_and_shapes(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """All must fit, but for the classifier and the channels of the first convolution, which timm adapts."""
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    adapted = tuple(f"{name}." for key in ("classifier", "first_conv") for name in _as_tuple(cfg.get(key)))
     ours, theirs = (
-        {name for name in names if not name.startswith(tuple(f"{classifier}." for classifier in classifiers))}
-        for names in (model.state_dict(), state_dict)
+        {name: tuple(value.shape) for name, value in state.items() if not name.startswith(adapted)}
+        for state in (model.state_dict(), state_dict)
     )
-    if ours != theirs:
+    if ours.keys() != theirs.keys():
         raise ValueError(
-            f"state_dict: lacks {_some(ours - theirs)} and has unknown {_some(theirs - ours)}. Create the model with "
-            "the options of the checkpoint, or give pretrained_strict=False to load what fits"
+            f"state_dict: lacks {_some(ours.keys() - theirs.keys())} and has unknown "
+            f"{_some(theirs.keys() - ours.keys())}. {_ADVICE}, or give pretrained_strict=False to load what fits"
         )
+    for name, shape in theirs.items():
+        if shape != ours[name]:
+            raise ValueError(f"state_dict: {name} has shape {shape}, the model's has {ours[name]}. {_ADVICE}")
+
+
+def _as_tuple(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def _some(names: set[str], limit: int = 3) -> str:

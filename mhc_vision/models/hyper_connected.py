@@ -12,6 +12,7 @@ from mhc_vision.layers import (
     connection_no_weight_decay,
     disconnect_blocks,
 )
+from mhc_vision.layers.stack import StreamStack
 from mhc_vision.models.checkpoints import check_connections
 
 CONNECTION_OPTIONS = ("tanh", "constraint", "sinkhorn_iters", "pre_init", "res_init")
@@ -148,15 +149,11 @@ class HyperConnected(nn.Module):
             return [image_and_prefix(tap) for tap in result]
         return result[0], [image_and_prefix(tap) for tap in result[1]]
 
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop blocks after the last index; the new last block reads the streams out."""
-        reduction = self.blocks[-1].reduction
-        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)  # type: ignore[misc]
-        # the slice that timm took has lent it to its last block
-        self.blocks[-1].reduction = reduction
-        return taken
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As PyTorch's; a slice that takes the place of all blocks, as in timm's pruning, owns its read-out."""
+        if name == "blocks" and isinstance(value, StreamStack):
+            value.own_ends()
+        super().__setattr__(name, value)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As PyTorch's, after a look at the connections: those of another kind or number of streams are named."""

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mhc_vision.analysis.model_table import connection_macs, model_table
+from mhc_vision.layers import CONNECTIONS, create_connection
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_readme_shows_the_table_of_all_registered_models():
+    table = model_table()
+    assert table in README.read_text(encoding="utf-8")
+    for name in timm.list_models("*_mhc"):
+        assert f"`{name.removesuffix('_mhc')}_*`" in table
+
+
+def test_figures_of_vit_base(monkeypatch):
+    base = {"vit_base_patch16_224": {}}
+    monkeypatch.setattr("mhc_vision.analysis.model_table.VISION_TRANSFORMERS", base)
+    monkeypatch.setattr("mhc_vision.analysis.model_table.EVAS", {})
+    row = model_table().splitlines()[-1]
+    # timm's published figure for this model is 17.56 GMACs (17.58 with the additions it counts)
+    assert "224x224" in row
+    assert " 86,567,656 " in row
+    assert " 17.56 " in row
+    # 24 branches of n·C(n² + 2n) + n² + 2n + 3 parameters
+    assert f"{24 * (4 * 768 * 24 + 24 + 3):,} (2 %)" in row
+    # 197 tokens, 24 branches, C = 768: (24·4 + 4 + 20)·C each
+    assert f"{197 * 24 * 120 * 768 / 1e9:.2g} (2.5 %)" in row
+    assert f"{24 * (2 * 768 * 8 + 8 + 3):,}" in model_table(num_streams=2)
+    with pytest.raises(ValueError, match="num_streams: got 0"):
+        model_table(num_streams=0)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_formula_counts_the_matrix_products_of_the_maps(connection):
+    n, dim, num_tokens = 3, 16, 5
+    module = create_connection(connection, dim, n)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.coefficients(torch.randn(num_tokens, n, dim))
+    read_and_merge = (n + n * n + n) * dim
+    assert counter.get_total_flops() / 2 == num_tokens * (connection_macs(module) - read_and_merge)
