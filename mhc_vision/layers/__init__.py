@@ -2,7 +2,7 @@
 
 from mhc_vision.kernels import Coefficients
 from mhc_vision.layers.block import HyperBlock
-from mhc_vision.layers.connect import check_blocks, connect_blocks, disconnect_blocks
+from mhc_vision.layers.connect import check_block_class, check_blocks, connect_blocks, disconnect_blocks
 from mhc_vision.layers.connection import HyperConnection
 from mhc_vision.layers.constraints import CONSTRAINTS, Constraint, create_constraint
 from mhc_vision.layers.dynamic import DynamicHyperConnection
@@ -34,6 +34,7 @@ __all__ = [
     "StaticHyperConnection",
     "StreamExpansion",
     "StreamReduction",
+    "check_block_class",
     "check_blocks",
     "check_connection",
     "connect_blocks",

@@ -26,19 +26,31 @@ STACKS: dict[type[nn.Module], type[nn.Module]] = {
 _PLAIN = {hyper: plain for plain, hyper in {**HYPER_BLOCKS, **STACKS}.items()}
 
 
+def check_block_class(block_class: Any) -> None:
+    """Raise ValueError unless connections can replace the additions of this class of blocks."""
+    if block_class not in HYPER_BLOCKS:
+        kinds = ", ".join(block.__name__ for block in HYPER_BLOCKS)
+        name = getattr(block_class, "__name__", repr(block_class))
+        raise ValueError(
+            f"blocks: got {name}, expected one of {kinds}: blocks with one addition after attention and one after the "
+            "MLP, which connections can replace"
+        )
+
+
 def check_blocks(blocks: nn.Module) -> None:
     """Raise ValueError unless `blocks` is a stack that `connect_blocks` can connect."""
-    kinds = ", ".join(block.__name__ for block in HYPER_BLOCKS)
     if type(blocks) not in STACKS:
         raise ValueError(f"blocks: got {type(blocks).__name__}, expected nn.Sequential or nn.ModuleList of timm blocks")
     if not len(cast(nn.Sequential, blocks)):
         raise ValueError("blocks: got none, expected at least one, to read the streams out")
-    for block in cast(nn.Sequential, blocks):
-        if type(block) not in HYPER_BLOCKS:
-            raise ValueError(
-                f"blocks: got {type(block).__name__}, expected one of {kinds}: blocks with one addition after "
-                "attention and one after the MLP, which connections can replace"
-            )
+    seen: set[int] = set()
+    for index, block in enumerate(cast(nn.Sequential, blocks)):
+        check_block_class(type(block))
+        if "forward" in vars(block):
+            raise ValueError(f"blocks: got a forward of its own in block {index}, which connections would not run in")
+        if id(block) in seen:
+            raise ValueError(f"blocks: got block {index} a second time, expected blocks of their own")
+        seen.add(id(block))
 
 
 def connect_blocks(
@@ -66,10 +78,10 @@ def connect_blocks(
         ValueError: blocks without two replaceable additions, or an option out of range.
     """
     check_blocks(blocks)
-    like = next(blocks.parameters())
+    stack = cast(list[Any], blocks)
+    like = next(stack[-1].parameters())
     expansion = StreamExpansion(num_streams)
     reduction = create_reduction(stream_reduce, dim, num_streams, device=like.device, dtype=like.dtype)
-    stack = cast(list[Any], blocks)
     for depth, block in enumerate(stack):
         block.__class__ = HYPER_BLOCKS[type(block)]
         block.add_connections(dim, depth, connection, num_streams, options)
@@ -79,7 +91,14 @@ def connect_blocks(
 
 
 def disconnect_blocks(blocks: nn.Module) -> None:
-    """Undo `connect_blocks`: the plain blocks with their weights, whatever the connections have become."""
+    """Undo `connect_blocks`: the plain blocks with their weights, whatever the connections have become.
+
+    Raises:
+        ValueError: a block is wrapped, or has become part of a slice.
+    """
+    for index, block in enumerate(cast(list[Any], blocks)):
+        if type(block) not in _PLAIN:
+            raise ValueError(f"blocks: got {type(block).__name__} as block {index}, expected a block without a wrapper")
     for block in cast(list[Any], blocks):
         block.remove_connections()
         block.__class__ = _PLAIN[type(block)]

@@ -1,6 +1,5 @@
 """Stacks of blocks whose every slice maps tokens to tokens."""
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,19 +19,23 @@ class StreamStack(nn.Module):
     def __getitem__(self, index: Any) -> Any:
         """A block, or the stack of a slice of the blocks."""
         part = super().__getitem__(index)  # type: ignore[misc]
-        if isinstance(index, slice):
-            last = len(part) - 1
-            for i in range(len(part)):
-                _replace(part, i, "expansion", self[0].expansion if i == 0 else nn.Identity())
-                _replace(part, i, "reduction", self[-1].reduction if i == last else nn.Identity())
+        if isinstance(index, slice) and len(part):
+            _set_ends(part, self[0].expansion, self[-1].reduction)
         return part
+
+    def __setitem__(self, index: Any, block: nn.Module) -> None:
+        """Replace a block; where the new one does nothing, as `nn.Identity()`, the ends of the stack stay."""
+        expansion, reduction = self[0].expansion, self[-1].reduction
+        super().__setitem__(index, block)  # type: ignore[misc]
+        if isinstance(block, nn.Identity):
+            _set_ends(self, expansion, reduction)
 
     def __delitem__(self, index: Any) -> None:
         """Remove blocks; the first and the last that remain become the ends of the stack."""
         expansion, reduction = self[0].expansion, self[-1].reduction
         super().__delitem__(index)  # type: ignore[misc]
-        if len(self):  # type: ignore[arg-type]
-            self[0].expansion, self[-1].reduction = expansion, reduction
+        _set_ends(self, expansion, reduction)
+        self.own_ends()
 
     def own_ends(self) -> None:
         """Make what a slice borrows its own, when it takes the place of the stack that it was taken from."""
@@ -83,16 +86,40 @@ class BetweenEnds(nn.Module):
         return self.reduction(self.block(self.expansion(x), *args, **kwargs))
 
 
+def adopt(container: nn.Module, previous: StreamStack) -> nn.Module:
+    """A plain container of stream blocks that takes the place of their stack, as a stack with the ends of that one."""
+    kinds: dict[type, type] = {nn.Sequential: StreamSequential, nn.ModuleList: StreamModuleList}
+    if type(container) in kinds and any(isinstance(module, StreamBlock) for module in container.modules()):
+        first, last = previous[0].expansion, previous[-1].reduction
+        container.__class__ = kinds[type(container)]
+        _set_ends(container, first, last)
+    return container
+
+
+def _names(stack: Any) -> list[str]:
+    return list(stack._modules)  # a slice keeps the names that its blocks have in the stack
+
+
+def _set_ends(stack: Any, expansion: nn.Module, reduction: nn.Module) -> None:
+    """Let the first block expand, the last one reduce, and no other."""
+    last = len(stack) - 1
+    for i in range(len(stack)):
+        _replace(stack, i, "expansion", expansion if i == 0 else nn.Identity())
+        _replace(stack, i, "reduction", reduction if i == last else nn.Identity())
+
+
 def _replace(stack: Any, index: int, name: str, end: nn.Module) -> None:
     """Let the block at `index` of a slice have this end; the stack that was sliced keeps its block as it is."""
     block = stack[index]
-    present = getattr(block, name)
-    if present is end or (isinstance(present, nn.Identity) and isinstance(end, nn.Identity)):
+    present = getattr(block, name, None)
+    if present is end or (isinstance(end, nn.Identity) and isinstance(present, nn.Identity | None)):
         return
     if isinstance(block, StreamBlock | BetweenEnds):
-        block = copy.copy(block)
-        block._modules = dict(block._modules)
+        # not copy.copy, through which torch.compile cannot see
+        original, block = block, object.__new__(type(block))
+        block.__dict__.update(original.__dict__)
+        block._modules = dict(original._modules)
     else:
         block = BetweenEnds(block)
     setattr(block, name, end if next(end.parameters(), None) is None else Borrowed(end))
-    stack[index] = block
+    nn.Module.__setattr__(stack, _names(stack)[index], block)

@@ -1,6 +1,7 @@
 """What a checkpoint must hold to be loaded into a hyper-connected model, and how plain weights become such a one."""
 
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,44 +57,38 @@ def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
     return checkpoint_filter_fn
 
 
-def check_connections(
-    model: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = "", strict: bool = True
-) -> None:
+def check_connections(model: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = True) -> None:
     """Compare the connections of a checkpoint with those of the model that is to load it.
+
+    Names that are missing or unknown for other reasons (a prefix, another depth) are left to PyTorch's message.
 
     Args:
         model: hyper-connected.
         state_dict: to be loaded.
-        prefix: of the model's names in it.
-        strict: whether all connections must be there.
+        strict: whether there must be connections.
 
     Raises:
         ValueError: the checkpoint has no connections (if `strict`), or others than the model.
     """
-    given = _connections_in(state_dict, prefix)
-    expected = _connections_in(model.state_dict())
-    if strict and expected and not given:
-        raise ValueError(
-            "state_dict: got one without connections, expected a hyper-connected model's. To start from plain weights, "
-            "use mhc_vision.hyperconnect(plain_model), or create_model(..., pretrained=True, "
-            "pretrained_cfg_overlay={'file': path})"
-        )
-    shapes = {name: value.shape for name, value in given.items()}
-    wanted = {name: value.shape for name, value in expected.items()}
-    if not strict:
-        shapes = {name: shape for name, shape in shapes.items() if name in wanted}
-        wanted = {name: shape for name, shape in wanted.items() if name in shapes}
-    if shapes != wanted:
-        dim: int = model.embed_dim  # type: ignore[assignment]
-        name = min(key for key in shapes.keys() | wanted.keys() if shapes.get(key) != wanted.get(key))
-        raise ValueError(
-            f"state_dict: its connections are {_describe(given, dim)}, the model's are {_describe(expected, dim)} "
-            f"(first difference: {prefix}{name}). {_ADVICE}"
-        )
+    given = _connections_in(state_dict)
+    if not given:
+        nested = any(".connection1." in name or isinstance(value, Mapping) for name, value in state_dict.items())
+        if strict and state_dict and not nested:
+            raise ValueError(
+                "state_dict: got one without connections, expected a hyper-connected model's. To start from plain "
+                "weights, use mhc_vision.hyperconnect(plain_model), or create_model(..., pretrained=True, "
+                "pretrained_cfg_overlay={'file': path})"
+            )
+        return
+    ours, theirs = (_describe(_connections_in(state), state) for state in (model.state_dict(), state_dict))
+    if ours != theirs:
+        raise ValueError(f"state_dict: its connections are {theirs}, the model's are {ours}. {_ADVICE}")
 
 
 def check_depth_of_npz(path: str | Path, depth: int) -> None:
     """Raise ValueError if a JAX checkpoint has another number of blocks than `depth`: timm would load the first."""
+    if not zipfile.is_zipfile(path):
+        return  # timm says what it is instead
     with np.load(path) as arrays:
         found = {int(i) for name in arrays.files for i in re.findall(r"Transformer/encoderblock_(\d+)/", name)}
         stacked = [name for name in arrays.files if name.endswith("Transformer/encoderblock/LayerNorm_0/scale")]
@@ -102,25 +97,25 @@ def check_depth_of_npz(path: str | Path, depth: int) -> None:
         raise ValueError(f"checkpoint_path: got {path} with {blocks} blocks, expected {depth}")
 
 
-def _connections_in(state_dict: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """Entries of connections and of a gated read-out, without the prefix."""
-    pattern = re.compile(re.escape(prefix) + r"(blocks\.\d+\.(?:connection[12]|reduction)\..+)")
-    matches = ((pattern.fullmatch(name), value) for name, value in state_dict.items())
-    return {match.group(1): value for match, value in matches if match}
+def _connections_in(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Entries of connections and of a gated read-out."""
+    pattern = re.compile(r"blocks\.\d+\.(?:connection[12]|reduction)\..+")
+    return {name: value for name, value in state_dict.items() if pattern.fullmatch(name)}
 
 
-def _describe(connections: Mapping[str, Tensor], dim: int) -> str:
-    """The options that show in a checkpoint's connections, read from those of one branch."""
-    prefix = min((name.rpartition(".")[0] for name in connections if ".connection" in name), default="")
-    one = {name[len(prefix) + 1 :]: value for name, value in connections.items() if name.startswith(f"{prefix}.")}
-    if "pre" in one:
+def _describe(connections: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> str:
+    """The options that show in a checkpoint's connections, read from those of the first branch."""
+    first = "blocks.0.connection1."
+    one = {name.removeprefix(first): value for name, value in connections.items() if name.startswith(first)}
+    if {"pre", "post", "res"} <= one.keys():
         text = f"{'dhc' if 'weight' in one else 'shc'} with num_streams={len(one['pre'])}"
-    elif "weight" in one and "bias" in one:
+    elif {"weight", "scale", "bias"} <= one.keys():
+        norms = ("blocks.0.norm1.weight", "blocks.0.attns.0.norm.weight")
+        dim = next((len(state_dict[name]) for name in norms if name in state_dict), 1)
         num_streams = one["weight"].shape[-1] // dim
-        num_logits = len(one["bias"]) - 2 * num_streams
-        text = f"mhc with num_streams={num_streams} and {num_logits} logits for res"
+        text = f"mhc with num_streams={num_streams} and {len(one['bias']) - 2 * num_streams} logits for res"
     else:
-        return "incomplete"
+        text = "incomplete"
     gated = any(".reduction." in name for name in connections)
     return f"{text}, stream_reduce={'gated' if gated else 'mean or sum'}"
 

@@ -11,7 +11,7 @@ from mhc_vision.models.registration import connected_default_cfgs, register_arch
 __all__ = ["HyperEva", "checkpoint_filter_fn"]
 
 
-class HyperEva(HyperConnected, Eva):  # type: ignore[misc]
+class HyperEva(HyperConnected, Eva):
     """timm's `Eva` with a hyper-connection in place of every residual addition; see `HyperConnected`."""
 
 

@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mhc_vision.layers import (
+    check_block_class,
     check_connection,
     connect_blocks,
     connection_no_weight_decay,
     disconnect_blocks,
 )
-from mhc_vision.layers.stack import StreamStack
+from mhc_vision.layers.stack import StreamStack, adopt
 from mhc_vision.models.checkpoints import check_connections
 
 CONNECTION_OPTIONS = ("tanh", "constraint", "sinkhorn_iters", "pre_init", "res_init")
@@ -71,6 +73,8 @@ class HyperConnected(nn.Module):
             raise ValueError(f"scale_output_init: got {scale_output_init!r}, expected true or false")
         if scale_output_init and kwargs.get("weight_init") == "skip":
             raise ValueError("scale_output_init: got true with weight_init='skip', which leaves nothing to scale")
+        block_fn = kwargs.get("block_fn", Block)
+        check_block_class(getattr(block_fn, "func", block_fn))
         if kwargs.get("depth", 12) < 1:
             raise ValueError(f"depth: got {kwargs['depth']!r}, expected at least 1 block to read the streams out")
         # timm initialises the weights at the end of its constructor, where init_weights below needs these two
@@ -81,6 +85,7 @@ class HyperConnected(nn.Module):
 
     def connect(self, connection: str, num_streams: int, stream_reduce: str, options: dict[str, Any]) -> None:
         """Put connections in place of the additions of the plain blocks that timm's constructor has made."""
+        check_factor_is_normed(self, stream_reduce)
         connect_blocks(self.blocks, self.embed_dim, connection, num_streams, stream_reduce, options)
         self.connection = connection
         self.num_streams = num_streams
@@ -114,6 +119,7 @@ class HyperConnected(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        *args: Any,
         **kwargs: Any,
     ) -> Any:
         """Features after chosen blocks, each read out of its streams; arguments and results are timm's."""
@@ -134,13 +140,7 @@ class HyperConnected(nn.Module):
             return (image(tap[0]), tokens(tap[1])) if isinstance(tap, tuple) else image(tap)
 
         result = super().forward_intermediates(  # type: ignore[misc]
-            x,
-            indices,
-            return_prefix_tokens=return_prefix_tokens,
-            stop_early=stop_early,
-            output_fmt="NLC",
-            intermediates_only=intermediates_only,
-            **kwargs,
+            x, indices, return_prefix_tokens, False, stop_early, "NLC", intermediates_only, *args, **kwargs
         )
         if isinstance(result, dict):
             taps = {"image_intermediates": image, "image_intermediates_prefix": tokens}
@@ -150,12 +150,22 @@ class HyperConnected(nn.Module):
         return result[0], [image_and_prefix(tap) for tap in result[1]]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As PyTorch's; a slice that takes the place of all blocks, as in timm's pruning, owns its read-out."""
-        if name == "blocks" and isinstance(value, StreamStack):
-            value.own_ends()
+        """As PyTorch's; some of the blocks that take the place of all, as in timm's pruning, read the streams out."""
+        if name == "blocks" and isinstance(getattr(self, "blocks", None), StreamStack):
+            value = adopt(value, self.blocks)
+            if isinstance(value, StreamStack):
+                value.own_ends()
         super().__setattr__(name, value)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As PyTorch's, after a look at the connections: those of another kind or number of streams are named."""
         check_connections(self, state_dict, strict=strict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def check_factor_is_normed(model: Any, stream_reduce: str) -> None:
+    """Raise ValueError if the streams are to be summed and no norm takes the factor n out before it matters."""
+    pooled_by_attention = getattr(model, "attn_pool", None) is not None
+    normed_later = not isinstance(model.fc_norm, nn.Identity) and not pooled_by_attention
+    if stream_reduce == "sum" and isinstance(model.norm, nn.Identity) and not normed_later:
+        raise ValueError("stream_reduce: got 'sum', expected 'mean' or 'gated' where no norm follows the sum")

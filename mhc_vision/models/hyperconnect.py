@@ -12,7 +12,7 @@ from torch import nn
 
 from mhc_vision.layers import CONNECTIONS, GatedReduction, HyperConnection, check_blocks, check_connection
 from mhc_vision.models.eva_mhc import HyperEva
-from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS, HyperConnected
+from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS, HyperConnected, check_factor_is_normed
 from mhc_vision.models.vision_transformer_mhc import HyperVisionTransformer, HyperVisionTransformerDistilled
 
 HYPER_MODELS: dict[type[nn.Module], type[HyperConnected]] = {
@@ -34,7 +34,11 @@ def hyperconnect(
     """Put hyper-connections in place of the residual additions of a timm model, keeping its function and its names.
 
     The connections start as plain residual connections, so the result computes what `model` computes, logits and
-    intermediates (with `stream_reduce='sum'`, features before the final norm are n times larger).
+    intermediates (with `stream_reduce='sum'`, features before the final norm are n times larger; with one mHC stream,
+    whose `pre` starts at 0.99995, blocks that do not norm what they read see that factor).
+
+    timm saves and loads the result where `<architecture>_<connection>` is a registered name; of other architectures,
+    save the state dict and load it into a `hyperconnect`ed model.
 
     Args:
         model: timm's `VisionTransformer` (also the distilled one) or `Eva`, with pre-norm or res-post-norm blocks or
@@ -58,10 +62,12 @@ def hyperconnect(
         raise ValueError(
             f"model: got {type(model).__name__}, expected one of timm's {expected} themselves, without a wrapper"
         )
+    unknown = options.keys() - set(CONNECTION_OPTIONS)
+    if unknown:
+        raise ValueError(f"options: got {', '.join(sorted(unknown))}, expected some of {', '.join(CONNECTION_OPTIONS)}")
     check_connection(connection, num_streams, stream_reduce, **options)
     check_blocks(cast(nn.Module, model.blocks))
-    if stream_reduce == "sum" and isinstance(model.norm, nn.Identity) and isinstance(model.fc_norm, nn.Identity):
-        raise ValueError("stream_reduce: got 'sum', but this model has no final norm to take out the factor n")
+    check_factor_is_normed(model, stream_reduce)
 
     hyper = cast(Any, model if inplace else copy.deepcopy(model))
     # the class changes as under PyTorch's fully_shard: everything the instance holds stays where it is
@@ -90,6 +96,7 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
     """
     if type(model) not in _PLAIN_MODELS:
         raise ValueError(f"model: got {type(model).__name__}, expected a hyper-connected model")
+    check_factor_is_normed(model, model.stream_reduce)
     moved = _moved_parameter(model)
     if moved:
         raise ValueError(f"model: {moved} has left its initial value, and no plain model computes what the model does")
@@ -112,6 +119,8 @@ def _moved_parameter(model: nn.Module) -> str | None:
             fresh = copy.deepcopy(module)
             fresh.reset_parameters()
             for (name, value), initial in zip(module.named_parameters(prefix), fresh.parameters(), strict=True):
+                if value.is_meta:
+                    raise ValueError(f"model: {name} has no value on the meta device, so whether it moved is unknown")
                 if not torch.equal(value, initial):
                     return name
     return None

@@ -17,7 +17,7 @@ from mhc_vision.models.registration import connected_default_cfgs, register_arch
 __all__ = ["HyperVisionTransformer", "HyperVisionTransformerDistilled", "checkpoint_filter_fn"]
 
 
-class HyperVisionTransformer(HyperConnected, VisionTransformer):  # type: ignore[misc]
+class HyperVisionTransformer(HyperConnected, VisionTransformer):
     """timm's `VisionTransformer` with a hyper-connection in place of every residual addition; see `HyperConnected`."""
 
     @torch.jit.ignore
@@ -35,7 +35,7 @@ class HyperVisionTransformer(HyperConnected, VisionTransformer):  # type: ignore
         super().load_pretrained(checkpoint_path, prefix)
 
 
-class HyperVisionTransformerDistilled(HyperConnected, VisionTransformerDistilled):  # type: ignore[misc]
+class HyperVisionTransformerDistilled(HyperConnected, VisionTransformerDistilled):
     """timm's `VisionTransformerDistilled` (DeiT with a distillation token) with hyper-connections."""
 
 

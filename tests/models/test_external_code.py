@@ -247,6 +247,43 @@ def test_blocks_can_be_deleted(family, connection, removed, trained_like):
         torch.testing.assert_close(hyper(x), plain(x), **ROUNDING)
 
 
+WRAPPERS = {"block": lambda block: block, "checkpoint": checkpoint_wrapper, "compile": torch.compile}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_model_of_its_first_blocks(family, connection, trained_like, wrap):
+    model = trained_like(family.connected(connection, stream_reduce="gated")).eval()
+    x, kind = images(), type(family.plain().blocks)
+
+    def first_by_slice(blocks):
+        return blocks[:2]
+
+    def first_by_list(blocks):
+        return kind(*list(blocks)[:2]) if kind is nn.Sequential else kind(list(blocks)[:2])
+
+    def first_by_deletion(blocks):
+        del blocks[2:]
+        return blocks
+
+    with torch.no_grad():
+        expected = model.forward_intermediates(x, indices=[1], intermediates_only=True)[0]
+        for first in (first_by_slice, first_by_list, first_by_deletion):
+            shorter = copy.deepcopy(model)
+            for i in range(DEPTH):
+                shorter.blocks[i] = wrap(shorter.blocks[i])
+            shorter.blocks = first(shorter.blocks)
+            assert sum("reduction" in name for name, _ in shorter.named_parameters()) == 3
+            tap = shorter.forward_intermediates(x, indices=[1], intermediates_only=True)[0]
+            torch.testing.assert_close(tap, expected, **ROUNDING)
+
+
+def test_block_replaced_by_nothing(connection):
+    model = VIT.connected(connection).eval()
+    for index in (0, 1, -1):
+        model.blocks[index] = nn.Identity()
+    assert model(images()).shape == (2, 10)
+
+
 @pytest.mark.parametrize("stream_reduce", ["mean", "gated"])
 def test_model_of_a_slice(family, connection, stream_reduce, trained_like):
     plain = trained_like(family.plain()).eval()

@@ -193,7 +193,7 @@ def test_hyperconnected_model_trains(plain):
         (lambda: timm.create_model("vit_pwee_patch16_reg1_gap_256", depth=1), {}, "blocks: got ParallelScalingBlock"),
         (lambda: timm.create_model("test_vit"), {"connection": "hc"}, "connection: got 'hc'"),
         (lambda: timm.create_model("test_vit"), {"num_streams": 9}, "num_streams: got 9"),
-        (lambda: timm.create_model("test_vit"), {"sinkhorn": 3}, "sinkhorn: got 3"),
+        (lambda: timm.create_model("test_vit"), {"sinkhorn": 3}, "options: got sinkhorn"),
         (lambda: timm.create_model("test_vit"), {"connection": "shc", "tanh": True}, "tanh: got True"),
         (lambda: timm.create_model("test_vit"), {"stream_reduce": "max"}, "stream_reduce: got 'max'"),
         (lambda: VisionTransformer(depth=1, embed_dim=64, num_heads=2, final_norm=False), {"stream_reduce": "sum"},
@@ -206,6 +206,56 @@ def test_what_cannot_be_connected_is_named(make, options, message):
     with pytest.raises(ValueError, match=message):
         hyperconnect(model, inplace=True, **options)
     assert (type(model), [name for name, _ in model.named_modules()]) == before
+
+
+def test_options_of_the_layers_are_not_options_of_the_model(plain):
+    for options in ({"eps": 1e-3}, {"layer_index": 3}, {"device": "cpu"}):
+        with pytest.raises(ValueError, match=rf"options: got {next(iter(options))}, expected some of tanh, constraint"):
+            hyperconnect(plain, inplace=True, **options)
+    assert type(plain) is VisionTransformer
+
+
+def test_blocks_that_would_not_run_their_connections(plain):
+    block = plain.blocks[1]
+    block.forward = block.forward
+    with pytest.raises(ValueError, match="a forward of its own in block 1"):
+        hyperconnect(plain)
+    del block.forward
+    plain.blocks[2] = block
+    with pytest.raises(ValueError, match="got block 2 a second time"):
+        hyperconnect(plain, inplace=True)
+    assert type(plain) is VisionTransformer
+
+
+def test_wrapped_blocks_do_not_collapse(plain):
+    hyper = hyperconnect(plain)
+    hyper.blocks[1] = torch.compile(hyper.blocks[1])
+    with pytest.raises(ValueError, match="got OptimizedModule as block 1"):
+        collapse(hyper, inplace=True)
+    assert hyper.blocks[0].connection1 is not None
+
+
+@pytest.mark.parametrize("options", [{"final_norm": False}, {"global_pool": "map", "fc_norm": True}], ids=str)
+def test_sum_of_streams_needs_a_norm(tiny, options):
+    model = timm.create_model("test_vit", **tiny, **options)
+    with pytest.raises(ValueError, match="stream_reduce: got 'sum'"):
+        hyperconnect(model, stream_reduce="sum")
+    with pytest.raises(ValueError, match="stream_reduce: got 'sum'"):
+        timm.create_model("test_vit_mhc", stream_reduce="sum", **tiny, **options)
+
+
+def test_sum_does_not_collapse_without_its_norm(plain):
+    hyper = hyperconnect(plain, stream_reduce="sum")
+    hyper.prune_intermediate_layers([1], prune_norm=True)
+    with pytest.raises(ValueError, match="stream_reduce: got 'sum'"):
+        collapse(hyper)
+
+
+def test_values_of_a_meta_model_are_unknown():
+    with torch.device("meta"):
+        hyper = timm.create_model("test_vit_mhc")
+    with pytest.raises(ValueError, match="no value on the meta device"):
+        collapse(hyper)
 
 
 def test_only_hyper_connected_models_collapse(plain):

@@ -325,8 +325,13 @@ def test_hyper_connected_checkpoint_loads_strictly():
     other.load_state_dict(checkpoint_filter_fn(model.state_dict(), other))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     incomplete = {key: value for key, value in model.state_dict().items() if key != "blocks.0.connection1.weight"}
-    with pytest.raises(ValueError, match=r"blocks\.0\.connection1\.weight"):
+    with pytest.raises(ValueError, match="its connections are incomplete"):
         other.load_state_dict(checkpoint_filter_fn(incomplete, other))
+    incomplete = {key: value for key, value in model.state_dict().items() if key != "blocks.1.connection1.weight"}
+    with pytest.raises(ValueError, match=r"lacks blocks\.1\.connection1\.weight"):
+        other.load_state_dict(checkpoint_filter_fn(incomplete, other))
+    with pytest.raises(RuntimeError, match=r"Missing key.*blocks\.1\.connection1\.weight"):
+        other.load_state_dict(incomplete)
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,25 @@ def test_state_dicts_that_do_not_fit_are_refused_before_anything_is_loaded(tiny)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_other_misfits_are_left_to_pytorchs_message(tiny):
+    model = timm.create_model("test_vit_mhc", **tiny)
+    prefixed = {f"module.{name}": value for name, value in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match=r"(?s)Missing key.*Unexpected key"):
+        model.load_state_dict(prefixed)
+    narrow = timm.create_model("test_vit_mhc", **{**tiny, "embed_dim": 32}).state_dict()
+    with pytest.raises(RuntimeError, match=r"size mismatch for patch_embed\.proj\.weight"):
+        model.load_state_dict(narrow)
+    shallow = timm.create_model("test_vit_mhc", **{**tiny, "depth": 2}).state_dict()
+    with pytest.raises(RuntimeError, match=r"Missing key.*blocks\.2\."):
+        model.load_state_dict(shallow)
+
+
+def test_files_that_are_no_jax_weights_are_named_by_timm(tmp_path, tiny):
+    path = save(timm.create_model("test_vit", **tiny).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"expected an original JAX/Flax NumPy \.npz checkpoint"):
+        warm_start("test_vit_mhc", {"file": path, "custom_load": True}, **tiny)
+
+
 def test_plain_weights_file_by_checkpoint_path_says_what_to_do(tmp_path, tiny):
     path = save(timm.create_model("test_vit", **tiny).state_dict(), tmp_path / "plain.pth")
     with pytest.raises(ValueError, match="To start from plain weights, use"):
