@@ -1,25 +1,44 @@
 """Which implementation of the ops runs: chosen once, in one place, and said when asked.
 
-`auto` takes the fastest implementation that exists for the tensors at hand. Plain PyTorch (`torch`) runs on every
-device; it is the only one so far, so that both names mean the same. The environment variable ``MHC_VISION_BACKEND``
-chooses, and a `with` block can override it.
+`auto` takes the Triton kernels for tensors on a GPU that they support, and plain PyTorch (`torch`) for all others.
+`triton` insists: where the kernels cannot run it raises an error that says why. The environment variable
+``MHC_VISION_BACKEND`` chooses, and a `with` block can override it. With ``TRITON_INTERPRET=1`` (set before Python
+starts) the kernels run on the CPU, slowly: for tests.
 """
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+
 ENVIRONMENT_VARIABLE = "MHC_VISION_BACKEND"
 BACKENDS = ("auto", "torch", "triton")
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def interpreted() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def _why_not_here() -> str:
+    """Why no Triton kernel can run in this process, or an empty string."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if not torch.cuda.is_available() and not interpreted():
+        return "there is no GPU (on a CPU, set TRITON_INTERPRET=1 before Python starts, for tests)"
+    return ""
 
 
 def _validated(backend: str, argument: str) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"{argument}: got {backend!r}, expected one of {', '.join(map(repr, BACKENDS))}")
-    if backend == "triton":
-        raise ValueError(
-            f"{argument}: got 'triton', but this version has no Triton kernels; expected 'torch' or 'auto'"
-        )
+    reason = _why_not_here() if backend == "triton" else ""
+    if reason:
+        raise ValueError(f"{argument}: got 'triton', but {reason}; expected 'torch' or 'auto'")
     return backend
 
 
@@ -49,6 +68,39 @@ def use_backend(backend: str) -> Iterator[None]:
         _requested = previous
 
 
+def can_launch(tensor: Tensor) -> bool:
+    """Whether a Triton kernel can run on the device of this tensor."""
+    return tensor.is_cuda or (interpreted() and tensor.device.type == "cpu")
+
+
+def runs_triton(tensor: Tensor, dim: int = 8) -> bool:
+    """Whether the Triton kernels are to run on this tensor.
+
+    Args:
+        tensor: streams or logits.
+        dim: channels C of the streams.
+
+    Raises:
+        ValueError: the backend `triton` was asked for, and the kernels do not support this tensor.
+    """
+    if _requested == "torch" or tensor.numel() == 0:
+        return False
+    if not can_launch(tensor):
+        reason = f"its device is {tensor.device}"
+    elif tensor.dtype not in TRITON_DTYPES:
+        reason = f"its dtype is {tensor.dtype}, and the kernels take fp16, bf16 and fp32"
+    elif dim % 8:
+        reason = f"its C is {dim}, and the kernels take multiples of 8"
+    else:
+        return _requested == "triton" or (tensor.is_cuda and not _why_not_here())
+    if _requested == "triton":
+        raise ValueError(f"streams: the backend is 'triton', but {reason}; use 'auto' or 'torch'")
+    return False
+
+
 def describe() -> str:
     """One line for logs: what was asked for and what runs."""
-    return f"mhc_vision kernels: requested {requested_backend()!r}, running 'torch' (plain PyTorch)"
+    reason = _why_not_here()
+    runs = "'torch' (plain PyTorch)" if _requested == "torch" or reason else "'triton' on GPUs, 'torch' elsewhere"
+    because = f": {reason}" if reason and _requested == "auto" else ""
+    return f"mhc_vision kernels: requested {requested_backend()!r}, running {runs}{because}"

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import fusable, reference
+from mhc_vision.kernels import fusable, reference, triton_ops
+from mhc_vision.kernels.backend import runs_triton
+from mhc_vision.kernels.flatten import flatten_contiguous
 from mhc_vision.kernels.logits import check_logit_parameters
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
 from mhc_vision.kernels.tracing import is_traced
@@ -44,6 +46,11 @@ def branch_input(
         check_logit_parameters(streams, weight, scale, bias)
         if bias.numel() < streams.shape[-2]:
             raise ValueError(f"bias: got {bias.numel()} logits, expected at least n = {streams.shape[-2]} for pre")
+        if runs_triton(streams, streams.shape[-1]):
+            parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
+            tokens, rest, flat = triton_ops.BranchInput.apply(flatten_contiguous(streams, 2), *parameters, eps)
+            leading = streams.shape[:-2]
+            return tokens.view(*leading, -1), rest.view(*leading, rest.shape[-1]), flat.view(streams.shape)
         op = fusable.branch_input if torch.compiler.is_compiling() else _BranchInput.apply
         results = full_precision(op)(streams, weight, scale, bias, eps)
     return results

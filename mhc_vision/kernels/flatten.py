@@ -20,3 +20,13 @@ def sum_to_map(gradient: Tensor, coefficients: Tensor, ndim: int) -> Tensor:
     if coefficients.dim() == ndim:
         gradient = gradient.sum(0)
     return gradient.to(coefficients.dtype).reshape(coefficients.shape)
+
+
+def flatten_contiguous(tensor: Tensor, ndim: int) -> Tensor:
+    """(..., *trailing) -> (M, *trailing) with `ndim` trailing dimensions, contiguous, as the Triton kernels read it."""
+    return tensor.reshape(-1, *tensor.shape[tensor.dim() - ndim :]).contiguous()
+
+
+def contiguous_map(coefficients: Tensor, ndim: int) -> Tensor:
+    """A map per token as (M, *trailing), or one that all tokens share as it is; contiguous."""
+    return coefficients.contiguous() if coefficients.dim() == ndim else flatten_contiguous(coefficients, ndim)

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import reference
+from mhc_vision.kernels import reference, triton_ops
+from mhc_vision.kernels.backend import runs_triton
 from mhc_vision.kernels.checks import check_floating, check_shape, check_streams
+from mhc_vision.kernels.flatten import flatten_contiguous
 from mhc_vision.kernels.precision import full_precision
 from mhc_vision.kernels.tracing import is_traced
 
@@ -34,6 +36,10 @@ def stream_logits(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, 
         logits = reference.stream_logits(streams, weight, scale, bias, eps)
     else:
         check_logit_parameters(streams, weight, scale, bias)
+        if runs_triton(streams, streams.shape[-1]):
+            parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
+            made, _ = triton_ops.logits(flatten_contiguous(streams, 2), *parameters, eps)
+            return made.view(*streams.shape[:-2], bias.numel())
         logits = full_precision(reference.stream_logits)(streams, weight, scale, bias, eps)
     return logits
 

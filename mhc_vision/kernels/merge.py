@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import fusable, reference
+from mhc_vision.kernels import fusable, reference, triton_ops
+from mhc_vision.kernels.backend import runs_triton
 from mhc_vision.kernels.checks import check_map, check_shape, check_streams
-from mhc_vision.kernels.flatten import expand_map, flatten_tokens, sum_to_map
+from mhc_vision.kernels.flatten import contiguous_map, expand_map, flatten_contiguous, flatten_tokens, sum_to_map
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
 from mhc_vision.kernels.tracing import is_traced
 
@@ -40,6 +41,10 @@ def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) ->
         check_shape(output, "output", streams, (*streams.shape[:-2], dim))
         check_map(res, "res", streams, (num_streams, num_streams))
         check_map(post, "post", streams, (num_streams,))
+        if runs_triton(streams, dim):
+            flat = flatten_contiguous(streams, 2), flatten_contiguous(output, 1)
+            maps = contiguous_map(res, 2), contiguous_map(post, 1)
+            return triton_ops.merge(*flat, *maps).view(streams.shape)
         op = fusable.merge_streams if torch.compiler.is_compiling() else _MergeStreams.apply
         merged = full_precision(op)(streams, output, res, post)
     return merged

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import fusable, reference
+from mhc_vision.kernels import fusable, reference, triton_ops
+from mhc_vision.kernels.backend import runs_triton
 from mhc_vision.kernels.checks import check_map, check_streams
+from mhc_vision.kernels.flatten import contiguous_map, flatten_contiguous
 from mhc_vision.kernels.precision import full_precision
 from mhc_vision.kernels.tracing import is_traced
 
@@ -32,6 +34,9 @@ def read_streams(streams: Tensor, pre: Tensor) -> Tensor:
     else:
         check_streams(streams)
         check_map(pre, "pre", streams, (streams.shape[-2],))
+        if runs_triton(streams, streams.shape[-1]):
+            tokens = triton_ops.read(flatten_contiguous(streams, 2), contiguous_map(pre, 1))
+            return tokens.view(*streams.shape[:-2], streams.shape[-1])
         op = fusable.read_streams if torch.compiler.is_compiling() else reference.read_streams
         tokens = full_precision(op)(streams, pre)
     return tokens

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import reference
+from mhc_vision.kernels import reference, triton_ops
+from mhc_vision.kernels.backend import runs_triton
 from mhc_vision.kernels.checks import check_floating, check_num_iters, check_num_streams
 from mhc_vision.kernels.precision import accumulation_dtype
 from mhc_vision.kernels.tracing import is_traced
@@ -44,6 +45,10 @@ def sinkhorn_knopp(logits: Tensor, num_iters: int = 20) -> Tensor:
         if logits.dim() < 2 or logits.shape[-1] != logits.shape[-2]:
             raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (..., n, n)")
         check_num_streams(logits.shape[-1], "logits: n of shape (..., n, n)")
+        if runs_triton(logits):
+            n = logits.shape[-1]
+            flat = logits.reshape(-1, n, n).float().contiguous()
+            return triton_ops.sinkhorn_maps(flat, num_iters).view(logits.shape)
         matrices = _sinkhorn_knopp(logits.to(accumulation_dtype(logits.dtype)), num_iters)
     return matrices
 

@@ -1,0 +1,94 @@
+"""Functions that several kernels call."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sum_in_thread(values, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
+    """(tokens, channels) -> (tokens, channels / 8): the part of a sum over channels that needs no other thread."""
+    return tl.sum(tl.reshape(values, [BLOCK_TOKENS, BLOCK_CHANNELS // 8, 8]), 2)
+
+
+@triton.jit
+def split_bf16(values):
+    """Two bf16 numbers, as fp32, whose sum has 16 bits of each value: their products with bf16 are exact in TF32."""
+    high = values.to(tl.bfloat16).to(tl.float32)
+    return high, (values - high).to(tl.bfloat16).to(tl.float32)
+
+
+@triton.jit
+def exponentials(logits, NUM_STREAMS: tl.constexpr):
+    """K = exp(L - column maximum), the spread clamped at -80; NaN stays NaN. Also says what was clamped.
+
+    The column maximum may be subtracted because the first Sinkhorn step normalises columns.
+    """
+    values = ()
+    clamped = ()
+    for i in tl.static_range(NUM_STREAMS):
+        for j in tl.static_range(NUM_STREAMS):
+            largest = logits[j]
+            for k in tl.static_range(1, NUM_STREAMS):
+                largest = tl.maximum(largest, logits[k * NUM_STREAMS + j], propagate_nan=tl.PropagateNan.ALL)
+            spread = logits[i * NUM_STREAMS + j] - largest
+            clamped = clamped + (spread <= -80.0,)
+            values = values + (tl.exp(tl.maximum(spread, -80.0, propagate_nan=tl.PropagateNan.ALL)),)
+    return values, clamped
+
+
+@triton.jit
+def column_scalings(kernel, rows, NUM_STREAMS: tl.constexpr):
+    """c = 1 / (Kᵀ r)."""
+    columns = ()
+    for j in tl.static_range(NUM_STREAMS):
+        total = kernel[j] * rows[0]
+        for i in tl.static_range(1, NUM_STREAMS):
+            total += kernel[i * NUM_STREAMS + j] * rows[i]
+        columns = columns + (1.0 / total,)
+    return columns
+
+
+@triton.jit
+def row_scalings(kernel, columns, NUM_STREAMS: tl.constexpr):
+    """r = 1 / (K c)."""
+    rows = ()
+    for i in tl.static_range(NUM_STREAMS):
+        total = kernel[i * NUM_STREAMS] * columns[0]
+        for j in tl.static_range(1, NUM_STREAMS):
+            total += kernel[i * NUM_STREAMS + j] * columns[j]
+        rows = rows + (1.0 / total,)
+    return rows
+
+
+@triton.jit
+def constants(value, COUNT: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
+    """COUNT vectors of one value."""
+    vectors = ()
+    for _ in tl.static_range(COUNT):
+        vectors = vectors + (tl.full([BLOCK_TOKENS], value, tl.float32),)
+    return vectors
+
+
+@triton.jit
+def load_entries(pointer, token, rows, COUNT: tl.constexpr):
+    """The COUNT numbers of each token, [M, COUNT], as vectors over the tokens."""
+    vectors = ()
+    for e in tl.static_range(COUNT):
+        vectors = vectors + (tl.load(pointer + token * COUNT + e, mask=rows, other=0.0),)
+    return vectors
+
+
+@triton.jit
+def sinkhorn_maps(logits, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
+    """Doubly stochastic matrices, n*n vectors over the tokens, from as many logits."""
+    kernel, _clamped = exponentials(logits, NUM_STREAMS)
+    rows = constants(1.0, NUM_STREAMS, BLOCK_TOKENS)
+    columns = rows
+    for _ in range(num_iters):
+        columns = column_scalings(kernel, rows, NUM_STREAMS)
+        rows = row_scalings(kernel, columns, NUM_STREAMS)
+    matrices = ()
+    for i in tl.static_range(NUM_STREAMS):
+        for j in tl.static_range(NUM_STREAMS):
+            matrices = matrices + (kernel[i * NUM_STREAMS + j] * columns[j] * rows[i],)
+    return matrices

@@ -1,0 +1,158 @@
+"""Merge: X' = res · X + postᵀ · F with maps that are given, and its gradients."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mhc_vision.kernels.triton_kernels.device import sum_in_thread
+from mhc_vision.kernels.triton_kernels.tiles import tile
+
+
+@triton.jit
+def forward_kernel(
+    x_ptr,
+    f_ptr,
+    res_ptr,
+    post_ptr,
+    out_ptr,
+    num_tokens,
+    dim,
+    res_stride,
+    post_stride,
+    NUM_STREAMS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """(M, n, C), (M, C), (M, n, n), (M, n) -> (M, n, C); a map that all tokens share has the stride 0."""
+    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    rows = token < num_tokens
+    res = ()
+    for e in tl.static_range(NUM_STREAMS * NUM_STREAMS):
+        res = res + (tl.load(res_ptr + token * res_stride + e, mask=rows, other=0.0).to(tl.float32)[:, None],)
+    post = ()
+    for i in tl.static_range(NUM_STREAMS):
+        post = post + (tl.load(post_ptr + token * post_stride + i, mask=rows, other=0.0).to(tl.float32)[:, None],)
+    for start in range(0, dim, BLOCK_CHANNELS):
+        channel = start + tl.arange(0, BLOCK_CHANNELS)
+        mask = rows[:, None] & (channel < dim)[None, :]
+        at = token[:, None] * (NUM_STREAMS * dim) + channel[None, :]
+        f = tl.load(f_ptr + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+        x = ()
+        for j in tl.static_range(NUM_STREAMS):
+            x = x + (tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32),)
+        for i in tl.static_range(NUM_STREAMS):
+            merged = post[i] * f
+            for j in tl.static_range(NUM_STREAMS):
+                merged += res[i * NUM_STREAMS + j] * x[j]
+            tl.store(out_ptr + at + i * dim, merged.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def backward_kernel(
+    d_out_ptr,
+    x_ptr,
+    f_ptr,
+    res_ptr,
+    post_ptr,
+    d_x_ptr,
+    d_f_ptr,
+    d_res_ptr,
+    d_post_ptr,
+    num_tokens,
+    dim,
+    res_stride,
+    post_stride,
+    NUM_STREAMS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """Gradients of X, F and, for each token, of res and post."""
+    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    rows = token < num_tokens
+    res = ()
+    d_res = ()
+    for e in tl.static_range(NUM_STREAMS * NUM_STREAMS):
+        res = res + (tl.load(res_ptr + token * res_stride + e, mask=rows, other=0.0).to(tl.float32)[:, None],)
+        d_res = d_res + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
+    post = ()
+    d_post = ()
+    for i in tl.static_range(NUM_STREAMS):
+        post = post + (tl.load(post_ptr + token * post_stride + i, mask=rows, other=0.0).to(tl.float32)[:, None],)
+        d_post = d_post + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
+    for start in range(0, dim, BLOCK_CHANNELS):
+        channel = start + tl.arange(0, BLOCK_CHANNELS)
+        mask = rows[:, None] & (channel < dim)[None, :]
+        at = token[:, None] * (NUM_STREAMS * dim) + channel[None, :]
+        f_at = token[:, None] * dim + channel[None, :]
+        f = tl.load(f_ptr + f_at, mask=mask, other=0.0).to(tl.float32)
+        d_out = ()
+        d_f = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
+        new_d_post = ()
+        for i in tl.static_range(NUM_STREAMS):
+            d = tl.load(d_out_ptr + at + i * dim, mask=mask, other=0.0).to(tl.float32)
+            d_f += post[i] * d
+            new_d_post = new_d_post + (d_post[i] + sum_in_thread(d * f, BLOCK_TOKENS, BLOCK_CHANNELS),)
+            d_out = d_out + (d,)
+        d_post = new_d_post
+        tl.store(d_f_ptr + f_at, d_f.to(d_f_ptr.dtype.element_ty), mask=mask)
+        # column by column, so that one stream of X is held at a time
+        new_d_res = ()
+        for j in tl.static_range(NUM_STREAMS):
+            x = tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32)
+            d_x = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
+            for i in tl.static_range(NUM_STREAMS):
+                d_x += res[i * NUM_STREAMS + j] * d_out[i]
+                total = d_res[j * NUM_STREAMS + i] + sum_in_thread(d_out[i] * x, BLOCK_TOKENS, BLOCK_CHANNELS)
+                new_d_res = new_d_res + (total,)
+            tl.store(d_x_ptr + at + j * dim, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
+        d_res = new_d_res
+    for i in tl.static_range(NUM_STREAMS):
+        tl.store(d_post_ptr + token * NUM_STREAMS + i, tl.sum(d_post[i], 1), mask=rows)
+        for j in tl.static_range(NUM_STREAMS):
+            d_res_at = token * (NUM_STREAMS * NUM_STREAMS) + i * NUM_STREAMS + j
+            tl.store(d_res_ptr + d_res_at, tl.sum(d_res[j * NUM_STREAMS + i], 1), mask=rows)
+
+
+def forward(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
+    """(M, n, C), (M, C), (M, n, n) or (n, n), (M, n) or (n,), all contiguous -> (M, n, C)."""
+    merged = torch.empty_like(streams)
+    num_tokens, n, dim = streams.shape
+    blocks = tile("merge", n, dim)
+    forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+        streams, output, res, post, merged, num_tokens, dim, *_strides(res, post), NUM_STREAMS=n, **blocks
+    )
+    return merged
+
+
+def backward(
+    d_merged: Tensor, streams: Tensor, output: Tensor, res: Tensor, post: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of streams, output and, for each token in fp32, of res (M, n, n) and post (M, n)."""
+    num_tokens, n, dim = streams.shape
+    d_streams, d_output = torch.empty_like(streams), torch.empty_like(output)
+    d_res = streams.new_empty(num_tokens, n, n, dtype=torch.float32)
+    d_post = streams.new_empty(num_tokens, n, dtype=torch.float32)
+    blocks = tile("merge_backward", n, dim)
+    backward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+        d_merged,
+        streams,
+        output,
+        res,
+        post,
+        d_streams,
+        d_output,
+        d_res,
+        d_post,
+        num_tokens,
+        dim,
+        *_strides(res, post),
+        NUM_STREAMS=n,
+        **blocks,
+    )
+    return d_streams, d_output, d_res, d_post
+
+
+def _strides(res: Tensor, post: Tensor) -> tuple[int, int]:
+    """Between the maps of one token and the next; none where all tokens share one."""
+    return res.stride(0) if res.dim() == 3 else 0, post.stride(0) if post.dim() == 2 else 0

@@ -1,0 +1,140 @@
+"""Read: u = pre · X, and its gradients."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mhc_vision.kernels.triton_kernels.device import sum_in_thread
+from mhc_vision.kernels.triton_kernels.tiles import tile
+
+
+@triton.jit
+def forward_kernel(
+    x_ptr,
+    pre_ptr,
+    out_ptr,
+    num_tokens,
+    dim,
+    pre_stride,
+    NUM_STREAMS: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """(M, n, C), (M, n) -> (M, C); `pre` may be given by its logits. A map that all tokens share has the stride 0."""
+    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    rows = token < num_tokens
+    pre = ()
+    for j in tl.static_range(NUM_STREAMS):
+        weight = tl.load(pre_ptr + token * pre_stride + j, mask=rows, other=0.0).to(tl.float32)
+        if SIGMOID:
+            weight = tl.sigmoid(weight)
+        pre = pre + (weight[:, None],)
+    for start in range(0, dim, BLOCK_CHANNELS):
+        channel = start + tl.arange(0, BLOCK_CHANNELS)
+        mask = rows[:, None] & (channel < dim)[None, :]
+        at = token[:, None] * (NUM_STREAMS * dim) + channel[None, :]
+        read = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
+        for j in tl.static_range(NUM_STREAMS):
+            read += pre[j] * tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32)
+        tl.store(out_ptr + token[:, None] * dim + channel[None, :], read.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def backward_kernel(
+    d_out_ptr,
+    x_ptr,
+    pre_ptr,
+    d_x_ptr,
+    d_pre_ptr,
+    num_tokens,
+    dim,
+    pre_stride,
+    d_pre_stride,
+    NUM_STREAMS: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    WRITE_STREAMS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """Gradients of X, if asked for, and, for each token, of `pre` or of its logits."""
+    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    rows = token < num_tokens
+    pre = ()
+    d_pre = ()
+    for j in tl.static_range(NUM_STREAMS):
+        weight = tl.load(pre_ptr + token * pre_stride + j, mask=rows, other=0.0).to(tl.float32)
+        if SIGMOID:
+            weight = tl.sigmoid(weight)
+        pre = pre + (weight,)
+        d_pre = d_pre + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
+    for start in range(0, dim, BLOCK_CHANNELS):
+        channel = start + tl.arange(0, BLOCK_CHANNELS)
+        mask = rows[:, None] & (channel < dim)[None, :]
+        at = token[:, None] * (NUM_STREAMS * dim) + channel[None, :]
+        d_out = tl.load(d_out_ptr + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+        new_d_pre = ()
+        for j in tl.static_range(NUM_STREAMS):
+            x = tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32)
+            new_d_pre = new_d_pre + (d_pre[j] + sum_in_thread(d_out * x, BLOCK_TOKENS, BLOCK_CHANNELS),)
+            if WRITE_STREAMS:
+                d_x = pre[j][:, None] * d_out
+                tl.store(d_x_ptr + at + j * dim, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
+        d_pre = new_d_pre
+    for j in tl.static_range(NUM_STREAMS):
+        gradient = tl.sum(d_pre[j], 1)
+        if SIGMOID:
+            gradient *= pre[j] * (1.0 - pre[j])
+        tl.store(d_pre_ptr + token * d_pre_stride + j, gradient, mask=rows)
+
+
+def forward(streams: Tensor, pre: Tensor, sigmoid: bool = False) -> Tensor:
+    """(M, n, C) contiguous, (M, n) with contiguous rows or (n,) -> (M, C); with `sigmoid`, pre is given by logits."""
+    num_tokens, n, dim = streams.shape
+    tokens = streams.new_empty(num_tokens, dim)
+    blocks = tile("read", n, dim)
+    forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+        streams, pre, tokens, num_tokens, dim, _stride(pre), NUM_STREAMS=n, SIGMOID=sigmoid, **blocks
+    )
+    return tokens
+
+
+def backward(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the streams and, for each token in fp32, of pre (M, n)."""
+    num_tokens, n, _ = streams.shape
+    d_streams = torch.empty_like(streams)
+    d_pre = streams.new_empty(num_tokens, n, dtype=torch.float32)
+    _launch_backward(d_tokens, streams, pre, d_streams, d_pre, sigmoid=False)
+    return d_streams, d_pre
+
+
+def pre_logits_backward(d_tokens: Tensor, streams: Tensor, logits: Tensor, d_logits: Tensor) -> None:
+    """Writes the gradients of the first n logits, behind `pre`, into the first n columns of `d_logits`, (M, k)."""
+    _launch_backward(d_tokens, streams, logits, None, d_logits, sigmoid=True)
+
+
+def _launch_backward(
+    d_tokens: Tensor, streams: Tensor, pre: Tensor, d_streams: Tensor | None, d_pre: Tensor, sigmoid: bool
+) -> None:
+    num_tokens, n, dim = streams.shape
+    blocks = tile("read_backward", n, dim)
+    backward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+        d_tokens,
+        streams,
+        pre,
+        d_streams,
+        d_pre,
+        num_tokens,
+        dim,
+        _stride(pre),
+        d_pre.stride(0),
+        NUM_STREAMS=n,
+        SIGMOID=sigmoid,
+        WRITE_STREAMS=d_streams is not None,
+        **blocks,
+    )
+
+
+def _stride(pre: Tensor) -> int:
+    return pre.stride(0) if pre.dim() == 2 else 0

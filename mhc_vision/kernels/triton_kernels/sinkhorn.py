@@ -1,0 +1,141 @@
+"""Sinkhorn-Knopp and its exact gradient, for up to four streams: a matrix is n*n vectors over the tokens of a tile."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mhc_vision.kernels.triton_kernels.device import (
+    column_scalings,
+    constants,
+    exponentials,
+    load_entries,
+    row_scalings,
+    sinkhorn_maps,
+)
+
+BLOCK_TOKENS = 128
+# programs of the backward, each with a scratch of its own; what a token gets does not depend on it
+MAX_PROGRAMS = 512
+
+
+@triton.jit
+def forward_kernel(logits_ptr, out_ptr, num_tokens, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
+    """(M, n, n) -> (M, n, n)."""
+    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    rows = token < num_tokens
+    size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
+    matrices = sinkhorn_maps(load_entries(logits_ptr, token, rows, size), num_iters, NUM_STREAMS, BLOCK_TOKENS)
+    for e in tl.static_range(size):
+        tl.store(out_ptr + token * size + e, matrices[e], mask=rows)
+
+
+@triton.jit
+def backward_kernel(
+    d_out_ptr,
+    logits_ptr,
+    d_logits_ptr,
+    scratch_ptr,
+    num_tokens,
+    num_iters,
+    NUM_STREAMS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+):
+    """Gradient of the logits; the iterations run again, column scalings wait in scratch, (programs, t, n, tile)."""
+    size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
+    lane = tl.arange(0, BLOCK_TOKENS).to(tl.int64)
+    scratch = scratch_ptr + tl.program_id(0).to(tl.int64) * num_iters * NUM_STREAMS * BLOCK_TOKENS + lane
+    for tile in range(tl.program_id(0), tl.cdiv(num_tokens, BLOCK_TOKENS), tl.num_programs(0)):
+        token = tile * BLOCK_TOKENS + lane
+        mask = token < num_tokens
+        kernel, clamped = exponentials(load_entries(logits_ptr, token, mask, size), NUM_STREAMS)
+        d_out = load_entries(d_out_ptr, token, mask, size)
+        rows = constants(1.0, NUM_STREAMS, BLOCK_TOKENS)
+        columns = rows
+        for t in range(num_iters):
+            columns = column_scalings(kernel, rows, NUM_STREAMS)
+            rows = row_scalings(kernel, columns, NUM_STREAMS)
+            for j in tl.static_range(NUM_STREAMS):
+                tl.store(scratch + (t * NUM_STREAMS + j) * BLOCK_TOKENS, columns[j])
+
+        # the result is r K c: its three factors
+        d_kernel = ()
+        d_rows = ()
+        for i in tl.static_range(NUM_STREAMS):
+            total = tl.zeros([BLOCK_TOKENS], tl.float32)
+            for j in tl.static_range(NUM_STREAMS):
+                d_kernel = d_kernel + (d_out[i * NUM_STREAMS + j] * rows[i] * columns[j],)
+                total += d_out[i * NUM_STREAMS + j] * kernel[i * NUM_STREAMS + j] * columns[j]
+            d_rows = d_rows + (total,)
+        d_columns = ()
+        for j in tl.static_range(NUM_STREAMS):
+            total = tl.zeros([BLOCK_TOKENS], tl.float32)
+            for i in tl.static_range(NUM_STREAMS):
+                total += d_out[i * NUM_STREAMS + j] * kernel[i * NUM_STREAMS + j] * rows[i]
+            d_columns = d_columns + (total,)
+
+        for step in range(num_iters):
+            t = num_iters - 1 - step
+            # r_t = 1 / (K c_t); multiplied twice rather than by the square, which could overflow
+            d_row_sums = ()
+            for i in tl.static_range(NUM_STREAMS):
+                d_row_sums = d_row_sums + (-d_rows[i] * rows[i] * rows[i],)
+            # c_t = 1 / (Kᵀ r_{t-1}), r_0 = 1
+            d_column_sums = ()
+            for j in tl.static_range(NUM_STREAMS):
+                total = d_columns[j]
+                for i in tl.static_range(NUM_STREAMS):
+                    total += kernel[i * NUM_STREAMS + j] * d_row_sums[i]
+                d_column_sums = d_column_sums + (-total * columns[j] * columns[j],)
+            earlier_columns = ()
+            for j in tl.static_range(NUM_STREAMS):
+                at = (tl.maximum(t - 1, 0) * NUM_STREAMS + j) * BLOCK_TOKENS
+                earlier_columns = earlier_columns + (tl.load(scratch + at),)
+            earlier_rows = row_scalings(kernel, earlier_columns, NUM_STREAMS)
+            if t == 0:
+                earlier_rows = constants(1.0, NUM_STREAMS, BLOCK_TOKENS)
+            new_d_kernel = ()
+            d_rows = ()
+            for i in tl.static_range(NUM_STREAMS):
+                total = tl.zeros([BLOCK_TOKENS], tl.float32)
+                for j in tl.static_range(NUM_STREAMS):
+                    new_d_kernel = new_d_kernel + (
+                        d_kernel[i * NUM_STREAMS + j] + d_row_sums[i] * columns[j] + earlier_rows[i] * d_column_sums[j],
+                    )
+                    total += kernel[i * NUM_STREAMS + j] * d_column_sums[j]
+                d_rows = d_rows + (total,)
+            d_kernel = new_d_kernel
+            d_columns = constants(0.0, NUM_STREAMS, BLOCK_TOKENS)
+            rows = earlier_rows
+            columns = earlier_columns
+        for e in tl.static_range(size):
+            gradient = tl.where(clamped[e], 0.0, d_kernel[e] * kernel[e])
+            tl.store(d_logits_ptr + token * size + e, gradient, mask=mask)
+
+
+def forward(logits: Tensor, num_iters: int) -> Tensor:
+    """(M, n, n) contiguous fp32 -> the same."""
+    out = torch.empty_like(logits)
+    num_tokens, n, _ = logits.shape
+    grid = (triton.cdiv(num_tokens, BLOCK_TOKENS),)
+    forward_kernel[grid](logits, out, num_tokens, num_iters, NUM_STREAMS=n, BLOCK_TOKENS=BLOCK_TOKENS)
+    return out
+
+
+def backward(d_matrices: Tensor, logits: Tensor, num_iters: int) -> Tensor:
+    """Gradient of the logits, all (M, n, n) contiguous fp32."""
+    d_logits = torch.empty_like(logits)
+    num_tokens, n, _ = logits.shape
+    programs = min(triton.cdiv(num_tokens, BLOCK_TOKENS), MAX_PROGRAMS)
+    scratch = logits.new_empty(programs, num_iters, n, BLOCK_TOKENS)
+    backward_kernel[(programs,)](
+        d_matrices,
+        logits,
+        d_logits,
+        scratch,
+        num_tokens,
+        num_iters,
+        NUM_STREAMS=n,
+        BLOCK_TOKENS=BLOCK_TOKENS,
+    )
+    return d_logits

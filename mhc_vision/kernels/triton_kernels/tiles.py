@@ -1,0 +1,22 @@
+"""Tile sizes of the kernels, by the number of streams.
+
+What decides whether a kernel spills is the number of elements a thread holds of each stream (tokens x channels / 128),
+not C; so a table by kernel and by n is enough. Channels beyond C are masked. All run with four warps and no software
+pipelining: registers are what these kernels have least of.
+"""
+
+# (tokens, channels) of a tile for up to 4, and for more streams
+TILES = {
+    "merge": ((16, 64), (8, 64)),
+    "merge_backward": ((16, 64), (8, 64)),
+    "read": ((16, 64), (16, 64)),
+    "read_backward": ((16, 64), (16, 64)),
+    "logits": ((64, 32), (32, 32)),
+    "logits_backward": ((16, 64), (16, 32)),
+}
+
+
+def tile(kernel: str, num_streams: int, dim: int) -> dict[str, int]:
+    """Launch options of a kernel."""
+    tokens, channels = TILES[kernel][0 if num_streams <= 4 else 1]
+    return {"BLOCK_TOKENS": tokens, "BLOCK_CHANNELS": channels, "num_warps": 4, "num_stages": 1}

@@ -1,0 +1,231 @@
+"""The Triton kernels against the plain formulas in fp64: on a GPU where there is one, else in Triton's interpreter."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mhc_vision.kernels import (
+    branch_input,
+    merge_streams,
+    read_streams,
+    reference,
+    sinkhorn_knopp,
+    stream_coefficients,
+    stream_logits,
+    triton_ops,
+    use_backend,
+)
+
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# one unit in the last place of a result of order one: 2^-8, 2^-10 (the interpreter truncates where a GPU rounds)
+ULP = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+DTYPES = list(ULP)
+NUM_STREAMS = [1, 2, 3, 4, 5, 8]
+# odd token counts, channels that fill no tile
+SHAPES = [(1, 64), (3, 40), (197, 24)]
+
+
+@pytest.fixture(autouse=True)
+def triton_backend():
+    with use_backend("triton"):
+        yield
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, device=DEVICE).to(dtype).requires_grad_()
+
+
+def check(op, formula, arguments: list[Tensor], tolerance: float) -> None:
+    """Results and gradients of `op`, relative to the largest value of what the formula gives in fp64."""
+    exact = [argument.detach().double().requires_grad_() for argument in arguments]
+    results, expected = op(*arguments), formula(*exact)
+    results, expected = ([r] if isinstance(r, Tensor) else list(r) for r in (results, expected))
+    gradients = [torch.randn_like(result) for result in results]
+    grads = torch.autograd.grad(results, arguments, gradients)
+    exact_grads = torch.autograd.grad(expected, exact, [gradient.double() for gradient in gradients])
+    for actual, right in zip([*results, *grads], [*expected, *exact_grads], strict=True):
+        assert actual.isfinite().all()
+        scale = right.abs().max().clamp(min=1.0)
+        torch.testing.assert_close(actual.double() / scale, right / scale, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("num_iters", [1, 3, 20])
+@pytest.mark.parametrize("num_tokens", [1, 197])
+@pytest.mark.parametrize("n", NUM_STREAMS)
+def test_sinkhorn(n, num_tokens, num_iters):
+    given = random(num_tokens, n, n)
+    check(
+        lambda x: sinkhorn_knopp(3 * x, num_iters), lambda x: reference.sinkhorn_knopp(3 * x, num_iters), [given], 3e-6
+    )
+
+
+@pytest.mark.parametrize("n", [4, 8])
+def test_sinkhorn_where_mhc_starts_and_far_away(n):
+    start = (8 * torch.eye(n, device=DEVICE)).repeat(5, 1, 1).requires_grad_()
+    check(sinkhorn_knopp, reference.sinkhorn_knopp, [start], 3e-6)
+    wide = (40 * torch.randn(33, n, n, device=DEVICE)).requires_grad_()
+    maps = sinkhorn_knopp(wide)
+    maps.square().sum().backward()
+    assert maps.isfinite().all()
+    assert wide.grad.isfinite().all()
+    torch.testing.assert_close(maps.sum(-1), torch.ones(33, n, device=DEVICE), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_sinkhorn_hides_no_nan_and_no_infinity(n):
+    given = torch.randn(4, n, n, device=DEVICE)
+    given[1, 0, 1], given[2, 1, 1], given[3, 2, 0] = float("nan"), float("inf"), float("-inf")
+    with use_backend("torch"):
+        expected = sinkhorn_knopp(given).isnan()
+    assert torch.equal(sinkhorn_knopp(given).isnan(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("num_tokens", "dim"), SHAPES)
+@pytest.mark.parametrize("n", NUM_STREAMS)
+def test_merge_and_read(n, num_tokens, dim, dtype):
+    streams, output = random(num_tokens, n, dim, dtype=dtype), random(num_tokens, dim, dtype=dtype)
+    res, post, pre = random(num_tokens, n, n), random(num_tokens, n), random(num_tokens, n)
+    check(merge_streams, reference.merge_streams, [streams, output, res, post], ULP[dtype])
+    check(read_streams, reference.read_streams, [streams, pre], ULP[dtype])
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_maps_that_all_tokens_share(n):
+    streams, output = random(2, 33, n, 64, dtype=torch.bfloat16), random(2, 33, 64, dtype=torch.bfloat16)
+    res, post, pre = random(n, n), random(n), random(n)
+    check(merge_streams, reference.merge_streams, [streams, output, res, post], ULP[torch.bfloat16])
+    check(read_streams, reference.read_streams, [streams, pre], ULP[torch.bfloat16])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("num_tokens", "dim"), SHAPES)
+@pytest.mark.parametrize("n", NUM_STREAMS)
+def test_logits_and_branch_input(n, num_tokens, dim, dtype):
+    k = n * n + 2 * n
+    streams = random(num_tokens, n, dim, dtype=dtype)
+    parameters = [random(k, n * dim), random(k), random(k)]
+    # logits of narrow streams are as good as φ in two bf16 parts; products of n·C terms
+    tolerance = 2e-6 if dtype == torch.float32 else 3e-5
+    exact = reference.stream_logits(*(t.detach().double() for t in (streams, *parameters)))
+    made = stream_logits(streams, *parameters)
+    torch.testing.assert_close(made.double() / exact.abs().max(), exact / exact.abs().max(), rtol=0, atol=tolerance)
+    check(stream_logits, reference.stream_logits, [streams, *parameters], max(ULP[dtype], 3e-6))
+    check(branch_input, reference.branch_input, [streams, *parameters], max(ULP[dtype], 3e-6))
+
+
+def test_coefficients():
+    n, dim = 4, 64
+    k = n * n + 2 * n
+    arguments = [random(2, 19, n, dim), random(k, n * dim), random(3), random(k)]
+    with use_backend("torch"):
+        expected = stream_coefficients(*arguments)
+    for actual, right in zip(stream_coefficients(*arguments), expected, strict=True):
+        torch.testing.assert_close(actual, right, rtol=0, atol=1e-5)
+    torch.testing.assert_close(stream_coefficients(*arguments).res.sum(-1), torch.ones(2, 19, n, device=DEVICE))
+
+
+@pytest.mark.parametrize("dim", [64, 192, 384, 768, 1024, 1280])
+def test_widths_of_the_registered_models(dim):
+    streams, k = random(5, 4, dim, dtype=torch.bfloat16), 24
+    parameters = [random(k, 4 * dim), random(k), random(k)]
+    check(branch_input, reference.branch_input, [streams, *parameters], ULP[torch.bfloat16])
+    maps = [random(5, dim, dtype=torch.bfloat16), random(5, 4, 4), random(5, 4)]
+    check(merge_streams, reference.merge_streams, [streams, *maps], ULP[torch.bfloat16])
+
+
+def test_same_bits_every_time():
+    streams, k = random(2100, 4, 16, dtype=torch.bfloat16), 24
+    parameters = [random(k, 64), random(k), random(k)]
+
+    def run() -> list[Tensor]:
+        tokens, rest, handed_on = branch_input(streams, *parameters)
+        merged = merge_streams(handed_on, tokens, sinkhorn_knopp(rest[..., 4:].view(-1, 4, 4)), rest[..., :4])
+        return [merged, *torch.autograd.grad(merged.square().sum(), [streams, *parameters])]
+
+    assert all(torch.equal(first, second) for first, second in zip(run(), run(), strict=True))
+
+
+def test_every_result_is_written(monkeypatch):
+    """Memory that a kernel is to fill holds NaN before; none may be left."""
+    plain_empty = torch.empty_like, Tensor.new_empty
+
+    def poisoned_like(tensor: Tensor, **options) -> Tensor:
+        made = plain_empty[0](tensor, **options)
+        return made.fill_(float("nan")) if made.is_floating_point() else made
+
+    def poisoned_new(tensor: Tensor, *shape, **options) -> Tensor:
+        made = plain_empty[1](tensor, *shape, **options)
+        return made.fill_(float("nan")) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, "empty_like", poisoned_like)
+    monkeypatch.setattr(Tensor, "new_empty", poisoned_new)
+    for n, dim in ((4, 24), (8, 40)):
+        k = n * n + 2 * n
+        streams, parameters = random(35, n, dim, dtype=torch.bfloat16), [random(k, n * dim), random(k), random(k)]
+        tokens, rest, handed_on = branch_input(streams, *parameters)
+        maps = sinkhorn_knopp(rest[..., n:].view(-1, n, n)), rest[..., :n]
+        merged = merge_streams(handed_on, tokens, *maps)
+        again = read_streams(merged, rest[..., :n])
+        results = [merged, again, *torch.autograd.grad(again.sum(), [streams, *parameters])]
+        assert all(result.isfinite().all() for result in results)
+
+
+def test_strided_and_empty_streams():
+    streams = random(8, 3, 4, 16).transpose(0, 1)
+    maps = random(3, 8, 16), random(3, 8, 4, 4), random(3, 8, 4)
+    check(lambda *a: merge_streams(a[0].flip(1), *a[1:]), lambda *a: reference.merge_streams(a[0].flip(1), *a[1:]),
+          [streams, *maps], 1e-6)  # fmt: skip
+    assert merge_streams(torch.ones(0, 4, 16), torch.ones(0, 16), torch.eye(4), torch.ones(4)).shape == (0, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("streams", "message"),
+    [
+        (torch.ones(2, 4, 12), "its C is 12, and the kernels take multiples of 8"),
+        (torch.ones(2, 4, 16, dtype=torch.float64), r"its dtype is torch\.float64"),
+        (torch.ones(2, 4, 16, device="meta"), "its device is meta"),
+    ],
+)
+def test_what_the_kernels_do_not_take_is_named(streams, message):
+    pre = torch.ones(4, device=streams.device)
+    with pytest.raises(ValueError, match=f"streams: the backend is 'triton', but {message}"):
+        read_streams(streams, pre)
+
+
+def ops() -> dict:
+    n, dim, k = 4, 16, 24
+    streams, output = random(5, n, dim), random(5, dim)
+    return {
+        "sinkhorn": (triton_ops.sinkhorn_maps, (random(5, n, n), 20)),
+        "merge": (triton_ops.merge, (streams, output, random(5, n, n), random(5, n))),
+        "merge-shared": (triton_ops.merge, (streams, output, random(n, n), random(n))),
+        "read": (triton_ops.read, (streams, random(5, n))),
+        "logits": (triton_ops.logits, (streams, random(k, n * dim), random(k), random(k), 1e-6)),
+    }
+
+
+@pytest.mark.parametrize("name", ["sinkhorn", "merge", "merge-shared", "read", "logits"])
+def test_registration(name):
+    op, arguments = ops()[name]
+    torch.library.opcheck(op, arguments)
+
+
+def test_compiled_in_one_graph():
+    n, dim, k = 4, 16, 24
+    arguments = [random(2, 9, n, dim), random(k, n * dim), random(k), random(k)]
+
+    def run(*given: Tensor) -> Tensor:
+        tokens, rest, handed_on = branch_input(*given)
+        res = sinkhorn_knopp(rest[..., n:].unflatten(-1, (n, n)))
+        return merge_streams(handed_on, tokens, res, rest[..., :n])
+
+    expected = run(*arguments)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*arguments)
+    torch.testing.assert_close(compiled, expected)
+    gradient = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled, arguments, gradient), torch.autograd.grad(expected, arguments, gradient)
+    )
