@@ -38,7 +38,6 @@ TARGETS = {
 MULTIPLES_OF_16 = ("dim", "num_rows", "tokens_per_split")
 FLOATS = {"eps": "fp32"}
 WIDE = {"x_ptr", "f_ptr", "out_ptr", "d_out_ptr", "d_x_ptr", "d_f_ptr", "d_tokens_ptr", "d_handed_on_ptr"}
-NUM_ITERS = "i32"
 
 
 def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
