@@ -4,7 +4,8 @@
     python benchmarks/kernel_resources.py --dtype fp32 --json resources.json
 
 One line a kernel and architecture: registers a thread, bytes spilled a thread, seconds to compile. The tiles are those
-that the launches use; C is a run-time argument of every kernel, so one figure holds for all C.
+that the launches use; C is a run-time argument of every kernel, so one figure holds
+for all C, but for the norm in the boundary, which is compiled for C = 768.
 """
 
 import argparse
@@ -26,7 +27,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mhc_vision.atomic_files import json_text, replace_text
-from mhc_vision.kernels.triton_kernels import logits, merge, read, sinkhorn, sinkhorn_wide
+from mhc_vision.kernels.triton_kernels import (
+    boundary_backward,
+    boundary_forward,
+    logits,
+    merge,
+    read,
+    sinkhorn,
+    sinkhorn_wide,
+)
 from mhc_vision.kernels.triton_kernels.tiles import tile
 
 TARGETS = {
@@ -35,9 +44,19 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 # arguments that are multiples of 16 at every registered width: Triton specialises on that, as a launch would
-MULTIPLES_OF_16 = ("dim", "num_rows", "tokens_per_split")
+MULTIPLES_OF_16 = ("dim", "num_rows", "tokens_per_split", "x_token_stride", "x_stream_stride")
 FLOATS = {"eps": "fp32"}
-WIDE = {"x_ptr", "f_ptr", "out_ptr", "d_out_ptr", "d_x_ptr", "d_f_ptr", "d_tokens_ptr", "d_handed_on_ptr"}
+WIDE = {
+    "x_ptr",
+    "f_ptr",
+    "out_ptr",
+    "d_out_ptr",
+    "d_x_ptr",
+    "d_f_ptr",
+    "d_tokens_ptr",
+    "d_handed_on_ptr",
+    "d_merged_ptr",
+}
 
 
 def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -53,14 +72,23 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         tokens = {"BLOCK_TOKENS": sinkhorn_wide.BLOCK_TOKENS, "PADDED": 8}
         yield "sinkhorn", sinkhorn_wide.forward_kernel, {**streams, **tokens}
         yield "sinkhorn backward", sinkhorn_wide.backward_kernel, {**streams, **tokens}
-    yield "merge", merge.forward_kernel, {**streams, **tile("merge", n, 0)}
-    yield "merge backward", merge.backward_kernel, {**streams, **tile("merge_backward", n, 0)}
+    yield "merge", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge", n, 0)}
+    yield "merge backward", merge.backward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge_backward", n, 0)}
     yield "read", read.forward_kernel, {**streams, "SIGMOID": True, **tile("read", n, 0)}
     reading = {"SIGMOID": True, "WRITE_STREAMS": False, **tile("read_backward", n, 0)}
     yield "read backward", read.backward_kernel, {**streams, **reading}
     yield "logits", logits.forward_kernel, {**streams, **split, **tile("logits", n, 0)}
     applying = {**split, "READ": True, **tile("logits_backward", n, 0)}
     yield "logits backward, streams", logits.streams_backward_kernel, {**streams, **applying}
+    if n <= 4:
+        scaled = {**streams, **split, "GAMMA": True, "KEEP": True}
+        yield "boundary, merge", boundary_forward.merge_logits_kernel, {**scaled, **tile("boundary", n, 0)}
+        norming = {**streams, "DIM": 768, **tile("boundary_norm", n, 0)}
+        yield "boundary, norm", boundary_forward.read_norm_kernel, norming
+        norming = {**streams, **tile("boundary_norm_backward", n, 0)}
+        yield "boundary backward, norm", boundary_backward.read_norm_backward_kernel, norming
+        merging = {**scaled, "ENTRY": False, **tile("boundary_backward", n, 0)}
+        yield "boundary backward, merge", boundary_backward.merge_backward_kernel, merging
     summing = {"BLOCK_TOKENS": logits.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits.GRADIENT_CHANNELS}
     yield "logits backward, weight", logits.phi_backward_kernel, {**split, **summing, "num_stages": 1}
 

@@ -4,18 +4,21 @@ Shapes: B batch, N tokens, n streams, C channels. `streams` are (B, N, n, C) con
 """
 
 from mhc_vision.kernels.backend import describe, requested_backend, use_backend
+from mhc_vision.kernels.boundary import boundary
 from mhc_vision.kernels.branch_input import branch_input
 from mhc_vision.kernels.coefficients import Coefficients, stream_coefficients
 from mhc_vision.kernels.logits import stream_logits
-from mhc_vision.kernels.merge import merge_streams
+from mhc_vision.kernels.merge import merge_and_read, merge_streams
 from mhc_vision.kernels.projections import project_streams
 from mhc_vision.kernels.read import read_streams
 from mhc_vision.kernels.sinkhorn import sinkhorn_knopp
 
 __all__ = [
     "Coefficients",
+    "boundary",
     "branch_input",
     "describe",
+    "merge_and_read",
     "merge_streams",
     "project_streams",
     "read_streams",

@@ -50,6 +50,36 @@ def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) ->
     return merged
 
 
+def merge_and_read(streams: Tensor, output: Tensor, res: Tensor, post: Tensor, weight: float) -> Tensor:
+    """Read out the merged streams with equal weights, without making them: weight · Σ_i (res · X + postᵀ · F(u))_i.
+
+    Args:
+        streams: X, (..., n, C).
+        output: F(u), (..., C).
+        res: (..., n, n), `[out, in]`.
+        post: (..., n).
+        weight: of each stream: 1/n for their mean, 1 for their sum.
+
+    Returns:
+        (..., C), dtype of `streams`.
+
+    Raises:
+        ValueError: as `merge_streams`.
+    """
+    check_streams(streams)
+    num_streams, dim = streams.shape[-2:]
+    check_shape(output, "output", streams, (*streams.shape[:-2], dim))
+    check_map(res, "res", streams, (num_streams, num_streams))
+    check_map(post, "post", streams, (num_streams,))
+    row, total = weight * res.sum(-2, keepdim=True), weight * post.sum(-1, keepdim=True)
+    if runs_triton(streams, dim):
+        flat = flatten_contiguous(streams, 2), flatten_contiguous(output, 1)
+        read = triton_ops.merge(*flat, contiguous_map(row, 2), contiguous_map(total, 1)).view(output.shape)
+    else:
+        read = full_precision(reference.merge_streams)(streams, output, row, total).squeeze(-2)
+    return read
+
+
 class _MergeStreams(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:

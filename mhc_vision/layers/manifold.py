@@ -83,17 +83,17 @@ class ManifoldHyperConnection(HyperConnection):
     def coefficients(self, streams: Tensor) -> Coefficients:
         """Maps of every token: shapes (..., n), (..., n), (..., n, n); for `identity`, res is (n, n)."""
         n = self.num_streams
-        logits = stream_logits(streams, self.weight, self._row_scale(), self.bias, self.eps)
+        logits = stream_logits(streams, self.weight, self.row_scale(), self.bias, self.eps)
         res, post = self._bounded(logits[..., n:])
         return Coefficients(torch.sigmoid(logits[..., :n]), post, res)
 
     def open(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As in `HyperConnection`, with one pass over the streams for the logits and the input of the branch."""
-        tokens, logits, streams = branch_input(streams, self.weight, self._row_scale(), self.bias, self.eps)
+        tokens, logits, streams = branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
         res, post = self._bounded(logits)
         return tokens, streams, res, post
 
-    def _row_scale(self) -> Tensor:
+    def row_scale(self) -> Tensor:
         """One scale a row of `weight`, from the three (or two) that the connection has."""
         n = self.num_streams
         return torch.cat([self.scale[0].expand(n), self.scale[1].expand(n), self.scale[2:].expand(self.num_res_logits)])

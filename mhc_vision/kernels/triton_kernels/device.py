@@ -70,11 +70,11 @@ def constants(value, COUNT: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
 
 
 @triton.jit
-def load_entries(pointer, token, rows, COUNT: tl.constexpr):
-    """The COUNT numbers of each token, [M, COUNT], as vectors over the tokens."""
+def load_entries(pointer, token, rows, token_stride, entry_stride, COUNT: tl.constexpr):
+    """The COUNT numbers of each token, (M, COUNT) or (COUNT, M), as vectors over the tokens."""
     vectors = ()
     for e in tl.static_range(COUNT):
-        vectors = vectors + (tl.load(pointer + token * COUNT + e, mask=rows, other=0.0),)
+        vectors = vectors + (tl.load(pointer + token * token_stride + e * entry_stride, mask=rows, other=0.0),)
     return vectors
 
 
@@ -92,3 +92,24 @@ def sinkhorn_maps(logits, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl
         for j in tl.static_range(NUM_STREAMS):
             matrices = matrices + (kernel[i * NUM_STREAMS + j] * columns[j] * rows[i],)
     return matrices
+
+
+@triton.jit
+def side_vectors(pointer, first, num_tokens, token, rows, COUNT: tl.constexpr):
+    """COUNT vectors over the tokens, from row `first` of (k, M) on."""
+    vectors = ()
+    for e in tl.static_range(COUNT):
+        vectors = vectors + (tl.load(pointer + (first + e) * num_tokens + token, mask=rows, other=0.0),)
+    return vectors
+
+
+@triton.jit
+def boundary_maps(
+    logits_ptr, num_tokens, token, rows, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr
+):
+    """res (n*n) and post (n) of each token."""
+    post = ()
+    for i in tl.static_range(NUM_STREAMS):
+        post = post + (2.0 * tl.sigmoid(tl.load(logits_ptr + i * num_tokens + token, mask=rows, other=0.0)),)
+    logits = side_vectors(logits_ptr, NUM_STREAMS, num_tokens, token, rows, NUM_STREAMS * NUM_STREAMS)
+    return sinkhorn_maps(logits, num_iters, NUM_STREAMS, BLOCK_TOKENS), post

@@ -180,6 +180,8 @@ def phi_backward_kernel(
     num_rows,
     num_logits,
     tokens_per_split,
+    d_token_stride,
+    d_entry_stride,
     PADDED_LOGITS: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
@@ -196,7 +198,7 @@ def phi_backward_kernel(
         rows = token < num_tokens
         x_at = token[None, :] * num_rows + row[:, None]
         x = tl.load(x_ptr + x_at, mask=rows[None, :] & inside, other=0.0).to(tl.float32)
-        at = token[:, None] * num_logits + k[None, :]
+        at = token[:, None] * d_token_stride + k[None, :].to(tl.int64) * d_entry_stride
         d = tl.load(d_logits_ptr + at, mask=rows[:, None] & (k < num_logits)[None, :], other=0.0)
         d *= tl.load(inverse_rms_ptr + token, mask=rows, other=0.0)[:, None]
         if SPLIT:
@@ -284,9 +286,9 @@ def streams_backward(
 
 
 def parameters_backward(
-    d_logits: Tensor, inverse_rms: Tensor, streams: Tensor, weight: Tensor, scale: Tensor
+    d_logits: Tensor, inverse_rms: Tensor, streams: Tensor, weight: Tensor, scale: Tensor, tokens_last: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight (k, n*C), scale (k,) and, in fp32, bias (k,)."""
+    """Gradients of weight (k, n*C), scale (k,) and, in fp32, bias (k,); `d_logits` is (M, k), or (k, M)."""
     num_logits, num_rows = weight.shape
     num_tokens = len(inverse_rms)
     splits = max(1, min(MAX_SPLITS, num_tokens // MIN_TOKENS_PER_SPLIT))
@@ -302,6 +304,7 @@ def parameters_backward(
         num_rows,
         num_logits,
         tokens_per_split,
+        *(reversed(d_logits.stride()) if tokens_last else d_logits.stride()),
         PADDED_LOGITS=padded,
         SPLIT=streams.dtype != torch.float32,
         BLOCK_TOKENS=GRADIENT_TOKENS,
@@ -313,5 +316,5 @@ def parameters_backward(
     return (
         (unscaled * scale.unsqueeze(-1)).to(weight.dtype),
         (unscaled * weight).sum(1).to(scale.dtype),
-        d_logits.sum(0),
+        d_logits.sum(1 if tokens_last else 0),
     )

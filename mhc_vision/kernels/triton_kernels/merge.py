@@ -1,4 +1,7 @@
-"""Merge: X' = res · X + postᵀ · F with maps that are given, and its gradients."""
+"""Merge: X' = res · X + postᵀ · F with maps that are given, and its gradients.
+
+`res` is (m, n) for m results: n streams after a branch, or one where the streams are read out.
+"""
 
 import torch
 import triton
@@ -21,31 +24,33 @@ def forward_kernel(
     res_stride,
     post_stride,
     NUM_STREAMS: tl.constexpr,
+    NUM_RESULTS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """(M, n, C), (M, C), (M, n, n), (M, n) -> (M, n, C); a map that all tokens share has the stride 0."""
+    """(M, n, C), (M, C), (M, m, n), (M, m) -> (M, m, C); a map that all tokens share has the stride 0."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     res = ()
-    for e in tl.static_range(NUM_STREAMS * NUM_STREAMS):
+    for e in tl.static_range(NUM_RESULTS * NUM_STREAMS):
         res = res + (tl.load(res_ptr + token * res_stride + e, mask=rows, other=0.0).to(tl.float32)[:, None],)
     post = ()
-    for i in tl.static_range(NUM_STREAMS):
+    for i in tl.static_range(NUM_RESULTS):
         post = post + (tl.load(post_ptr + token * post_stride + i, mask=rows, other=0.0).to(tl.float32)[:, None],)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
         mask = rows[:, None] & (channel < dim)[None, :]
         at = token[:, None] * (NUM_STREAMS * dim) + channel[None, :]
+        out_at = token[:, None] * (NUM_RESULTS * dim) + channel[None, :]
         f = tl.load(f_ptr + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
         x = ()
         for j in tl.static_range(NUM_STREAMS):
             x = x + (tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32),)
-        for i in tl.static_range(NUM_STREAMS):
+        for i in tl.static_range(NUM_RESULTS):
             merged = post[i] * f
             for j in tl.static_range(NUM_STREAMS):
                 merged += res[i * NUM_STREAMS + j] * x[j]
-            tl.store(out_ptr + at + i * dim, merged.to(out_ptr.dtype.element_ty), mask=mask)
+            tl.store(out_ptr + out_at + i * dim, merged.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -64,6 +69,7 @@ def backward_kernel(
     res_stride,
     post_stride,
     NUM_STREAMS: tl.constexpr,
+    NUM_RESULTS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
@@ -72,25 +78,26 @@ def backward_kernel(
     rows = token < num_tokens
     res = ()
     d_res = ()
-    for e in tl.static_range(NUM_STREAMS * NUM_STREAMS):
+    for e in tl.static_range(NUM_RESULTS * NUM_STREAMS):
         res = res + (tl.load(res_ptr + token * res_stride + e, mask=rows, other=0.0).to(tl.float32)[:, None],)
         d_res = d_res + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
     post = ()
     d_post = ()
-    for i in tl.static_range(NUM_STREAMS):
+    for i in tl.static_range(NUM_RESULTS):
         post = post + (tl.load(post_ptr + token * post_stride + i, mask=rows, other=0.0).to(tl.float32)[:, None],)
         d_post = d_post + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
         mask = rows[:, None] & (channel < dim)[None, :]
         at = token[:, None] * (NUM_STREAMS * dim) + channel[None, :]
+        out_at = token[:, None] * (NUM_RESULTS * dim) + channel[None, :]
         f_at = token[:, None] * dim + channel[None, :]
         f = tl.load(f_ptr + f_at, mask=mask, other=0.0).to(tl.float32)
         d_out = ()
         d_f = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
         new_d_post = ()
-        for i in tl.static_range(NUM_STREAMS):
-            d = tl.load(d_out_ptr + at + i * dim, mask=mask, other=0.0).to(tl.float32)
+        for i in tl.static_range(NUM_RESULTS):
+            d = tl.load(d_out_ptr + out_at + i * dim, mask=mask, other=0.0).to(tl.float32)
             d_f += post[i] * d
             new_d_post = new_d_post + (d_post[i] + sum_in_thread(d * f, BLOCK_TOKENS, BLOCK_CHANNELS),)
             d_out = d_out + (d,)
@@ -101,26 +108,37 @@ def backward_kernel(
         for j in tl.static_range(NUM_STREAMS):
             x = tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32)
             d_x = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
-            for i in tl.static_range(NUM_STREAMS):
+            for i in tl.static_range(NUM_RESULTS):
                 d_x += res[i * NUM_STREAMS + j] * d_out[i]
-                total = d_res[j * NUM_STREAMS + i] + sum_in_thread(d_out[i] * x, BLOCK_TOKENS, BLOCK_CHANNELS)
+                total = d_res[j * NUM_RESULTS + i] + sum_in_thread(d_out[i] * x, BLOCK_TOKENS, BLOCK_CHANNELS)
                 new_d_res = new_d_res + (total,)
             tl.store(d_x_ptr + at + j * dim, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
         d_res = new_d_res
-    for i in tl.static_range(NUM_STREAMS):
-        tl.store(d_post_ptr + token * NUM_STREAMS + i, tl.sum(d_post[i], 1), mask=rows)
+    for i in tl.static_range(NUM_RESULTS):
+        tl.store(d_post_ptr + token * NUM_RESULTS + i, tl.sum(d_post[i], 1), mask=rows)
         for j in tl.static_range(NUM_STREAMS):
-            d_res_at = token * (NUM_STREAMS * NUM_STREAMS) + i * NUM_STREAMS + j
-            tl.store(d_res_ptr + d_res_at, tl.sum(d_res[j * NUM_STREAMS + i], 1), mask=rows)
+            d_res_at = token * (NUM_RESULTS * NUM_STREAMS) + i * NUM_STREAMS + j
+            tl.store(d_res_ptr + d_res_at, tl.sum(d_res[j * NUM_RESULTS + i], 1), mask=rows)
 
 
 def forward(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
-    """(M, n, C), (M, C), (M, n, n) or (n, n), (M, n) or (n,), all contiguous -> (M, n, C)."""
-    merged = torch.empty_like(streams)
+    """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,), all contiguous -> (M, m, C)."""
     num_tokens, n, dim = streams.shape
+    num_results = res.shape[-2]
+    merged = streams.new_empty(num_tokens, num_results, dim)
     blocks = tile("merge", n, dim)
     forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
-        streams, output, res, post, merged, num_tokens, dim, *_strides(res, post), NUM_STREAMS=n, **blocks
+        streams,
+        output,
+        res,
+        post,
+        merged,
+        num_tokens,
+        dim,
+        *_strides(res, post),
+        NUM_STREAMS=n,
+        NUM_RESULTS=num_results,
+        **blocks,
     )
     return merged
 
@@ -128,11 +146,12 @@ def forward(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tenso
 def backward(
     d_merged: Tensor, streams: Tensor, output: Tensor, res: Tensor, post: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of streams, output and, for each token in fp32, of res (M, n, n) and post (M, n)."""
+    """Gradients of streams, output and, for each token in fp32, of res (M, m, n) and post (M, m)."""
     num_tokens, n, dim = streams.shape
+    num_results = res.shape[-2]
     d_streams, d_output = torch.empty_like(streams), torch.empty_like(output)
-    d_res = streams.new_empty(num_tokens, n, n, dtype=torch.float32)
-    d_post = streams.new_empty(num_tokens, n, dtype=torch.float32)
+    d_res = streams.new_empty(num_tokens, num_results, n, dtype=torch.float32)
+    d_post = streams.new_empty(num_tokens, num_results, dtype=torch.float32)
     blocks = tile("merge_backward", n, dim)
     backward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         d_merged,
@@ -148,6 +167,7 @@ def backward(
         dim,
         *_strides(res, post),
         NUM_STREAMS=n,
+        NUM_RESULTS=num_results,
         **blocks,
     )
     return d_streams, d_output, d_res, d_post

@@ -25,7 +25,7 @@ def forward_kernel(logits_ptr, out_ptr, num_tokens, num_iters, NUM_STREAMS: tl.c
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
-    matrices = sinkhorn_maps(load_entries(logits_ptr, token, rows, size), num_iters, NUM_STREAMS, BLOCK_TOKENS)
+    matrices = sinkhorn_maps(load_entries(logits_ptr, token, rows, size, 1, size), num_iters, NUM_STREAMS, BLOCK_TOKENS)
     for e in tl.static_range(size):
         tl.store(out_ptr + token * size + e, matrices[e], mask=rows)
 
@@ -38,6 +38,8 @@ def backward_kernel(
     scratch_ptr,
     num_tokens,
     num_iters,
+    token_stride,
+    entry_stride,
     NUM_STREAMS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
 ):
@@ -48,8 +50,10 @@ def backward_kernel(
     for tile in range(tl.program_id(0), tl.cdiv(num_tokens, BLOCK_TOKENS), tl.num_programs(0)):
         token = tile * BLOCK_TOKENS + lane
         mask = token < num_tokens
-        kernel, clamped = exponentials(load_entries(logits_ptr, token, mask, size), NUM_STREAMS)
-        d_out = load_entries(d_out_ptr, token, mask, size)
+        kernel, clamped = exponentials(
+            load_entries(logits_ptr, token, mask, token_stride, entry_stride, size), NUM_STREAMS
+        )
+        d_out = load_entries(d_out_ptr, token, mask, token_stride, entry_stride, size)
         rows = constants(1.0, NUM_STREAMS, BLOCK_TOKENS)
         columns = rows
         for t in range(num_iters):
@@ -110,7 +114,7 @@ def backward_kernel(
             columns = earlier_columns
         for e in tl.static_range(size):
             gradient = tl.where(clamped[e], 0.0, d_kernel[e] * kernel[e])
-            tl.store(d_logits_ptr + token * size + e, gradient, mask=mask)
+            tl.store(d_logits_ptr + token * token_stride + e * entry_stride, gradient, mask=mask)
 
 
 def forward(logits: Tensor, num_iters: int) -> Tensor:
@@ -126,6 +130,20 @@ def backward(d_matrices: Tensor, logits: Tensor, num_iters: int) -> Tensor:
     """Gradient of the logits, all (M, n, n) contiguous fp32."""
     d_logits = torch.empty_like(logits)
     num_tokens, n, _ = logits.shape
+    launch_backward(d_matrices, logits, d_logits, num_iters, num_tokens, n, (n * n, 1))
+    return d_logits
+
+
+def launch_backward(
+    d_matrices: Tensor,
+    logits: Tensor,
+    d_logits: Tensor,
+    num_iters: int,
+    num_tokens: int,
+    n: int,
+    strides: tuple[int, int],
+) -> None:
+    """Writes `d_logits`; the strides, from token to token and from entry to entry, are those of all three."""
     programs = min(triton.cdiv(num_tokens, BLOCK_TOKENS), MAX_PROGRAMS)
     scratch = logits.new_empty(programs, num_iters, n, BLOCK_TOKENS)
     backward_kernel[(programs,)](
@@ -135,7 +153,7 @@ def backward(d_matrices: Tensor, logits: Tensor, num_iters: int) -> Tensor:
         scratch,
         num_tokens,
         num_iters,
+        *strides,
         NUM_STREAMS=n,
         BLOCK_TOKENS=BLOCK_TOKENS,
     )
-    return d_logits
