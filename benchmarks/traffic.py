@@ -1,0 +1,143 @@
+"""Bytes that the kernels of the layer boundary load and store, counted in Triton's interpreter.
+
+    python benchmarks/traffic.py                       # C = 192, 384, 768, 1024, n = 4, bf16
+    python benchmarks/traffic.py --json traffic.json
+
+The unit is one C-wide bf16 vector a token (2C bytes). Counted are the bytes that the masks let through. What tiles
+share is listed apart (`shared`), because L2 serves it: φ, parameters and partial sums, which every tile of tokens reads
+or writes; the logits' gradient where φ's is made, which every tile of channels reads; and Sinkhorn's scratch.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+from triton.runtime import interpreter
+
+from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.kernels.triton_kernels import boundary, sinkhorn
+
+# arguments that tiles of tokens share, and scratch
+SHARED = {"phi_ptr", "partial_ptr", "scratch_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr", "d_gamma_ptr"}
+
+SHARED_BY_CHANNELS = {("phi_backward_kernel", "d_logits_ptr"), ("phi_backward_kernel", "inverse_rms_ptr")}
+
+
+class Meter:
+    """Counts the bytes of loads and stores by the tensor they fall into."""
+
+    def __init__(self) -> None:
+        self.kernel = ""
+        self.bytes: Counter[tuple[str, str, bool]] = Counter()
+        self.shared: list[tuple[int, int]] = []
+
+    def count(self, direction: str, pointers: Any, mask: Any) -> None:
+        """Add what a load or store of these pointers moves."""
+        addresses = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)]
+        if not addresses.size:
+            return
+        width = pointers.get_element_ty().primitive_bitwidth // 8
+        shared = any(start <= int(addresses.flat[0]) < end for start, end in self.shared)
+        self.bytes[self.kernel, direction, shared] += int(addresses.size) * width
+
+
+def install(meter: Meter) -> None:
+    """Let the interpreter report to the meter."""
+    builder = interpreter.InterpreterBuilder
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def counting_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        meter.count("loads", pointers, mask)
+        return load(self, pointers, mask, *rest)
+
+    def counting_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        meter.count("stores", pointers, mask)
+        return store(self, pointers, value, mask, *rest)
+
+    builder.create_masked_load, builder.create_masked_store = counting_load, counting_store
+    for module in (boundary, sinkhorn, boundary.logits_kernels):
+        for name, kernel in vars(module).items():
+            if name.endswith("_kernel") and isinstance(kernel, interpreter.InterpretedFunction):
+                setattr(module, name, _Named(meter, name if module is not sinkhorn else "sinkhorn_backward", kernel))
+
+
+class _Named:
+    """A kernel that tells the meter its name when it is launched."""
+
+    def __init__(self, meter: Meter, name: str, kernel: Any) -> None:
+        self.meter, self.name, self.kernel = meter, name, kernel
+
+    def __getitem__(self, grid: Any) -> Any:
+        launch = self.kernel[grid]
+
+        def run(*args: Any, **kwargs: Any) -> None:
+            self.meter.kernel = self.name
+            self.meter.shared = [
+                (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
+                for name, tensor in zip(self.kernel.arg_names, args, strict=False)
+                if isinstance(tensor, Tensor) and (name in SHARED or (self.name, name) in SHARED_BY_CHANNELS)
+            ]
+            launch(*args, **kwargs)
+
+        return run
+
+
+def measure(dim: int, n: int, num_tokens: int, meter: Meter) -> list[dict[str, Any]]:
+    """Units of C a token, by kernel, of one boundary forward and backward."""
+    meter.bytes.clear()
+    k = 2 * n + n * n
+    bf16 = {"dtype": torch.bfloat16}
+    streams, output = torch.randn(num_tokens, n, dim).to(**bf16), torch.randn(num_tokens, dim).to(**bf16)
+    parameters = [torch.randn(k, n * dim), torch.randn(k), torch.randn(k), torch.ones(dim), torch.zeros(dim)]
+    logits = torch.randn(n + n * n, num_tokens)
+    branch = boundary.Branch(output, None, None, num_tokens)
+    connection, norm = boundary.Connection(*parameters[:3]), boundary.Norm(*parameters[3:])
+    made = boundary.forward(streams, branch, logits, connection, norm, 20, 1e-6, 1e-6)
+    forward = dict(meter.bytes)
+    d_streams, d_normed = torch.randn_like(streams), torch.randn_like(output)
+    boundary.backward(
+        d_streams, d_normed, torch.randn_like(logits), streams, branch, logits, connection, norm, made, 20
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for (kernel, direction, shared), count in meter.bytes.items():
+        row = rows.setdefault(kernel, {"kernel": kernel, "loads": 0.0, "stores": 0.0, "shared": 0.0})
+        row["shared" if shared else direction] += count / num_tokens / (2 * dim)
+        before = forward.get((kernel, direction, shared), 0)
+        row["pass"] = "forward" if before and kernel != "prepare_kernel" else "backward"
+    return list(rows.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dims", type=int, nargs="+", default=[192, 384, 768, 1024])
+    parser.add_argument("--num-streams", type=int, default=4)
+    parser.add_argument("--num-tokens", type=int, default=256)
+    parser.add_argument("--json", type=Path, help="write the rows here, too")
+    arguments = parser.parse_args()
+    meter = Meter()
+    install(meter)
+    results = []
+    for dim in arguments.dims:
+        rows = measure(dim, arguments.num_streams, arguments.num_tokens, meter)
+        for row in rows:
+            results.append({"C": dim, **{key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()}})
+            print(json.dumps(results[-1]))
+        total = sum(row["loads"] + row["stores"] for row in rows)
+        print(f"C = {dim}: {total:.1f} C in all")
+    if arguments.json:
+        record = {"command": " ".join(sys.argv), "triton": triton.__version__, "rows": results}
+        replace_text(arguments.json, json_text(record))
+
+
+if __name__ == "__main__":
+    main()
