@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/python -m mhc_vision.demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
