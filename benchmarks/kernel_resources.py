@@ -72,22 +72,22 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         tokens = {"BLOCK_TOKENS": sinkhorn_wide.BLOCK_TOKENS, "PADDED": 8}
         yield "sinkhorn", sinkhorn_wide.forward_kernel, {**streams, **tokens}
         yield "sinkhorn backward", sinkhorn_wide.backward_kernel, {**streams, **tokens}
-    yield "merge", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge", n, 0)}
-    yield "merge backward", merge.backward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge_backward", n, 0)}
-    yield "read", read.forward_kernel, {**streams, "SIGMOID": True, **tile("read", n, 0)}
-    reading = {"SIGMOID": True, "WRITE_STREAMS": False, **tile("read_backward", n, 0)}
+    yield "merge", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge", n)}
+    yield "merge backward", merge.backward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge_backward", n)}
+    yield "read", read.forward_kernel, {**streams, "SIGMOID": True, **tile("read", n)}
+    reading = {"SIGMOID": True, "WRITE_STREAMS": False, **tile("read_backward", n)}
     yield "read backward", read.backward_kernel, {**streams, **reading}
-    yield "logits", logits.forward_kernel, {**streams, **split, **tile("logits", n, 0)}
-    applying = {**split, "READ": True, **tile("logits_backward", n, 0)}
+    yield "logits", logits.forward_kernel, {**streams, **split, **tile("logits", n)}
+    applying = {**split, "READ": True, **tile("logits_backward", n)}
     yield "logits backward, streams", logits.streams_backward_kernel, {**streams, **applying}
     if n <= 4:
         scaled = {**streams, **split, "GAMMA": True, "KEEP": True}
-        yield "boundary, merge", boundary_forward.merge_logits_kernel, {**scaled, **tile("boundary", n, 0)}
-        norming = {**streams, "DIM": 768, **tile("boundary_norm", n, 0)}
+        yield "boundary, merge", boundary_forward.merge_logits_kernel, {**scaled, **tile("boundary", n)}
+        norming = {**streams, "DIM": 768, **tile("boundary_norm", n)}
         yield "boundary, norm", boundary_forward.read_norm_kernel, norming
-        norming = {**streams, **tile("boundary_norm_backward", n, 0)}
+        norming = {**streams, **tile("boundary_norm_backward", n)}
         yield "boundary backward, norm", boundary_backward.read_norm_backward_kernel, norming
-        merging = {**scaled, "ENTRY": False, **tile("boundary_backward", n, 0)}
+        merging = {**scaled, "ENTRY": False, **tile("boundary_backward", n)}
         yield "boundary backward, merge", boundary_backward.merge_backward_kernel, merging
     summing = {"BLOCK_TOKENS": logits.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits.GRADIENT_CHANNELS}
     yield "logits backward, weight", logits.phi_backward_kernel, {**split, **summing, "num_stages": 1}

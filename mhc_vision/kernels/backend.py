@@ -17,6 +17,8 @@ from torch import Tensor
 ENVIRONMENT_VARIABLE = "MHC_VISION_BACKEND"
 BACKENDS = ("auto", "torch", "triton")
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# found once: every op asks, also while torch.compile traces it
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def interpreted() -> bool:
@@ -26,7 +28,7 @@ def interpreted() -> bool:
 
 def _why_not_here() -> str:
     """Why no Triton kernel can run in this process, or an empty string."""
-    if importlib.util.find_spec("triton") is None:
+    if not _TRITON_INSTALLED:
         return "the package triton is not installed"
     if not torch.cuda.is_available() and not interpreted():
         return "there is no GPU (on a CPU, set TRITON_INTERPRET=1 before Python starts, for tests)"
@@ -92,7 +94,7 @@ def runs_triton(tensor: Tensor, dim: int = 8) -> bool:
     elif dim % 8:
         reason = f"its C is {dim}, and the kernels take multiples of 8"
     else:
-        return _requested == "triton" or (tensor.is_cuda and not _why_not_here())
+        return _requested == "triton" or (tensor.is_cuda and _TRITON_INSTALLED)
     if _requested == "triton":
         raise ValueError(f"streams: the backend is 'triton', but {reason}; use 'auto' or 'torch'")
     return False

@@ -197,15 +197,11 @@ def _like(*tensors: Tensor) -> Any:
 # gradients
 
 
-def _save() -> Any:
-    """A setup_context that saves the tensors among the inputs, then those of the outputs; numbers become attributes."""
-
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        outputs = output if isinstance(output, tuple) else ()
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *outputs)
-        ctx.numbers = tuple(value for value in inputs if not isinstance(value, Tensor))
-
-    return setup
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Saves the tensors among the inputs, then the outputs where there are several; numbers become an attribute."""
+    outputs = output if isinstance(output, tuple) else ()
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *outputs)
+    ctx.numbers = tuple(value for value in inputs if not isinstance(value, Tensor))
 
 
 def _sinkhorn_gradient(ctx: Any, d_maps: Tensor) -> tuple[Tensor, None]:
@@ -230,10 +226,10 @@ def _logits_gradient(ctx: Any, d_logits: Tensor, _: Tensor) -> tuple[Tensor | No
     return *_logits_backward(d_logits.contiguous(), made, inverse_rms, streams, weight, scale, bias), None
 
 
-sinkhorn_maps.register_autograd(_sinkhorn_gradient, setup_context=_save())
-merge.register_autograd(_merge_gradient, setup_context=_save())
-read.register_autograd(_read_gradient, setup_context=_save())
-logits.register_autograd(_logits_gradient, setup_context=_save())
+sinkhorn_maps.register_autograd(_sinkhorn_gradient, setup_context=_save)
+merge.register_autograd(_merge_gradient, setup_context=_save)
+read.register_autograd(_read_gradient, setup_context=_save)
+logits.register_autograd(_logits_gradient, setup_context=_save)
 
 
 class BranchInput(torch.autograd.Function):

@@ -93,7 +93,7 @@ def forward(
         streams.new_empty(num_tokens, dim),
         *(streams.new_empty(*shape, dtype=torch.float32) for shape in ((num_logits, num_tokens), *[(num_tokens,)] * 3)),
     )
-    blocks = tile("boundary", n, dim)
+    blocks = tile("boundary", n)
     merge_logits_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams,
         branch.output,
@@ -118,7 +118,7 @@ def forward(
         **branch.options,
         **blocks,
     )
-    blocks = tile("boundary_norm", n, dim)
+    blocks = tile("boundary_norm", n)
     read_norm_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         made.streams,
         made.logits,
@@ -154,7 +154,7 @@ def backward(
     d_made = torch.empty_like(made.logits)
     d_made[n:] = d_rest
     d_mean, d_along = torch.empty_like(made.mean), torch.empty_like(made.mean)
-    blocks = tile("boundary_norm_backward", n, dim)
+    blocks = tile("boundary_norm_backward", n)
     tiles = triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"])
     d_norm = d_made.new_empty(tiles, 2, dim)
     read_norm_backward_kernel[(tiles,)](
@@ -176,7 +176,7 @@ def backward(
     projection = logits_kernels.prepare(connection.weight, streams.dtype)
     d_x, d_output, d_logits = torch.empty_like(streams), torch.empty_like(branch.output), torch.empty_like(logits)
     d_res = torch.empty_like(logits[n:])
-    blocks = tile("boundary_backward", n, dim)
+    blocks = tile("boundary_backward", n)
     tiles = triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"])
     d_layer_scale = d_made.new_empty(tiles if branch.layer_scale is not None else 0, dim)
     merge_backward_kernel[(tiles,)](

@@ -7,7 +7,7 @@ connection are [post n | res n*n] where they are merged with and [pre n | post n
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import boundary_maps, side_vectors, sum_in_thread
+from mhc_vision.kernels.triton_kernels.device import boundary_maps, load_entries, sum_in_thread
 
 
 @triton.jit
@@ -106,7 +106,7 @@ def read_norm_kernel(
     """LayerNorm of what σ of the first n logits read; a row stays in registers between its mean and its output."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
-    pre = side_vectors(made_ptr, 0, num_tokens, token, rows, NUM_STREAMS)
+    pre = load_entries(made_ptr, token, rows, 1, num_tokens, NUM_STREAMS)
     read = ()
     total = tl.zeros([BLOCK_TOKENS], tl.float32)
     for chunk in tl.static_range((DIM + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS):

@@ -95,21 +95,13 @@ def sinkhorn_maps(logits, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl
 
 
 @triton.jit
-def side_vectors(pointer, first, num_tokens, token, rows, COUNT: tl.constexpr):
-    """COUNT vectors over the tokens, from row `first` of (k, M) on."""
-    vectors = ()
-    for e in tl.static_range(COUNT):
-        vectors = vectors + (tl.load(pointer + (first + e) * num_tokens + token, mask=rows, other=0.0),)
-    return vectors
-
-
-@triton.jit
 def boundary_maps(
     logits_ptr, num_tokens, token, rows, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr
 ):
     """res (n*n) and post (n) of each token."""
+    size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
     post = ()
     for i in tl.static_range(NUM_STREAMS):
         post = post + (2.0 * tl.sigmoid(tl.load(logits_ptr + i * num_tokens + token, mask=rows, other=0.0)),)
-    logits = side_vectors(logits_ptr, NUM_STREAMS, num_tokens, token, rows, NUM_STREAMS * NUM_STREAMS)
+    logits = load_entries(logits_ptr + NUM_STREAMS * num_tokens, token, rows, 1, num_tokens, size)
     return sinkhorn_maps(logits, num_iters, NUM_STREAMS, BLOCK_TOKENS), post

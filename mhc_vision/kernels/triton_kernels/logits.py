@@ -229,7 +229,7 @@ def forward(streams: Tensor, projection: Projection, scale: Tensor, bias: Tensor
     num_tokens, n, dim = streams.shape
     logits = streams.new_empty(num_tokens, projection.num_logits, dtype=torch.float32)
     inverse_rms = streams.new_empty(num_tokens, dtype=torch.float32)
-    blocks = tile("logits", n, dim)
+    blocks = tile("logits", n)
     forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams,
         projection.phi,
@@ -262,7 +262,7 @@ def streams_backward(
     """Gradient of the streams; `d_tokens`, of what was read, and `d_handed_on`, of later uses, come together."""
     num_tokens, n, dim = streams.shape
     d_streams = torch.empty_like(streams)
-    blocks = tile("logits_backward", n, dim)
+    blocks = tile("logits_backward", n)
     streams_backward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         d_logits,
         logits,

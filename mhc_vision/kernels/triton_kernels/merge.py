@@ -126,7 +126,7 @@ def forward(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tenso
     num_tokens, n, dim = streams.shape
     num_results = res.shape[-2]
     merged = streams.new_empty(num_tokens, num_results, dim)
-    blocks = tile("merge", n, dim)
+    blocks = tile("merge", n)
     forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams,
         output,
@@ -152,7 +152,7 @@ def backward(
     d_streams, d_output = torch.empty_like(streams), torch.empty_like(output)
     d_res = streams.new_empty(num_tokens, num_results, n, dtype=torch.float32)
     d_post = streams.new_empty(num_tokens, num_results, dtype=torch.float32)
-    blocks = tile("merge_backward", n, dim)
+    blocks = tile("merge_backward", n)
     backward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         d_merged,
         streams,

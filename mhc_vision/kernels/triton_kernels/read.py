@@ -93,7 +93,7 @@ def forward(streams: Tensor, pre: Tensor, sigmoid: bool = False) -> Tensor:
     """(M, n, C) contiguous, (M, n) with contiguous rows or (n,) -> (M, C); with `sigmoid`, pre is given by logits."""
     num_tokens, n, dim = streams.shape
     tokens = streams.new_empty(num_tokens, dim)
-    blocks = tile("read", n, dim)
+    blocks = tile("read", n)
     forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams, pre, tokens, num_tokens, dim, _stride(pre), NUM_STREAMS=n, SIGMOID=sigmoid, **blocks
     )
@@ -118,7 +118,7 @@ def _launch_backward(
     d_tokens: Tensor, streams: Tensor, pre: Tensor, d_streams: Tensor | None, d_pre: Tensor, sigmoid: bool
 ) -> None:
     num_tokens, n, dim = streams.shape
-    blocks = tile("read_backward", n, dim)
+    blocks = tile("read_backward", n)
     backward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         d_tokens,
         streams,

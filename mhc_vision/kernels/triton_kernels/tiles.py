@@ -20,7 +20,7 @@ TILES = {
 }
 
 
-def tile(kernel: str, num_streams: int, dim: int) -> dict[str, int]:
+def tile(kernel: str, num_streams: int) -> dict[str, int]:
     """Launch options of a kernel."""
     tokens, channels = TILES[kernel][0 if num_streams <= 4 else 1]
     return {"BLOCK_TOKENS": tokens, "BLOCK_CHANNELS": channels, "num_warps": 4, "num_stages": 1}
