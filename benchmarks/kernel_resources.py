@@ -30,6 +30,7 @@ from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.triton_kernels import (
     boundary_backward,
     boundary_forward,
+    boundary_replay,
     logits,
     merge,
     read,
@@ -44,7 +45,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 # arguments that are multiples of 16 at every registered width: Triton specialises on that, as a launch would
-MULTIPLES_OF_16 = ("dim", "num_rows", "tokens_per_split", "x_token_stride", "x_stream_stride")
+MULTIPLES_OF_16 = ("dim", "num_rows", "x_token_stride", "x_stream_stride")
 FLOATS = {"eps": "fp32"}
 WIDE = {
     "x_ptr",
@@ -83,6 +84,8 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     if n <= 4:
         scaled = {**streams, **split, "GAMMA": True, "KEEP": True}
         yield "boundary, merge", boundary_forward.merge_logits_kernel, {**scaled, **tile("boundary", n)}
+        replaying = {**streams, "GAMMA": True, "KEEP": True, **tile("boundary_replay", n)}
+        yield "boundary, replay", boundary_replay.replay_kernel, replaying
         norming = {**streams, "DIM": 768, **tile("boundary_norm", n)}
         yield "boundary, norm", boundary_forward.read_norm_kernel, norming
         norming = {**streams, **tile("boundary_norm_backward", n)}
@@ -90,6 +93,7 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         merging = {**scaled, "ENTRY": False, **tile("boundary_backward", n)}
         yield "boundary backward, merge", boundary_backward.merge_backward_kernel, merging
     summing = {"BLOCK_TOKENS": logits.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits.GRADIENT_CHANNELS}
+    summing["NUM_PRE"] = n if n <= 4 else 0
     yield "logits backward, weight", logits.phi_backward_kernel, {**split, **summing, "num_stages": 1}
 
 

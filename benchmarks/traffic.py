@@ -28,9 +28,10 @@ from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.triton_kernels import boundary, sinkhorn
 
 # arguments that tiles of tokens share, and scratch
-SHARED = {"phi_ptr", "partial_ptr", "scratch_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr", "d_gamma_ptr"}
+PARAMETERS = {"phi_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr"}
+SHARED = PARAMETERS | {"partial_ptr", "scratch_ptr", "d_gamma_ptr", "d_bias_ptr"}
 
-SHARED_BY_CHANNELS = {("phi_backward_kernel", "d_logits_ptr"), ("phi_backward_kernel", "inverse_rms_ptr")}
+SHARED_BY_CHANNELS = {("phi_backward_kernel", name) for name in ("d_pre_ptr", "d_rest_ptr", "inverse_rms_ptr")}
 
 
 class Meter:
@@ -102,7 +103,7 @@ def measure(dim: int, n: int, num_tokens: int, meter: Meter) -> list[dict[str, A
     logits = torch.randn(n + n * n, num_tokens)
     branch = boundary.Branch(output, None, None, num_tokens)
     connection, norm = boundary.Connection(*parameters[:3]), boundary.Norm(*parameters[3:])
-    made = boundary.forward(streams, branch, logits, connection, norm, 20, 1e-6, 1e-6)
+    _, made = boundary.forward(streams, branch, logits, connection, norm, 20, 1e-6, 1e-6)
     forward = dict(meter.bytes)
     d_streams, d_normed = torch.randn_like(streams), torch.randn_like(output)
     boundary.backward(

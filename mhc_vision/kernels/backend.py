@@ -52,6 +52,11 @@ def requested_backend() -> str:
     return _requested
 
 
+def _is_supported(tensor: Tensor) -> bool:
+    """Whether the kernels are written for the device of this tensor: compute capability 8.0, or AMD's like of it."""
+    return not tensor.is_cuda or torch.cuda.get_device_properties(tensor.device).major >= 8
+
+
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
     """Run the ops inside the `with` block on one backend.
@@ -89,6 +94,8 @@ def runs_triton(tensor: Tensor, dim: int = 8) -> bool:
         return False
     if not can_launch(tensor):
         reason = f"its device is {tensor.device}"
+    elif not _is_supported(tensor):
+        reason = f"its device {tensor.device} has a compute capability below 8.0"
     elif tensor.dtype not in TRITON_DTYPES:
         reason = f"its dtype is {tensor.dtype}, and the kernels take fp16, bf16 and fp32"
     elif dim % 8:

@@ -3,13 +3,30 @@
 There is no plain form of it: elsewhere the models take the steps one by one.
 """
 
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mhc_vision.kernels import boundary_ops
 from mhc_vision.kernels.checks import check_num_iters, check_shape, check_streams
-from mhc_vision.kernels.triton_ops import launches
+
+
+class Merge(NamedTuple):
+    """One merge of the past: the arguments of the same names that its `boundary` was given."""
+
+    output: Tensor
+    logits: Tensor
+    layer_scale: Tensor | None
+    keep: Tensor | None
+    num_iters: int
+
+
+class Past(NamedTuple):
+    """How streams came about: from these, (B, N, n, C) or (B, N, C), by these merges, one after the other."""
+
+    streams: Tensor
+    merges: tuple[Merge, ...]
 
 
 def boundary(
@@ -26,6 +43,8 @@ def boundary(
     num_iters: int = 20,
     eps: float = 1e-6,
     norm_eps: float = 1e-6,
+    past: Past | None = None,
+    save: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Merge a branch into the streams, then make the logits of the next connection, read, and norm what was read.
 
@@ -47,6 +66,8 @@ def boundary(
         num_iters: Sinkhorn-Knopp iterations.
         eps: of the RMS norm.
         norm_eps: of the LayerNorm.
+        past: of `streams`; where given, they are not kept but made again from it, bit for bit, in the backward pass.
+        save: whether to keep X' for the backward pass; where not, that pass makes it again from the streams.
 
     Returns:
         X', (B, N, n, C), and y, (B, N, C), in the dtype of the streams; the logits of the next connection behind its
@@ -79,131 +100,59 @@ def boundary(
         num_iters,
         eps,
         norm_eps,
+        save,
+        *_flatten(past),
     )
     merged, normed, rest = results
     return merged.view(*streams.shape[:2], n, dim), normed.view(*streams.shape[:2], dim), rest
 
 
-@torch.library.custom_op("mhc_vision::boundary", mutates_args=())
-def _forward(
-    streams: Tensor,
-    output: Tensor,
-    logits: Tensor,
-    layer_scale: Tensor | None,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    keep: Tensor | None,
-    tokens_per_sample: int,
-    num_iters: int,
-    eps: float,
-    norm_eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kernels = launches("boundary", streams)
-    branch = kernels.Branch(output, layer_scale, keep, tokens_per_sample)
-    connection, norm = kernels.Connection(weight, scale, bias), kernels.Norm(norm_weight, norm_bias)
-    return tuple(kernels.forward(streams, branch, logits, connection, norm, num_iters, eps, norm_eps))
-
-
-@_forward.register_fake
-def _(
-    streams: Tensor,
-    output: Tensor,
-    logits: Tensor,
-    layer_scale: Tensor | None,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    keep: Tensor | None,
-    tokens_per_sample: int,
-    num_iters: int,
-    eps: float,
-    norm_eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    num_tokens, dim = streams.shape[0], streams.shape[-1]
-    side = [streams.new_empty(num_tokens, dtype=torch.float32) for _ in range(3)]
-    return (
-        streams.new_empty(num_tokens, weight.shape[1] // dim, dim),
-        streams.new_empty(num_tokens, dim),
-        streams.new_empty(weight.shape[0], num_tokens, dtype=torch.float32),
-        side[0],
-        side[1],
-        side[2],
-    )
-
-
-@torch.library.custom_op("mhc_vision::boundary_backward", mutates_args=())
-def _backward(
-    d_streams: Tensor,
-    d_normed: Tensor,
-    d_rest: Tensor,
-    streams: Tensor,
-    output: Tensor,
-    logits: Tensor,
-    layer_scale: Tensor | None,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    keep: Tensor | None,
-    made: list[Tensor],
-    tokens_per_sample: int,
-    num_iters: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kernels = launches("boundary", streams)
-    branch = kernels.Branch(output, layer_scale, keep, tokens_per_sample)
-    connection, norm = kernels.Connection(weight, scale, bias), kernels.Norm(norm_weight, norm_bias)
-    arguments = (streams, branch, logits, connection, norm, kernels.Made(*made), num_iters)
-    return tuple(kernels.backward(d_streams, d_normed, d_rest, *arguments))
-
-
-@_backward.register_fake
-def _(
-    d_streams: Tensor,
-    d_normed: Tensor,
-    d_rest: Tensor,
-    streams: Tensor,
-    output: Tensor,
-    logits: Tensor,
-    layer_scale: Tensor | None,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    keep: Tensor | None,
-    made: list[Tensor],
-    tokens_per_sample: int,
-    num_iters: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    scaled = norm_weight if layer_scale is None else layer_scale
-    given = (streams, output, logits, scaled, weight, scale, bias, norm_weight, norm_bias)
-    return cast(Any, tuple(torch.empty_like(tensor) for tensor in given))
+def _flatten(past: Past | None) -> list[Any]:
+    """The past as arguments of an autograd function, which sees only tensors that stand alone: no gradient flows."""
+    if past is None:
+        return []
+    flat: list[Any] = [past.streams.detach().flatten(0, 1).contiguous()]
+    for merge in past.merges:
+        flat += [merge.output.detach().flatten(0, 1).contiguous(), merge.logits.detach().contiguous()]
+        flat += [None if tensor is None else tensor.detach() for tensor in (merge.layer_scale, merge.keep)]
+        flat.append(merge.num_iters)
+    return flat
 
 
 class _Boundary(torch.autograd.Function):
-    """Saves what `boundary` was given, the next streams (which their next use keeps anyway) and 3 numbers a token."""
+    """Saves what `boundary` was given, the next streams (which their next use keeps anyway) and 3 numbers a token.
+
+    Streams with a past are not saved, but what they are made from, which the boundaries before keep anyway.
+    """
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-        made = _forward(*given)
-        *tensors, ctx.keep, tokens_per_sample, num_iters, _, _ = given
+        given, save, past = given[:14], given[14], list(given[15:])
+        normed, merged, *made = boundary_ops.forward(*given)
+        streams, *tensors, tokens_per_sample, num_iters, _, _ = given
         ctx.numbers = (tokens_per_sample, num_iters)
-        ctx.save_for_backward(*tensors, *made)
-        merged, normed, logits = made[:3]
-        return merged, normed, logits[merged.shape[1] :]
+        ctx.past_iters = past[5::5]
+        past = [value for value in past if not isinstance(value, int)]
+        ctx.save_for_backward(None if past else streams, *tensors, merged if save else None, *made, *past)
+        ctx.num_past = len(past)
+        return merged, normed, made[0][merged.shape[1] :]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        given, made = ctx.saved_tensors[:9], list(ctx.saved_tensors[9:])
+        (streams, *tensors, keep), made = ctx.saved_tensors[:10], list(ctx.saved_tensors[10:15])
+        past = ctx.saved_tensors[15:]
+        tokens_per_sample, num_iters = ctx.numbers
+        n = gradients[0].shape[1]
+        if past:
+            streams = past[0]
+            for i, iters in enumerate(ctx.past_iters):
+                streams = boundary_ops.replay(streams, *past[1 + 4 * i : 5 + 4 * i], tokens_per_sample, n, iters)
+        if made[0] is None:
+            output, logits, layer_scale = tensors[:3]
+            made[0] = boundary_ops.replay(streams, output, logits, layer_scale, keep, tokens_per_sample, n, num_iters)
         contiguous = (gradient.contiguous() for gradient in gradients)
-        found = list(_backward(*contiguous, *given, ctx.keep, made, *ctx.numbers))
-        if given[3] is None:
+        found = list(boundary_ops.backward(*contiguous, streams, *tensors, keep, made, *ctx.numbers))
+        if tensors[2] is None:
             found[3] = None
-        return *found, *[None] * 5
+        return *found, *[None] * (6 + ctx.num_past + len(ctx.past_iters))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mhc_vision.kernels import boundary, merge_and_read, sinkhorn_knopp, stream_logits
 from mhc_vision.kernels.backend import runs_triton
+from mhc_vision.kernels.boundary import Merge, Past
 from mhc_vision.kernels.tracing import is_traced
 from mhc_vision.layers.block import HyperBlock
 from mhc_vision.layers.constraints import SinkhornConstraint
@@ -28,15 +29,16 @@ def can_fuse(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:
     They can where the Triton kernels run, every block is a `HyperBlock` of Sinkhorn-constrained mHC with LayerNorms,
     and nobody listens to a module whose work the boundary takes over.
     """
-    stack: list[Any] = list(blocks)
     # what torch.fx traces with is no tensor
-    if (
-        is_traced()
-        or not isinstance(tokens, Tensor)
-        or not stack
-        or tokens.dim() != 3
-        or not runs_triton(tokens, tokens.shape[-1])
-    ):
+    if is_traced() or not isinstance(tokens, Tensor) or tokens.dim() != 3:
+        return False
+    return runs_triton(tokens, tokens.shape[-1]) and is_fusable(blocks)
+
+
+def is_fusable(blocks: Iterable[nn.Module]) -> bool:
+    """What `can_fuse` asks of the blocks alone."""
+    stack: list[Any] = list(blocks)
+    if not stack:
         return False
     first, last = stack[0], stack[-1]
     return (
@@ -68,8 +70,12 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(hooks)
 
 
-def run_fused(blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
-    """(B, N, C) -> (B, N, C), what the blocks compute one by one."""
+def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 1) -> Tensor:
+    """(B, N, C) -> (B, N, C), what the blocks compute one by one.
+
+    With a `stream_stride` of r, the backward pass keeps the streams of every r-th boundary, counted from the last, and
+    makes the others again.
+    """
     stack: list[Any] = list(blocks)
     steps = [
         step
@@ -79,7 +85,7 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
             (block.connection2, block.norm2, block.mlp, block.ls2, block.drop_path2),
         )
     ]
-    streams = tokens
+    streams, past = tokens, Past(tokens, ())
     connection, norm, *_ = steps[0]
     normed, logits = _enter(tokens, connection, norm)
     for i, (connection, _, branch, layer_scale, drop_path) in enumerate(steps):
@@ -87,6 +93,14 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
         if i + 1 == len(steps):
             return _leave(streams, drop_path(layer_scale(output)), logits, connection, stack[-1].reduction)
         following, norm, *_ = steps[i + 1]
+        save = (len(steps) - 2 - i) % stream_stride == 0
+        merge = Merge(
+            output,
+            logits,
+            getattr(layer_scale, "gamma", None),
+            _kept(drop_path, tokens),
+            connection.constraint.num_iters,
+        )
         streams, normed, logits = boundary(
             streams,
             output,
@@ -96,12 +110,15 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
             following.bias,
             norm.weight,
             norm.bias,
-            getattr(layer_scale, "gamma", None),
-            _kept(drop_path, tokens),
-            connection.constraint.num_iters,
+            merge.layer_scale,
+            merge.keep,
+            merge.num_iters,
             following.eps,
             norm.eps,
+            past if past.merges else None,
+            save,
         )
+        past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merge))
     raise AssertionError("a stack has at least one block")
 
 

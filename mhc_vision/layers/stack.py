@@ -46,13 +46,19 @@ class StreamStack(nn.Module):
 
 
 class StreamSequential(StreamStack, nn.Sequential):
-    """`nn.Sequential` of stream blocks, which runs boundary by boundary where that is faster (see `fused`)."""
+    """`nn.Sequential` of stream blocks, which runs boundary by boundary where that is faster (see `fused`).
+
+    Attributes:
+        stream_stride: there, the streams of every so many boundaries are kept for the backward pass.
+    """
+
+    stream_stride = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out what this alone guards)
             if can_fuse(self, x):
-                return run_fused(self, x)
+                return run_fused(self, x, self.stream_stride)
         for block in self:
             x = block(x)
         return x

@@ -14,7 +14,8 @@ from mhc_vision.layers import (
     connection_no_weight_decay,
     disconnect_blocks,
 )
-from mhc_vision.layers.stack import StreamStack, adopt
+from mhc_vision.layers.fused import is_fusable
+from mhc_vision.layers.stack import StreamSequential, StreamStack, adopt
 from mhc_vision.models.checkpoints import check_connections
 
 CONNECTION_OPTIONS = ("tanh", "constraint", "sinkhorn_iters", "pre_init", "res_init")
@@ -39,6 +40,7 @@ class HyperConnected(nn.Module):
         scale_output_init: divide the initial weights of the attention and MLP output projections by √n. The HC paper
             (arXiv 2409.19606) scales them "by a factor of √n"; dividing is our reading, as it keeps the standard
             deviation of the summed output.
+        stream_stride: see `set_stream_stride`.
         **kwargs: of timm's model class.
 
     Raises:
@@ -64,6 +66,7 @@ class HyperConnected(nn.Module):
         pre_init: float | None = None,
         res_init: float | None = None,
         scale_output_init: bool = False,
+        stream_stride: int = 1,
         **kwargs: Any,
     ) -> None:
         values = (tanh, constraint, sinkhorn_iters, pre_init, res_init)
@@ -82,6 +85,7 @@ class HyperConnected(nn.Module):
         self.scale_output_init = scale_output_init
         super().__init__(**kwargs)
         self.connect(connection, num_streams, stream_reduce, options)
+        self.set_stream_stride(stream_stride)
 
     def connect(self, connection: str, num_streams: int, stream_reduce: str, options: dict[str, Any]) -> None:
         """Put connections in place of the additions of the plain blocks that timm's constructor has made."""
@@ -91,8 +95,28 @@ class HyperConnected(nn.Module):
         self.num_streams = num_streams
         self.stream_reduce = stream_reduce
 
+    def set_stream_stride(self, stream_stride: int) -> None:
+        """Keep the streams of every so many layer boundaries for the backward pass, and make the others again there.
+
+        The results are the same bits. It acts where the Triton kernels run whole stacks: ViT with Sinkhorn-constrained
+        mHC, at most 4 streams, LayerNorm, and a mean or sum read-out.
+
+        Raises:
+            ValueError: no whole number from 1, or more than 1 for blocks that never run as a whole stack.
+        """
+        if not isinstance(stream_stride, int) or isinstance(stream_stride, bool) or stream_stride < 1:
+            raise ValueError(f"stream_stride: got {stream_stride!r}, expected a whole number from 1")
+        if stream_stride > 1 and not (isinstance(self.blocks, StreamSequential) and is_fusable(self.blocks)):
+            raise ValueError(
+                f"stream_stride: got {stream_stride} for blocks that run one by one, expected 1 (more is for ViT with "
+                "Sinkhorn-constrained mHC, at most 4 streams, LayerNorm and a mean or sum read-out)"
+            )
+        if isinstance(self.blocks, StreamSequential):
+            self.blocks.stream_stride = stream_stride
+
     def disconnect(self) -> None:
         """Undo `connect`; the model is then to be made one of timm's class."""
+        vars(self.blocks).pop("stream_stride", None)
         disconnect_blocks(self.blocks)
         del self.connection, self.num_streams, self.stream_reduce, self.scale_output_init
 

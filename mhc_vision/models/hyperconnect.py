@@ -105,8 +105,10 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
     plain.disconnect()
     plain.__class__ = _PLAIN_MODELS[type(model)]
     arguments = getattr(plain, "_model_args", {})
-    of_connections = {"connection", "num_streams", "stream_reduce", "scale_output_init", *CONNECTION_OPTIONS}
-    plain._model_args = {name: value for name, value in arguments.items() if name not in of_connections}
+    of_connections = {"connection", "num_streams", "stream_reduce", "scale_output_init", "stream_stride"}
+    plain._model_args = {
+        name: value for name, value in arguments.items() if name not in of_connections.union(CONNECTION_OPTIONS)
+    }
     suffixes = tuple(f"_{connection}" for connection in CONNECTIONS)
     _rename(plain, lambda name: name.rpartition("_")[0] if name.endswith(suffixes) else name)
     return plain

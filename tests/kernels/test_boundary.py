@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from mhc_vision.kernels import boundary, reference
+from mhc_vision.kernels import boundary, boundary_ops, reference
+from mhc_vision.kernels.boundary import Merge, Past
 
 pytest.importorskip("triton")
 
@@ -27,8 +29,9 @@ def arguments(n: int, dim: int, tokens: int, dtype: torch.dtype, entry: bool, sc
 
 
 def by_steps(
-    streams, output, logits, weight, scale, bias, norm_weight, norm_bias, layer_scale, keep
+    streams, output, logits, weight, scale, bias, norm_weight, norm_bias, layer_scale, keep, round_to=None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The boundary in plain PyTorch, in the dtypes of its arguments; `round_to` rounds the merged streams."""
     dim = streams.shape[-1]
     n = weight.shape[1] // dim
     x = streams.unsqueeze(2).expand(-1, -1, n, -1) if streams.dim() == 3 else streams
@@ -37,6 +40,8 @@ def by_steps(
     maps = logits.t().unflatten(0, x.shape[:2])
     res = reference.sinkhorn_knopp(maps[..., n:].unflatten(-1, (n, n)))
     merged = reference.merge_streams(x, f, res, 2 * torch.sigmoid(maps[..., :n]))
+    if round_to is not None:
+        merged = merged + (merged.detach().to(round_to) - merged.detach())
     made = reference.stream_logits(merged, weight, scale, bias)
     normed = F.layer_norm(
         reference.read_streams(merged, torch.sigmoid(made[..., :n])), [dim], norm_weight, norm_bias, 1e-6
@@ -56,6 +61,11 @@ CASES = {
     "bf16 entry": (4, 384, 5, torch.bfloat16, True, False, 1e-2),
     "fp16": (4, 64, 37, torch.float16, False, True, 2e-3),
     "ViT-B": (4, 768, 3, torch.bfloat16, False, True, 1e-2),
+    "ViT-L": (4, 1024, 3, torch.bfloat16, False, False, 1e-2),
+    "ViT-H": (4, 1280, 2, torch.bfloat16, False, True, 1e-2),
+    "1025 tokens": (4, 64, 1025, torch.bfloat16, False, True, 1e-2),
+    "n=2, wide": (2, 768, 3, torch.bfloat16, False, True, 1e-2),
+    "n=1, bf16": (1, 192, 3, torch.bfloat16, True, True, 1e-2),
 }
 
 
@@ -87,6 +97,97 @@ def test_same_bits_every_time_and_in_one_graph():
     assert all(torch.equal(a, b) for a, b in zip(first, gradients(boundary), strict=True))
     compiled = torch.compile(boundary, fullgraph=True, backend="aot_eager")
     assert all(torch.equal(a, b) for a, b in zip(first, gradients(compiled), strict=True))
+
+
+def exact_results(given: list[Tensor | None], gradients: list[Tensor], wanted: list[int]) -> list[Tensor]:
+    """Results and gradients in fp64, where nothing is rounded but the merged streams."""
+    exact = [None if g is None else g.detach().double().requires_grad_(g.requires_grad) for g in given]
+    results = by_steps(*exact, round_to=given[0].dtype)
+    return [*results, *torch.autograd.grad(results, [exact[i] for i in wanted], [g.double() for g in gradients])]
+
+
+def error(actual: Tensor, right: Tensor) -> float:
+    return ((actual.double() - right).norm() / right.norm()).item()
+
+
+@pytest.mark.parametrize("dim", [192, 768])
+def test_as_exact_as_fp32_arithmetic_rounded_once(dim):
+    given = arguments(4, dim, 21, torch.bfloat16, False, True)
+    results, eager = boundary(*given), by_steps(*given)
+    gradients = [torch.randn_like(result) for result in results]
+    names = {"streams": 0, "output": 1, "logits": 2, "weight": 3, "scale": 4, "bias": 5}
+    wanted = [given[i] for i in names.values()]
+    actual, plain = ([*of, *torch.autograd.grad(of, wanted, gradients, retain_graph=True)] for of in (results, eager))
+    right = exact_results(given, gradients, list(names.values()))
+    merged = by_steps(*(g if g is None else g.detach().double() for g in given))[0]
+    assert error(actual[0], merged) <= 1.05 * error(plain[0], merged)
+    for i, name in enumerate(["merged", "normed", "logits", *names]):
+        if name in ("normed", "streams", "output"):
+            assert error(actual[i], right[i]) <= 1.05 * error(plain[i], right[i]), name
+    made = reference.stream_logits(actual[0].double(), *(given[i].double() for i in (3, 4, 5)))[..., 4:]
+    assert error(actual[2], made.flatten(0, 1).t()) <= 1e-5
+    # the largest seen is 5e-5
+    for name in ("logits", "weight", "scale", "bias"):
+        i = 3 + names[name]
+        assert error(actual[i], right[i]) <= 1e-3, name
+
+
+@pytest.mark.parametrize(("dtype", "entry"), [(torch.bfloat16, True), (torch.float32, False)], ids=str)
+def test_streams_made_again_give_the_same_bits(dtype, entry):
+    """A chain of four boundaries, of which the streams of the second alone are kept."""
+    chain = [arguments(4, 40, 19, dtype, entry and i == 0, i != 2) for i in range(4)]
+    wanted = [g for i, given in enumerate(chain) for g in given[0 if i == 0 else 1 :] if g is not None]
+    wanted = [g for g in wanted if g.requires_grad]
+
+    def run(saves: list[bool]) -> tuple[list[Tensor], int]:
+        streams, past, results = chain[0][0], Past(chain[0][0], ()), []
+        saved: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            for given, save in zip(chain, saves, strict=True):
+                merge = Merge(given[1], given[2], given[8], given[9], 20)
+                streams, normed, rest = boundary(streams, *given[1:], past=past if past.merges else None, save=save)
+                past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merge))
+                results += [normed, rest]
+        results.append(streams)
+        gradients = torch.autograd.grad([result.float().sin().sum() for result in results], wanted)
+        return [*results, *gradients], sum(saved.values())
+
+    (kept, all_bytes), (replayed, few_bytes) = run([True] * 4), run([False, True, False, False])
+    assert all(torch.equal(a, b) for a, b in zip(kept, replayed, strict=True))
+    one = BATCH * 19 * 4 * 40 * kept[0].element_size()
+    assert all_bytes - few_bytes == 3 * one
+
+
+def flat_arguments() -> list:
+    given = [None if g is None else g.detach() for g in arguments(4, 40, 19, torch.bfloat16, False, True)]
+    streams, output, logits, weight, scale, bias, norm_weight, norm_bias, layer_scale, keep = given
+    flat = [streams.flatten(0, 1), output.flatten(0, 1), logits, layer_scale, weight, scale, bias, norm_weight]
+    return [*flat, norm_bias, keep, 19]
+
+
+def test_registration():
+    given = flat_arguments()
+    torch.library.opcheck(boundary_ops.forward, (*given, 20, 1e-6, 1e-6))
+    normed, *made = boundary_ops.forward(*given, 20, 1e-6, 1e-6)
+    gradients = [torch.randn_like(made[0]), torch.randn_like(normed), torch.randn_like(made[1][4:])]
+    torch.library.opcheck(boundary_ops.backward, (*gradients, *given[:10], made, 19, 20))
+    torch.library.opcheck(boundary_ops.replay, (*given[:4], given[9], 19, 4, 20))
+
+
+def test_floating_point_operations_are_counted():
+    given = arguments(4, 40, 19, torch.float32, False, True)
+    with FlopCounterMode(display=False) as forward:
+        results = boundary(*given)
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.backward(results, [torch.ones_like(result) for result in results])
+    products = BATCH * 19 * 40 * (4 * 5 + 4 * 24 + 4)
+    assert forward.get_total_flops() == 2 * products
+    assert backward.get_total_flops() == 4 * products
 
 
 def test_there_is_no_form_without_kernels(monkeypatch):

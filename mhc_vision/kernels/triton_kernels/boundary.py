@@ -43,10 +43,9 @@ class Branch(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a boundary makes: streams (M, n, C), normed input of the branch (M, C), logits (k, M), and three (M,)."""
+    """What a boundary makes and its backward needs: streams (M, n, C), logits (k, M), and three (M,)."""
 
     streams: Tensor
-    normed: Tensor
     logits: Tensor
     inverse_rms: Tensor
     mean: Tensor
@@ -83,14 +82,14 @@ def forward(
     num_iters: int,
     eps: float,
     norm_eps: float,
-) -> Made:
-    """(M, n, C) or (M, C), branch, logits (n + n*n, M); all contiguous."""
+) -> tuple[Tensor, Made]:
+    """(M, n, C) or (M, C), branch, logits (n + n*n, M), contiguous -> normed input of the branch (M, C), and more."""
     num_tokens, n, dim, strides = _sizes(streams, connection)
     num_logits = len(connection.bias)
     projection = logits_kernels.prepare(connection.weight, streams.dtype)
+    normed = streams.new_empty(num_tokens, dim)
     made = Made(
         streams.new_empty(num_tokens, n, dim),
-        streams.new_empty(num_tokens, dim),
         *(streams.new_empty(*shape, dtype=torch.float32) for shape in ((num_logits, num_tokens), *[(num_tokens,)] * 3)),
     )
     blocks = tile("boundary", n)
@@ -124,7 +123,7 @@ def forward(
         made.logits,
         norm.weight,
         norm.bias,
-        made.normed,
+        normed,
         made.mean,
         made.rstd,
         num_tokens,
@@ -133,7 +132,7 @@ def forward(
         NUM_STREAMS=n,
         **blocks,
     )
-    return made
+    return normed, made
 
 
 def backward(
@@ -151,12 +150,11 @@ def backward(
     """From the gradients of the streams, the normed input and the logits behind the first n, (k - n, M)."""
     num_tokens, n, dim, strides = _sizes(streams, connection)
     num_logits = len(connection.bias)
-    d_made = torch.empty_like(made.logits)
-    d_made[n:] = d_rest
+    d_pre = torch.empty_like(made.logits[:n])
     d_mean, d_along = torch.empty_like(made.mean), torch.empty_like(made.mean)
     blocks = tile("boundary_norm_backward", n)
     tiles = triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"])
-    d_norm = d_made.new_empty(tiles, 2, dim)
+    d_norm = d_pre.new_empty(tiles, 2, dim)
     read_norm_backward_kernel[(tiles,)](
         d_normed,
         made.streams,
@@ -164,7 +162,7 @@ def backward(
         made.mean,
         made.rstd,
         norm.weight,
-        d_made,
+        d_pre,
         d_mean,
         d_along,
         d_norm,
@@ -178,7 +176,7 @@ def backward(
     d_res = torch.empty_like(logits[n:])
     blocks = tile("boundary_backward", n)
     tiles = triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"])
-    d_layer_scale = d_made.new_empty(tiles if branch.layer_scale is not None else 0, dim)
+    d_layer_scale = d_pre.new_empty(tiles if branch.layer_scale is not None else 0, dim)
     merge_backward_kernel[(tiles,)](
         d_streams,
         streams,
@@ -193,7 +191,8 @@ def backward(
         d_mean,
         d_along,
         made.logits,
-        d_made,
+        d_pre,
+        d_rest,
         made.inverse_rms,
         connection.scale,
         connection.bias,
@@ -217,7 +216,7 @@ def backward(
     )
     sinkhorn.launch_backward(d_res, logits[n:], d_logits[n:], num_iters, num_tokens, n, (1, num_tokens))
     d_weight, d_scale, d_bias = logits_kernels.parameters_backward(
-        d_made, made.inverse_rms, made.streams, connection.weight, connection.scale, tokens_last=True
+        d_rest, made.inverse_rms, made.streams, connection.weight, connection.scale, d_pre
     )
     d_norm_weight, d_norm_bias = d_norm[:, 0].sum(0), d_norm[:, 1].sum(0)
     return Gradients(

@@ -3,10 +3,17 @@
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import boundary_maps, split_bf16, sum_in_thread
+from mhc_vision.kernels.triton_kernels.device import (
+    boundary_maps,
+    load_entries,
+    load_logits,
+    merged_stream,
+    split_bf16,
+    sum_in_thread,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def read_norm_backward_kernel(
     d_out_ptr,
     x_ptr,
@@ -14,7 +21,7 @@ def read_norm_backward_kernel(
     mean_ptr,
     rstd_ptr,
     weight_ptr,
-    d_made_ptr,
+    d_pre_ptr,
     d_mean_ptr,
     d_along_ptr,
     partial_ptr,
@@ -24,7 +31,7 @@ def read_norm_backward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradient of the first n logits, (k, M); what LayerNorm's backward subtracts; its partial sums, (tiles, 2, C).
+    """Gradient of the first n logits, (n, M); what LayerNorm's backward subtracts; its partial sums, (tiles, 2, C).
 
     With d = d_out · weight and û = (u - mean) · rstd, LayerNorm gives du = rstd (d - mean(d) - û mean(d û)), and u is
     linear in `pre`: all that a token needs are sums over its channels of d, and of d, 1 and u - mean times each stream.
@@ -35,8 +42,9 @@ def read_norm_backward_kernel(
     by_d = ()
     by_one = ()
     by_u = ()
+    pre_logits = load_entries(made_ptr, token, rows, 1, num_tokens, NUM_STREAMS)
     for j in tl.static_range(NUM_STREAMS):
-        pre = pre + (tl.sigmoid(tl.load(made_ptr + j * num_tokens + token, mask=rows, other=0.0)),)
+        pre = pre + (tl.sigmoid(pre_logits[j]),)
         by_d = by_d + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
         by_one = by_one + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
         by_u = by_u + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
@@ -81,10 +89,11 @@ def read_norm_backward_kernel(
     for j in tl.static_range(NUM_STREAMS):
         d_pre = tl.sum(by_d[j], 1) - d_mean * tl.sum(by_one[j], 1) - d_along * rstd * tl.sum(by_u[j], 1)
         gradient = rstd * d_pre * pre[j] * (1.0 - pre[j])
-        tl.store(d_made_ptr + j * num_tokens + token, gradient, mask=rows)
+        entries = d_pre_ptr + tl.full([], j, tl.int64) * num_tokens
+        tl.store(entries + token, gradient, mask=rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])
 def merge_backward_kernel(
     d_merged_ptr,
     x_ptr,
@@ -99,7 +108,8 @@ def merge_backward_kernel(
     d_mean_ptr,
     d_along_ptr,
     made_ptr,
-    d_made_ptr,
+    d_pre_ptr,
+    d_rest_ptr,
     inverse_rms_ptr,
     scale_ptr,
     bias_ptr,
@@ -138,7 +148,7 @@ def merge_backward_kernel(
     side_mask = rows[:, None] & (k < num_logits)[None, :]
     scale = tl.load(scale_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)
-    d_made = tl.load(d_made_ptr + side, mask=side_mask, other=0.0)
+    d_made = load_logits(d_pre_ptr, d_rest_ptr, token, rows, k, num_logits, 1, num_tokens, NUM_STREAMS)
     made = tl.load(made_ptr + side, mask=side_mask, other=0.0)
     inverse_rms = tl.load(inverse_rms_ptr + token, mask=rows, other=0.0)
     along_x = -tl.sum(d_made * (made - bias[None, :]), 1) * inverse_rms * inverse_rms / (NUM_STREAMS * dim)
@@ -154,8 +164,9 @@ def merge_backward_kernel(
         keep = tl.load(keep_ptr + token // tokens_per_sample, mask=rows, other=0.0)[:, None]
     pre = ()
     d_post = ()
+    pre_logits = load_entries(made_ptr, token, rows, 1, num_tokens, NUM_STREAMS)
     for i in tl.static_range(NUM_STREAMS):
-        pre = pre + (tl.sigmoid(tl.load(made_ptr + i * num_tokens + token, mask=rows, other=0.0))[:, None],)
+        pre = pre + (tl.sigmoid(pre_logits[i])[:, None],)
         d_post = d_post + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
     d_res = ()
     for _ in tl.static_range(NUM_STREAMS * NUM_STREAMS):
@@ -179,9 +190,7 @@ def merge_backward_kernel(
         merged = ()
         u = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
         for i in tl.static_range(NUM_STREAMS):
-            stream = post[i][:, None] * scaled
-            for j in tl.static_range(NUM_STREAMS):
-                stream += res[i * NUM_STREAMS + j][:, None] * x[j]
+            stream = merged_stream(res, post, x, scaled, i, NUM_STREAMS)
             stream = stream.to(d_merged_ptr.dtype.element_ty).to(tl.float32)
             u += pre[i] * stream
             merged = merged + (stream,)
@@ -234,7 +243,8 @@ def merge_backward_kernel(
     for i in tl.static_range(NUM_STREAMS):
         # post = 2σ
         gradient = tl.sum(d_post[i], 1) * post[i] * (1.0 - 0.5 * post[i])
-        tl.store(d_post_ptr + i * num_tokens + token, gradient, mask=rows)
+        entries = d_post_ptr + tl.full([], i, tl.int64) * num_tokens
+        tl.store(entries + token, gradient, mask=rows)
         for j in tl.static_range(NUM_STREAMS):
-            at = (i * NUM_STREAMS + j) * num_tokens + token
-            tl.store(d_res_ptr + at, tl.sum(d_res[j * NUM_STREAMS + i], 1), mask=rows)
+            entries = d_res_ptr + tl.full([], i * NUM_STREAMS + j, tl.int64) * num_tokens
+            tl.store(entries + token, tl.sum(d_res[j * NUM_STREAMS + i], 1), mask=rows)

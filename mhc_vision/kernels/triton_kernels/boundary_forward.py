@@ -7,10 +7,10 @@ connection are [post n | res n*n] where they are merged with and [pre n | post n
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import boundary_maps, load_entries, sum_in_thread
+from mhc_vision.kernels.triton_kernels.device import boundary_maps, load_entries, merged_stream, sum_in_thread
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])
 def merge_logits_kernel(
     x_ptr,
     f_ptr,
@@ -61,10 +61,7 @@ def merge_logits_kernel(
             at = token[:, None] * x_token_stride + j * x_stream_stride + channel[None, :]
             x = x + (tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32),)
         for i in tl.static_range(NUM_STREAMS):
-            merged = post[i][:, None] * f
-            for j in tl.static_range(NUM_STREAMS):
-                merged += res[i * NUM_STREAMS + j][:, None] * x[j]
-            rounded = merged.to(out_ptr.dtype.element_ty)
+            rounded = merged_stream(res, post, x, f, i, NUM_STREAMS).to(out_ptr.dtype.element_ty)
             at = token[:, None] * (NUM_STREAMS * dim) + i * dim + channel[None, :]
             tl.store(out_ptr + at, rounded, mask=mask)
             merged = rounded.to(tl.float32)
@@ -87,7 +84,7 @@ def merge_logits_kernel(
     tl.store(made_ptr + at, made, mask=rows[:, None] & (k < num_logits)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def read_norm_kernel(
     x_ptr,
     made_ptr,

@@ -73,9 +73,23 @@ def constants(value, COUNT: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
 def load_entries(pointer, token, rows, token_stride, entry_stride, COUNT: tl.constexpr):
     """The COUNT numbers of each token, (M, COUNT) or (COUNT, M), as vectors over the tokens."""
     vectors = ()
-    for e in tl.static_range(COUNT):
-        vectors = vectors + (tl.load(pointer + token * token_stride + e * entry_stride, mask=rows, other=0.0),)
+    entry = pointer + token * token_stride
+    for _ in tl.static_range(COUNT):
+        vectors = vectors + (tl.load(entry, mask=rows, other=0.0),)
+        entry += entry_stride
     return vectors
+
+
+@triton.jit
+def load_logits(pre_ptr, rest_ptr, token, rows, k, num_logits, token_stride, entry_stride, NUM_PRE: tl.constexpr):
+    """(tokens, K) from the first NUM_PRE logits and the others, in tensors of their own; zero in the padding."""
+    at = token[:, None] * token_stride + (k[None, :].to(tl.int64) - NUM_PRE) * entry_stride
+    mask = rows[:, None] & ((k >= NUM_PRE) & (k < num_logits))[None, :]
+    logits = tl.load(rest_ptr + at, mask=mask, other=0.0)
+    if NUM_PRE > 0:
+        at = token[:, None] * token_stride + k[None, :].to(tl.int64) * entry_stride
+        logits += tl.load(pre_ptr + at, mask=rows[:, None] & (k < NUM_PRE)[None, :], other=0.0)
+    return logits
 
 
 @triton.jit
@@ -101,7 +115,18 @@ def boundary_maps(
     """res (n*n) and post (n) of each token."""
     size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
     post = ()
+    post_logits = load_entries(logits_ptr, token, rows, 1, num_tokens, NUM_STREAMS)
     for i in tl.static_range(NUM_STREAMS):
-        post = post + (2.0 * tl.sigmoid(tl.load(logits_ptr + i * num_tokens + token, mask=rows, other=0.0)),)
-    logits = load_entries(logits_ptr + NUM_STREAMS * num_tokens, token, rows, 1, num_tokens, size)
+        post = post + (2.0 * tl.sigmoid(post_logits[i]),)
+    res_ptr = logits_ptr + tl.full([], NUM_STREAMS, tl.int64) * num_tokens
+    logits = load_entries(res_ptr, token, rows, 1, num_tokens, size)
     return sinkhorn_maps(logits, num_iters, NUM_STREAMS, BLOCK_TOKENS), post
+
+
+@triton.jit
+def merged_stream(res, post, x, f, INDEX: tl.constexpr, NUM_STREAMS: tl.constexpr):
+    """Stream INDEX of res · X + postᵀ · F, in fp32: one order of sums wherever the merge is made again."""
+    merged = post[INDEX][:, None] * f
+    for j in tl.static_range(NUM_STREAMS):
+        merged += res[INDEX * NUM_STREAMS + j][:, None] * x[j]
+    return merged

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mhc_vision.kernels.triton_kernels.device import split_bf16, sum_in_thread
+from mhc_vision.kernels.triton_kernels.device import load_logits, split_bf16, sum_in_thread
 from mhc_vision.kernels.triton_kernels.tiles import tile
 
 # of the gradient of φ: tile, and how many tokens one partial sum covers at least; at most 32 partial sums
@@ -50,7 +50,7 @@ def prepare_kernel(
         tl.store(phi_ptr + at, weight, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def forward_kernel(
     x_ptr,
     phi_ptr,
@@ -99,7 +99,7 @@ def forward_kernel(
     tl.store(logits_ptr + at, logits, mask=rows[:, None] & (k < num_logits)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def streams_backward_kernel(
     d_logits_ptr,
     logits_ptr,
@@ -170,36 +170,43 @@ def streams_backward_kernel(
             tl.store(d_x_ptr + at, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "tokens_per_split", "d_entry_stride"])
 def phi_backward_kernel(
-    d_logits_ptr,
+    d_pre_ptr,
+    d_rest_ptr,
     inverse_rms_ptr,
     x_ptr,
     partial_ptr,
+    d_bias_ptr,
     num_tokens,
     num_rows,
     num_logits,
     tokens_per_split,
     d_token_stride,
     d_entry_stride,
+    NUM_PRE: tl.constexpr,
     PADDED_LOGITS: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Partial sums over tokens, (splits, n*C, K), of Xᵀ (d_logits · inverse RMS)."""
+    """Partial sums over tokens: (splits, n*C, K) of Xᵀ (d_logits · inverse RMS), and (splits, K) of d_logits.
+
+    The gradients of the first NUM_PRE logits may lie in a tensor of their own.
+    """
     row = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = (row < num_rows)[:, None]
     k = tl.arange(0, PADDED_LOGITS)
     total = tl.zeros([BLOCK_CHANNELS, PADDED_LOGITS], tl.float32)
+    d_bias = tl.zeros([BLOCK_TOKENS, PADDED_LOGITS], tl.float32)
     first = tl.program_id(1) * tokens_per_split
     for start in range(first, tl.minimum(first + tokens_per_split, num_tokens), BLOCK_TOKENS):
         token = (start + tl.arange(0, BLOCK_TOKENS)).to(tl.int64)
         rows = token < num_tokens
         x_at = token[None, :] * num_rows + row[:, None]
         x = tl.load(x_ptr + x_at, mask=rows[None, :] & inside, other=0.0).to(tl.float32)
-        at = token[:, None] * d_token_stride + k[None, :].to(tl.int64) * d_entry_stride
-        d = tl.load(d_logits_ptr + at, mask=rows[:, None] & (k < num_logits)[None, :], other=0.0)
+        d = load_logits(d_pre_ptr, d_rest_ptr, token, rows, k, num_logits, d_token_stride, d_entry_stride, NUM_PRE)
+        d_bias += d
         d *= tl.load(inverse_rms_ptr + token, mask=rows, other=0.0)[:, None]
         if SPLIT:
             high, low = split_bf16(d)
@@ -209,6 +216,9 @@ def phi_backward_kernel(
             total = tl.dot(x, d, total, input_precision="ieee")
     at = (tl.program_id(1).to(tl.int64) * num_rows + row)[:, None] * PADDED_LOGITS + k[None, :]
     tl.store(partial_ptr + at, total, mask=inside)
+    # the programs of all channels sum the same; one of them writes
+    if tl.program_id(0) == 0:
+        tl.store(d_bias_ptr + tl.program_id(1) * PADDED_LOGITS + k, tl.sum(d_bias, 0))
 
 
 def prepare(weight: Tensor, streams_dtype: torch.dtype) -> Projection:
@@ -286,25 +296,36 @@ def streams_backward(
 
 
 def parameters_backward(
-    d_logits: Tensor, inverse_rms: Tensor, streams: Tensor, weight: Tensor, scale: Tensor, tokens_last: bool = False
+    d_logits: Tensor,
+    inverse_rms: Tensor,
+    streams: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    d_pre: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight (k, n*C), scale (k,) and, in fp32, bias (k,); `d_logits` is (M, k), or (k, M)."""
+    """Gradients of weight (k, n*C), scale (k,) and, in fp32, bias (k,).
+
+    `d_logits` is (M, k); or, with tokens last, the first logits apart from the others: `d_pre` (n, M) and (k - n, M).
+    """
     num_logits, num_rows = weight.shape
     num_tokens = len(inverse_rms)
     splits = max(1, min(MAX_SPLITS, num_tokens // MIN_TOKENS_PER_SPLIT))
     tokens_per_split = triton.cdiv(triton.cdiv(num_tokens, splits), GRADIENT_TOKENS) * GRADIENT_TOKENS
     padded = max(16, triton.next_power_of_2(num_logits))
-    partial = d_logits.new_empty(splits, num_rows, padded)
+    partial, d_bias = d_logits.new_empty(splits, num_rows, padded), d_logits.new_empty(splits, padded)
     phi_backward_kernel[(triton.cdiv(num_rows, GRADIENT_CHANNELS), splits)](
+        d_pre,
         d_logits,
         inverse_rms,
         streams,
         partial,
+        d_bias,
         num_tokens,
         num_rows,
         num_logits,
         tokens_per_split,
-        *(reversed(d_logits.stride()) if tokens_last else d_logits.stride()),
+        *((num_logits, 1) if d_pre is None else (1, num_tokens)),
+        NUM_PRE=0 if d_pre is None else len(d_pre),
         PADDED_LOGITS=padded,
         SPLIT=streams.dtype != torch.float32,
         BLOCK_TOKENS=GRADIENT_TOKENS,
@@ -312,9 +333,9 @@ def parameters_backward(
         num_warps=4,
         num_stages=1,
     )
-    unscaled = partial.sum(0)[:, :num_logits].t()
+    unscaled = partial.sum(0)[:, :num_logits].t().contiguous()
     return (
         (unscaled * scale.unsqueeze(-1)).to(weight.dtype),
         (unscaled * weight).sum(1).to(scale.dtype),
-        d_logits.sum(1 if tokens_last else 0),
+        d_bias.sum(0)[:num_logits],
     )

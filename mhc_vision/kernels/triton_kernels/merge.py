@@ -12,7 +12,7 @@ from mhc_vision.kernels.triton_kernels.device import sum_in_thread
 from mhc_vision.kernels.triton_kernels.tiles import tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def forward_kernel(
     x_ptr,
     f_ptr,
@@ -53,7 +53,7 @@ def forward_kernel(
             tl.store(out_ptr + out_at + i * dim, merged.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def backward_kernel(
     d_out_ptr,
     x_ptr,

@@ -19,7 +19,7 @@ BLOCK_TOKENS = 128
 MAX_PROGRAMS = 512
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_iters"])
 def forward_kernel(logits_ptr, out_ptr, num_tokens, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
     """(M, n, n) -> (M, n, n)."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
@@ -30,7 +30,7 @@ def forward_kernel(logits_ptr, out_ptr, num_tokens, num_iters, NUM_STREAMS: tl.c
         tl.store(out_ptr + token * size + e, matrices[e], mask=rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_iters", "entry_stride"])
 def backward_kernel(
     d_out_ptr,
     logits_ptr,
@@ -112,9 +112,11 @@ def backward_kernel(
             d_columns = constants(0.0, NUM_STREAMS, BLOCK_TOKENS)
             rows = earlier_rows
             columns = earlier_columns
+        entry = d_logits_ptr + token * token_stride
         for e in tl.static_range(size):
             gradient = tl.where(clamped[e], 0.0, d_kernel[e] * kernel[e])
-            tl.store(d_logits_ptr + token * token_stride + e * entry_stride, gradient, mask=mask)
+            tl.store(entry, gradient, mask=mask)
+            entry += entry_stride
 
 
 def forward(logits: Tensor, num_iters: int) -> Tensor:

@@ -37,7 +37,7 @@ def _exponentials(logits_ptr, token, num_tokens, NUM_STREAMS: tl.constexpr, PADD
     return tl.where(inside, kernel, 0.0), at, mask, clamped
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_iters"])
 def forward_kernel(
     logits_ptr,
     out_ptr,
@@ -59,7 +59,7 @@ def forward_kernel(
     tl.store(out_ptr + at, kernel * tl.expand_dims(columns, 1) * tl.expand_dims(rows, 2), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_iters"])
 def backward_kernel(
     d_out_ptr,
     logits_ptr,

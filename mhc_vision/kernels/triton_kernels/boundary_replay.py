@@ -1,0 +1,77 @@
+"""The merge of a layer boundary on its own: streams that were not kept, made again for the backward pass."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mhc_vision.kernels.triton_kernels.boundary import Branch
+from mhc_vision.kernels.triton_kernels.device import boundary_maps, merged_stream
+from mhc_vision.kernels.triton_kernels.tiles import tile
+
+
+@triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])
+def replay_kernel(
+    x_ptr,
+    f_ptr,
+    logits_ptr,
+    gamma_ptr,
+    keep_ptr,
+    out_ptr,
+    num_tokens,
+    dim,
+    x_token_stride,
+    x_stream_stride,
+    tokens_per_sample,
+    num_iters,
+    NUM_STREAMS: tl.constexpr,
+    GAMMA: tl.constexpr,
+    KEEP: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """X, F, logits -> X', with the bits that `merge_logits_kernel` gave it."""
+    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    rows = token < num_tokens
+    res, post = boundary_maps(logits_ptr, num_tokens, token, rows, num_iters, NUM_STREAMS, BLOCK_TOKENS)
+    if KEEP:
+        keep = tl.load(keep_ptr + token // tokens_per_sample, mask=rows, other=0.0)[:, None]
+    for start in range(0, dim, BLOCK_CHANNELS):
+        channel = start + tl.arange(0, BLOCK_CHANNELS)
+        mask = rows[:, None] & (channel < dim)[None, :]
+        f = tl.load(f_ptr + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+        if GAMMA:
+            f *= tl.load(gamma_ptr + channel, mask=channel < dim, other=0.0).to(tl.float32)[None, :]
+        if KEEP:
+            f *= keep
+        x = ()
+        for j in tl.static_range(NUM_STREAMS):
+            at = token[:, None] * x_token_stride + j * x_stream_stride + channel[None, :]
+            x = x + (tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32),)
+        for i in tl.static_range(NUM_STREAMS):
+            merged = merged_stream(res, post, x, f, i, NUM_STREAMS)
+            at = token[:, None] * (NUM_STREAMS * dim) + i * dim + channel[None, :]
+            tl.store(out_ptr + at, merged.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def replay(streams: Tensor, branch: Branch, logits: Tensor, num_streams: int, num_iters: int) -> Tensor:
+    """(M, n, C) or (M, C), branch, logits (n + n*n, M) -> (M, n, C)."""
+    num_tokens, dim = len(streams), streams.shape[-1]
+    merged = streams.new_empty(num_tokens, num_streams, dim)
+    blocks = tile("boundary_replay", num_streams)
+    replay_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+        streams,
+        branch.output,
+        logits,
+        branch.layer_scale,
+        branch.keep,
+        merged,
+        num_tokens,
+        dim,
+        *((dim, 0) if streams.dim() == 2 else (num_streams * dim, dim)),
+        branch.tokens_per_sample,
+        num_iters,
+        NUM_STREAMS=num_streams,
+        **branch.options,
+        **blocks,
+    )
+    return merged
