@@ -190,10 +190,16 @@ def test_floating_point_operations_are_counted():
     assert backward.get_total_flops() == 4 * products
 
 
-def test_there_is_no_form_without_kernels(monkeypatch):
-    monkeypatch.setattr("mhc_vision.kernels.triton_ops.can_launch", lambda tensor: False)
-    with pytest.raises(RuntimeError, match="expected one on a GPU"):
-        boundary(*arguments(4, 64, 7, torch.float32, False, True))
+def test_there_is_no_form_without_kernels():
+    given = [None if g is None else g.to("meta") for g in arguments(4, 64, 7, torch.float32, False, True)]
+    with pytest.raises(ValueError, match="streams: got device meta, expected a GPU"):
+        boundary(*given)
+
+
+def test_no_fp64():
+    given = arguments(4, 64, 5, torch.float64, False, False)
+    with pytest.raises(ValueError, match=r"streams: got dtype torch\.float64, expected fp16, bf16 or fp32"):
+        boundary(*given)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +209,13 @@ def test_there_is_no_form_without_kernels(monkeypatch):
         (1, (2, 4, 64), r"output: got shape \(2, 4, 64\)"),
         (2, (20, 9), r"logits: got shape \(20, 9\), expected \(20, 10\)"),
         (3, (23, 256), r"weight: got shape \(23, 256\), expected \(24, 256\)"),
+        (0, (2, 5, 5, 64), "streams: got n = 5 of them, expected 1 to 4"),
+        (0, (2, 0, 4, 64), r"streams: got shape \(2, 0, 4, 64\)"),
+        (0, (2, 5, 4, 60), "C % 8 = 0"),
+        (4, (3,), r"scale: got shape \(3,\), expected \(24,\)"),
+        (6, (63,), r"norm_weight: got shape \(63,\), expected \(64,\)"),
+        (8, (1,), r"layer_scale: got shape \(1,\), expected \(64,\)"),
+        (9, (10,), r"keep: got shape \(10,\), expected \(2,\)"),
     ],
 )
 def test_bad_shapes_are_named(index, shape, message):

@@ -129,10 +129,12 @@ def test_coefficients():
 
 @pytest.mark.parametrize("dim", [64, 192, 384, 768, 1024, 1280])
 def test_widths_of_the_registered_models(dim):
-    streams, k = random(5, 4, dim, dtype=torch.bfloat16), 24
+    # 1025 tokens also make two partial sums of the gradient of φ
+    num_tokens, k = 1025 if dim == 64 else 5, 24
+    streams = random(num_tokens, 4, dim, dtype=torch.bfloat16)
     parameters = [random(k, 4 * dim), random(k), random(k)]
     check(branch_input, reference.branch_input, [streams, *parameters], ULP[torch.bfloat16])
-    maps = [random(5, dim, dtype=torch.bfloat16), random(5, 4, 4), random(5, 4)]
+    maps = [random(num_tokens, dim, dtype=torch.bfloat16), random(num_tokens, 4, 4), random(num_tokens, 4)]
     check(merge_streams, reference.merge_streams, [streams, *maps], ULP[torch.bfloat16])
 
 
@@ -181,6 +183,30 @@ def test_strided_and_empty_streams():
     assert merge_streams(torch.ones(0, 4, 16), torch.ones(0, 16), torch.eye(4), torch.ones(4)).shape == (0, 4, 16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nan_and_infinity_reach_the_results_of_their_token_alone(dtype):
+    streams, k = random(7, 4, 64, dtype=dtype).detach(), 24
+    parameters = [random(k, 256), random(k), random(k)]
+    streams[2, 1, 3], streams[5, 0, 0] = float("nan"), float("inf")
+    tokens, rest, handed_on = branch_input(streams, *parameters)
+    maps = sinkhorn_knopp(rest[..., 4:].unflatten(-1, (4, 4)))
+    merged = merge_streams(handed_on, tokens, maps, rest[..., :4])
+    for result in (tokens, rest, maps, merged):
+        hit = ~result.flatten(1).isfinite().all(1)
+        assert hit.tolist() == [False, False, True, False, False, True, False]
+
+
+def test_mixed_devices_and_too_many_streams_are_named():
+    with pytest.raises(ValueError, match="pre: got device meta, expected"):
+        read_streams(torch.ones(2, 4, 16, device=DEVICE), torch.ones(4, device="meta"))
+    with pytest.raises(
+        ValueError, match=r"number of streams n of shape .*: got 9, expected a whole number from 1 to 8"
+    ):
+        read_streams(torch.ones(2, 9, 16, device=DEVICE), torch.ones(9, device=DEVICE))
+    with pytest.raises(ValueError, match=r"streams: got dtype torch\.int64"):
+        merge_streams(torch.ones(2, 4, 16, dtype=torch.int64), torch.ones(2, 16), torch.eye(4), torch.ones(4))
+
+
 @pytest.mark.parametrize(
     ("streams", "message"),
     [
@@ -207,9 +233,29 @@ def ops() -> dict:
     }
 
 
-@pytest.mark.parametrize("name", ["sinkhorn", "merge", "merge-shared", "read", "logits"])
+def backward_ops() -> dict:
+    n, dim, k = 4, 16, 24
+    shapes = {
+        "sinkhorn_maps_backward": [(5, n, n), (5, n, n)],
+        "merge_backward": [(5, n, dim), (5, n, dim), (5, dim), (5, n, n), (5, n)],
+        "read_backward": [(5, dim), (5, n, dim), (5, n)],
+        "logits_backward": [(5, k), (5, k), (5,), (5, n, dim), (k, n * dim), (k,), (k,)],
+        "read_by_logits": [(5, n, dim), (5, k)],
+        "branch_input_backward": [
+            *[(5, dim), (5, k - n), (5, n, dim), (5, k)],
+            *[(5,), (5, n, dim), (k, n * dim), (k,), (k,)],
+        ],
+    }
+    numbers = {"sinkhorn_maps_backward": (20,)}
+    given = {name: tuple(random(*shape).detach() for shape in of) for name, of in shapes.items()}
+    return {
+        name: (getattr(torch.ops.mhc_vision, name).default, of + numbers.get(name, ())) for name, of in given.items()
+    }
+
+
+@pytest.mark.parametrize("name", [*ops(), *backward_ops()])
 def test_registration(name):
-    op, arguments = ops()[name]
+    op, arguments = (ops() | backward_ops())[name]
     torch.library.opcheck(op, arguments)
 
 

@@ -2,8 +2,15 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from families import EVA, VIT
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing import spawn
+from torch.nn.parallel import DistributedDataParallel
 
+from mhc_vision import collapse
 from mhc_vision.kernels import use_backend
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.layers.fused import can_fuse
@@ -95,3 +102,123 @@ def test_other_connections_run_block_by_block(connection, options):
     model = VIT.connected(connection, depth=1, **options).to(DEVICE)
     with use_backend("triton"):
         assert not can_fuse(model.blocks, torch.ones(1, 3, 64, device=DEVICE))
+
+
+def test_streams_kept_at_every_second_boundary_give_the_same_bits(trained_like):
+    model = trained_like(VIT.connected("mhc", depth=3, init_values=0.5, drop_path_rate=0.5)).to(DEVICE).train()
+    x = torch.randn(3, 3, 16, 16, device=DEVICE)
+    results = []
+    for stride in (1, 2, 4):
+        model.zero_grad()
+        model.set_stream_stride(stride)
+        torch.manual_seed(1)
+        with use_backend("triton"):
+            logits = model(x)
+            logits.square().sum().backward()
+        results.append([logits, *(parameter.grad.clone() for parameter in model.parameters())])
+    for replayed in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], replayed, strict=True))
+    model = VIT.connected("mhc", depth=1, stream_stride=2)
+    assert model.blocks.stream_stride == 2
+    assert type(collapse(model).blocks) is torch.nn.Sequential
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        (VIT, {"stream_stride": 0}, "stream_stride: got 0, expected a whole number from 1"),
+        (VIT, {"stream_stride": 2, "num_streams": 5}, "stream_stride: got 2 for blocks that run one by one"),
+        (EVA, {"stream_stride": 2}, "stream_stride: got 2 for blocks that run one by one"),
+    ],
+)
+def test_bad_strides_are_named(family, options, message):
+    with pytest.raises(ValueError, match=message):
+        family.connected("mhc", **options)
+
+
+@pytest.mark.parametrize(("depth", "connection"), [(1, "shc"), (2, "mhc")])
+def test_autocast_rounds_branches_and_nothing_of_the_connections(depth, connection, trained_like):
+    model = trained_like(VIT.connected(connection, depth=depth)).to(DEVICE)
+    x = torch.randn(2, 3, 16, 16, device=DEVICE)
+    results = []
+    for backend in ("torch", "triton"):
+        model.zero_grad()
+        with use_backend(backend), torch.autocast(DEVICE, torch.bfloat16):
+            loss = model(x).float().square().sum()
+        loss.backward()
+        results.append([loss, *(parameter.grad.clone() for parameter in model.parameters())])
+        assert all(gradient.dtype == torch.float32 for gradient in results[-1])
+    # both round branches to bf16, in another order of sums
+    for actual, right in zip(*results, strict=True):
+        assert (actual - right).norm() <= 3e-2 * right.norm() + 1e-3
+
+
+def test_bf16_models_have_bf16_streams(trained_like):
+    model = trained_like(VIT.connected("mhc", depth=1)).to(DEVICE, torch.bfloat16)
+    x = torch.randn(2, 3, 16, 16, device=DEVICE, dtype=torch.bfloat16)
+    with use_backend("triton"):
+        logits = model(x)
+        logits.float().square().sum().backward()
+    with use_backend("torch"):
+        expected = model(x)
+    torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.1)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_cuda_graph_of_a_training_step(trained_like):
+    model = trained_like(VIT.connected("mhc", depth=2)).cuda()
+    x = torch.randn(4, 3, 16, 16, device="cuda")
+
+    def step() -> torch.Tensor:
+        model.zero_grad(set_to_none=False)
+        loss = model(x).square().sum()
+        loss.backward()
+        return loss
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            expected = step().clone()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    graph.replay()
+    torch.testing.assert_close(captured, expected)
+
+
+def sharded_worker(rank: int, folder: str, wrapper: str) -> None:
+    """One of two processes: half of a batch, the gradient of the mean loss, written by the first."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = VIT.connected("mhc", depth=2)
+    x = torch.randn(4, 3, 16, 16)
+    if wrapper == "ddp":
+        wrapped = DistributedDataParallel(model, static_graph=True, gradient_as_bucket_view=True)
+    else:
+        for branch in (branch for block in model.blocks for branch in (block.attn, block.mlp)):
+            fully_shard(branch, mesh=init_device_mesh("cpu", (2,)))
+        wrapped = fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    with use_backend("triton"):
+        assert can_fuse(model.blocks, torch.ones(1, 3, 64))
+        wrapped(x[2 * rank : 2 * rank + 2]).square().mean().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    whole = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}
+    if rank == 0:
+        torch.save(whole, f"{folder}/gradients.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="two processes in the interpreter")
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_two_processes(wrapper, tmp_path):
+    spawn(sharded_worker, (str(tmp_path), wrapper), nprocs=2)
+    torch.manual_seed(0)
+    model = VIT.connected("mhc", depth=2)
+    model(torch.randn(4, 3, 16, 16)).square().mean().backward()
+    together = torch.load(tmp_path / "gradients.pt")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-6)
