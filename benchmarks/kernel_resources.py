@@ -4,8 +4,8 @@
     python benchmarks/kernel_resources.py --dtype fp32 --json resources.json
 
 One line a kernel and architecture: registers a thread, bytes spilled a thread, seconds to compile. The tiles are those
-that the launches use; C is a run-time argument of every kernel, so one figure holds
-for all C, but for the norm in the boundary, which is compiled for C = 768.
+that the launches use; C is a run-time argument of every kernel, so one figure holds for all C, but for the norm in the
+boundary, which is compiled for each width of the registered models.
 """
 
 import argparse
@@ -47,6 +47,7 @@ TARGETS = {
 # arguments that are multiples of 16 at every registered width: Triton specialises on that, as a launch would
 MULTIPLES_OF_16 = ("dim", "num_rows", "x_token_stride", "x_stream_stride")
 FLOATS = {"eps": "fp32"}
+WIDTHS = (192, 384, 768, 1024, 1280)
 WIDE = {
     "x_ptr",
     "f_ptr",
@@ -86,8 +87,9 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         yield "boundary, merge", boundary_forward.merge_logits_kernel, {**scaled, **tile("boundary", n)}
         replaying = {**streams, "GAMMA": True, "KEEP": True, **tile("boundary_replay", n)}
         yield "boundary, replay", boundary_replay.replay_kernel, replaying
-        norming = {**streams, "DIM": 768, **tile("boundary_norm", n)}
-        yield "boundary, norm", boundary_forward.read_norm_kernel, norming
+        for dim in WIDTHS:
+            norming = {**streams, "DIM": dim, **tile("boundary_norm", n)}
+            yield f"boundary, norm, C = {dim}", boundary_forward.read_norm_kernel, norming
         norming = {**streams, **tile("boundary_norm_backward", n)}
         yield "boundary backward, norm", boundary_backward.read_norm_backward_kernel, norming
         merging = {**scaled, "ENTRY": False, **tile("boundary_backward", n)}

@@ -5,7 +5,8 @@
 
 The unit is one C-wide bf16 vector a token (2C bytes). Counted are the bytes that the masks let through. What tiles
 share is listed apart (`shared`), because L2 serves it: φ, parameters and partial sums, which every tile of tokens reads
-or writes; the logits' gradient where φ's is made, which every tile of channels reads; and Sinkhorn's scratch.
+or writes; the logits' gradient where φ's is made, which every tile of channels reads; and Sinkhorn's scratch. `plan` is
+what the streams and the other vectors of C come to by the design; the rest is side data in fp32.
 """
 
 import argparse
@@ -30,6 +31,15 @@ from mhc_vision.kernels.triton_kernels import boundary, sinkhorn
 # arguments that tiles of tokens share, and scratch
 PARAMETERS = {"phi_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr"}
 SHARED = PARAMETERS | {"partial_ptr", "scratch_ptr", "d_gamma_ptr", "d_bias_ptr"}
+
+# the streams and other vectors of C that each kernel reads and writes, by the design, at n = 4
+PLAN = {
+    "merge_logits_kernel": 9,
+    "read_norm_kernel": 5,
+    "read_norm_backward_kernel": 5,
+    "merge_backward_kernel": 15,
+    "phi_backward_kernel": 4,
+}
 
 SHARED_BY_CHANNELS = {("phi_backward_kernel", name) for name in ("d_pre_ptr", "d_rest_ptr", "inverse_rms_ptr")}
 
@@ -111,7 +121,9 @@ def measure(dim: int, n: int, num_tokens: int, meter: Meter) -> list[dict[str, A
     )
     rows: dict[str, dict[str, Any]] = {}
     for (kernel, direction, shared), count in meter.bytes.items():
-        row = rows.setdefault(kernel, {"kernel": kernel, "loads": 0.0, "stores": 0.0, "shared": 0.0})
+        row = rows.setdefault(
+            kernel, {"kernel": kernel, "plan": PLAN.get(kernel, 0), "loads": 0.0, "stores": 0.0, "shared": 0.0}
+        )
         row["shared" if shared else direction] += count / num_tokens / (2 * dim)
         before = forward.get((kernel, direction, shared), 0)
         row["pass"] = "forward" if before and kernel != "prepare_kernel" else "backward"

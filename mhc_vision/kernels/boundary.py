@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from mhc_vision.kernels import boundary_ops
-from mhc_vision.kernels.checks import check_num_iters, check_shape, check_streams
+from mhc_vision.kernels.backend import TRITON_DTYPES, can_launch
+from mhc_vision.kernels.checks import check_floating, check_num_iters, check_shape
+
+# more would not fit the registers
+MAX_STREAMS = 4
 
 
 class Merge(NamedTuple):
@@ -74,27 +78,27 @@ def boundary(
         first n, (n + n*n, B*N), fp32.
 
     Raises:
-        ValueError: shapes that do not belong together.
-        RuntimeError: tensors that are not on a GPU.
+        ValueError: shapes, dtypes or devices that the kernels do not take or that do not belong together.
     """
     check_num_iters(num_iters)
+    n = _check_streams(streams, weight)
     dim = streams.shape[-1]
-    if streams.dim() not in (3, 4):
-        raise ValueError(f"streams: got shape {tuple(streams.shape)}, expected (B, N, n, C) or (B, N, C)")
-    n = weight.shape[1] // dim
-    expanded = streams.unsqueeze(-2).expand(*streams.shape[:2], n, dim) if streams.dim() == 3 else streams
-    check_streams(expanded)
-    check_shape(output, "output", expanded, (*streams.shape[:2], dim))
-    num_tokens = streams.shape[:2].numel()
-    check_shape(logits, "logits", expanded, (n + n * n, num_tokens))
-    check_shape(weight, "weight", expanded, (2 * n + n * n, expanded.shape[-2] * dim))
-    parameters = [weight, scale, bias, norm_weight, norm_bias]
+    parameters = {"weight": weight, "scale": scale, "bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias}
+    num_logits = 2 * n + n * n
+    shapes = [(num_logits, n * dim), (num_logits,), (num_logits,), (dim,), (dim,)]
+    for (name, parameter), shape in zip(parameters.items(), shapes, strict=True):
+        check_shape(parameter, name, streams, shape)
+    check_shape(output, "output", streams, (*streams.shape[:2], dim))
+    check_shape(logits, "logits", streams, (n + n * n, streams.shape[0] * streams.shape[1]))
+    for name, factor, length in (("layer_scale", layer_scale, dim), ("keep", keep, streams.shape[0])):
+        if factor is not None:
+            check_shape(factor, name, streams, (length,))
     results = _Boundary.apply(
         streams.flatten(0, 1).contiguous(),
         output.flatten(0, 1).contiguous(),
         logits.contiguous(),
         layer_scale,
-        *(parameter.contiguous() for parameter in parameters),
+        *(parameter.contiguous() for parameter in parameters.values()),
         keep,
         streams.shape[1],
         num_iters,
@@ -105,6 +109,22 @@ def boundary(
     )
     merged, normed, rest = results
     return merged.view(*streams.shape[:2], n, dim), normed.view(*streams.shape[:2], dim), rest
+
+
+def _check_streams(streams: Tensor, weight: Tensor) -> int:
+    """The number of streams n, or a ValueError where no kernel takes them."""
+    check_floating(streams, "streams")
+    shape = tuple(streams.shape)
+    if len(shape) not in (3, 4) or 0 in shape or shape[-1] % 8:
+        raise ValueError(f"streams: got shape {shape}, expected (B, N, n, C) or (B, N, C), no 0 in it, C % 8 = 0")
+    if streams.dtype not in TRITON_DTYPES:
+        raise ValueError(f"streams: got dtype {streams.dtype}, expected fp16, bf16 or fp32")
+    if not can_launch(streams):
+        raise ValueError(f"streams: got device {streams.device}, expected a GPU, where Triton kernels run")
+    n = shape[2] if len(shape) == 4 else weight.shape[-1] // shape[-1]
+    if not 1 <= n <= MAX_STREAMS:
+        raise ValueError(f"streams: got n = {n} of them, expected 1 to {MAX_STREAMS}")
+    return n
 
 
 def _flatten(past: Past | None) -> list[Any]:

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from mhc_vision.kernels import boundary, merge_and_read, sinkhorn_knopp, stream_logits
 from mhc_vision.kernels.backend import runs_triton
-from mhc_vision.kernels.boundary import Merge, Past
+from mhc_vision.kernels.boundary import MAX_STREAMS, Merge, Past
 from mhc_vision.kernels.tracing import is_traced
 from mhc_vision.layers.block import HyperBlock
 from mhc_vision.layers.constraints import SinkhornConstraint
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.streams import StreamExpansion, StreamReduction
-
-MAX_STREAMS = 4
 
 
 def can_fuse(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:

@@ -16,7 +16,7 @@ TILES = {
     "boundary": ((16, 32), (16, 32)),
     "boundary_replay": ((16, 64), (16, 64)),
     "boundary_norm": ((4, 256), (4, 256)),
-    "boundary_norm_backward": ((16, 64), (16, 64)),
+    "boundary_norm_backward": ((32, 32), (32, 32)),
     "boundary_backward": ((16, 32), (16, 16)),
 }
 

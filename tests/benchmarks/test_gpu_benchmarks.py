@@ -1,0 +1,76 @@
+"""The benchmarks for a GPU run without one at a tiny size, and count what they say they count."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A benchmark as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    # the scripts set it when they are imported
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return importlib.import_module
+
+
+def dry_run(script: str, path: Path) -> list[dict]:
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), "--dry-run", "--json", str(path)]
+    output = subprocess.check_output(command, text=True)
+    record = json.loads(path.read_text())
+    assert record["rows"] == [json.loads(line) for line in output.splitlines()]
+    assert {"date", "command", "device", "torch", "triton", "mhc_vision"} <= set(record)
+    return record["rows"]
+
+
+def test_kernels(tmp_path):
+    rows = dry_run("kernels.py", tmp_path / "kernels.json")
+    ops = ("sinkhorn_knopp", "stream_coefficients", "read_streams", "merge_streams", "branch_input", "boundary")
+    assert {(row["op"], row["pass"]) for row in rows} == {(op, way) for op in ops for way in ("forward", "backward")}
+    assert all(row["ms"] > 0 and row["bytes"] > 0 for row in rows)
+
+
+def test_bytes_of_the_boundary(benchmark):
+    bytes_moved = benchmark("kernels").bytes_moved
+    # the table of the plan: 14 C forward, 24 C backward, and less than 1 C and 2.2 C of side data at C = 192
+    for dim, side in ((192, 1.0), (768, 0.25)):
+        forward, backward = (bytes_moved("boundary", way, 1, dim) / (2 * dim) for way in (False, True))
+        assert 14 < forward < 14 + side
+        assert 24 < backward < 24 + 2.2 * side
+
+
+def test_model_step(tmp_path):
+    rows = dry_run("model_step.py", tmp_path / "model_step.json")
+    names = ("plain", "shc-4", "dhc-4", "mhc-2", "mhc-4")
+    assert {(row["connection"], row["mode"]) for row in rows} == {
+        (name, mode) for name in names for mode in ("training", "inference")
+    }
+    assert all(row["ratio_to_plain"] == 1 for row in rows if row["connection"] == "plain")
+    assert all(row["images_per_s"] > 0 for row in rows)
+
+
+def test_share_of_the_peak(benchmark):
+    model_step = benchmark("model_step")
+    assert model_step.peak_flops("NVIDIA H100 PCIe", None) == 756e12
+    assert model_step.peak_flops("NVIDIA H200", None) == 989e12
+    assert model_step.peak_flops("some card", None) is None
+    assert model_step.peak_flops("some card", 100.0) == 1e14
+    assert model_step.mfu(5e12, 100.0, 1e14) == pytest.approx(0.5)
+    assert model_step.mfu(5e12, 100.0, None) is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("script", ["kernels.py", "model_step.py", "peers.py"])
+def test_no_gpu_is_said(script):
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "there is no GPU to time on; --dry-run runs everything at a tiny size" in run.stderr
