@@ -94,6 +94,11 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         yield "boundary backward, norm", boundary_backward.read_norm_backward_kernel, norming
         merging = {**scaled, "ENTRY": False, **tile("boundary_backward", n)}
         yield "boundary backward, merge", boundary_backward.merge_backward_kernel, merging
+        bare = {"GAMMA": False, "KEEP": False}
+        entry = {**scaled, **bare, **tile("boundary", n)}
+        yield "boundary, merge, entry", boundary_forward.merge_logits_kernel, entry
+        entry = {**merging, **bare, "ENTRY": True}
+        yield "boundary backward, merge, entry", boundary_backward.merge_backward_kernel, entry
     summing = {"BLOCK_TOKENS": logits.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits.GRADIENT_CHANNELS}
     summing["NUM_PRE"] = n if n <= 4 else 0
     yield "logits backward, weight", logits.phi_backward_kernel, {**split, **summing, "num_stages": 1}

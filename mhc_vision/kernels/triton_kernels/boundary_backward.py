@@ -6,7 +6,9 @@ import triton.language as tl
 from mhc_vision.kernels.triton_kernels.device import (
     boundary_maps,
     load_entries,
+    load_keep,
     load_logits,
+    load_streams,
     merged_stream,
     split_bf16,
     sum_in_thread,
@@ -160,8 +162,7 @@ def merge_backward_kernel(
     rstd = tl.load(rstd_ptr + token, mask=rows, other=0.0)[:, None]
     d_mean = tl.load(d_mean_ptr + token, mask=rows, other=0.0)[:, None]
     d_along = tl.load(d_along_ptr + token, mask=rows, other=0.0)[:, None]
-    if KEEP:
-        keep = tl.load(keep_ptr + token // tokens_per_sample, mask=rows, other=0.0)[:, None]
+    keep = load_keep(keep_ptr, token, rows, tokens_per_sample, KEEP)
     pre = ()
     d_post = ()
     pre_logits = load_entries(made_ptr, token, rows, 1, num_tokens, NUM_STREAMS)
@@ -181,12 +182,8 @@ def merge_backward_kernel(
         if GAMMA:
             gamma = tl.load(gamma_ptr + channel, mask=channel < dim, other=0.0).to(tl.float32)[None, :]
             scaled *= gamma
-        if KEEP:
-            scaled *= keep
-        x = ()
-        for j in tl.static_range(NUM_STREAMS):
-            x_at = token[:, None] * x_token_stride + j * x_stream_stride + channel[None, :]
-            x = x + (tl.load(x_ptr + x_at, mask=mask, other=0.0).to(tl.float32),)
+        scaled *= keep
+        x = load_streams(x_ptr, token, channel, mask, x_token_stride, x_stream_stride, NUM_STREAMS)
         merged = ()
         u = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
         for i in tl.static_range(NUM_STREAMS):
@@ -217,8 +214,7 @@ def merge_backward_kernel(
             new_d_post = new_d_post + (d_post[i] + sum_in_thread(total * scaled, BLOCK_TOKENS, BLOCK_CHANNELS),)
             d = d + (total,)
         d_post = new_d_post
-        if KEEP:
-            d_f *= keep
+        d_f *= keep
         if GAMMA:
             d_gamma_at = tl.program_id(0).to(tl.int64) * dim + channel
             tl.store(d_gamma_ptr + d_gamma_at, tl.sum(d_f * f, 0), mask=channel < dim)

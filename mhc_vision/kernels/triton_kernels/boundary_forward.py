@@ -7,7 +7,15 @@ connection are [post n | res n*n] where they are merged with and [pre n | post n
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import boundary_maps, load_entries, merged_stream, sum_in_thread
+from mhc_vision.kernels.triton_kernels.device import (
+    boundary_maps,
+    load_branch,
+    load_entries,
+    load_keep,
+    load_streams,
+    merged_stream,
+    sum_in_thread,
+)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])
@@ -46,20 +54,12 @@ def merge_logits_kernel(
     k = tl.arange(0, PADDED_LOGITS)
     products = tl.zeros([BLOCK_TOKENS, PADDED_LOGITS], tl.float32)
     squares = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32)
-    if KEEP:
-        keep = tl.load(keep_ptr + token // tokens_per_sample, mask=rows, other=0.0)[:, None]
+    keep = load_keep(keep_ptr, token, rows, tokens_per_sample, KEEP)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
         mask = rows[:, None] & (channel < dim)[None, :]
-        f = tl.load(f_ptr + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
-        if GAMMA:
-            f *= tl.load(gamma_ptr + channel, mask=channel < dim, other=0.0).to(tl.float32)[None, :]
-        if KEEP:
-            f *= keep
-        x = ()
-        for j in tl.static_range(NUM_STREAMS):
-            at = token[:, None] * x_token_stride + j * x_stream_stride + channel[None, :]
-            x = x + (tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32),)
+        f = load_branch(f_ptr, gamma_ptr, keep, token, channel, mask, dim, GAMMA)
+        x = load_streams(x_ptr, token, channel, mask, x_token_stride, x_stream_stride, NUM_STREAMS)
         for i in tl.static_range(NUM_STREAMS):
             rounded = merged_stream(res, post, x, f, i, NUM_STREAMS).to(out_ptr.dtype.element_ty)
             at = token[:, None] * (NUM_STREAMS * dim) + i * dim + channel[None, :]

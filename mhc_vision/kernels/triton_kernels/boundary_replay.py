@@ -5,7 +5,13 @@ import triton.language as tl
 from torch import Tensor
 
 from mhc_vision.kernels.triton_kernels.boundary import Branch
-from mhc_vision.kernels.triton_kernels.device import boundary_maps, merged_stream
+from mhc_vision.kernels.triton_kernels.device import (
+    boundary_maps,
+    load_branch,
+    load_keep,
+    load_streams,
+    merged_stream,
+)
 from mhc_vision.kernels.triton_kernels.tiles import tile
 
 
@@ -33,20 +39,12 @@ def replay_kernel(
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     res, post = boundary_maps(logits_ptr, num_tokens, token, rows, num_iters, NUM_STREAMS, BLOCK_TOKENS)
-    if KEEP:
-        keep = tl.load(keep_ptr + token // tokens_per_sample, mask=rows, other=0.0)[:, None]
+    keep = load_keep(keep_ptr, token, rows, tokens_per_sample, KEEP)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
         mask = rows[:, None] & (channel < dim)[None, :]
-        f = tl.load(f_ptr + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
-        if GAMMA:
-            f *= tl.load(gamma_ptr + channel, mask=channel < dim, other=0.0).to(tl.float32)[None, :]
-        if KEEP:
-            f *= keep
-        x = ()
-        for j in tl.static_range(NUM_STREAMS):
-            at = token[:, None] * x_token_stride + j * x_stream_stride + channel[None, :]
-            x = x + (tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32),)
+        f = load_branch(f_ptr, gamma_ptr, keep, token, channel, mask, dim, GAMMA)
+        x = load_streams(x_ptr, token, channel, mask, x_token_stride, x_stream_stride, NUM_STREAMS)
         for i in tl.static_range(NUM_STREAMS):
             merged = merged_stream(res, post, x, f, i, NUM_STREAMS)
             at = token[:, None] * (NUM_STREAMS * dim) + i * dim + channel[None, :]

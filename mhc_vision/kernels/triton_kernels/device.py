@@ -124,6 +124,34 @@ def boundary_maps(
 
 
 @triton.jit
+def load_streams(pointer, token, channel, mask, token_stride, stream_stride, NUM_STREAMS: tl.constexpr):
+    """A tile of each stream in fp32; equal streams that are stored as one have the stream stride 0."""
+    streams = ()
+    for j in tl.static_range(NUM_STREAMS):
+        at = token[:, None] * token_stride + j * stream_stride + channel[None, :]
+        streams = streams + (tl.load(pointer + at, mask=mask, other=0.0).to(tl.float32),)
+    return streams
+
+
+@triton.jit
+def load_branch(pointer, gamma_ptr, keep, token, channel, mask, dim, GAMMA: tl.constexpr):
+    """A tile of F in fp32, with its LayerScale and the DropPath factors of the tokens, (tokens, 1), or 1."""
+    branch = tl.load(pointer + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+    if GAMMA:
+        branch *= tl.load(gamma_ptr + channel, mask=channel < dim, other=0.0).to(tl.float32)[None, :]
+    return branch * keep
+
+
+@triton.jit
+def load_keep(pointer, token, rows, tokens_per_sample, KEEP: tl.constexpr):
+    """DropPath's factor of each token's sample, (tokens, 1), or 1."""
+    keep = 1.0
+    if KEEP:
+        keep = tl.load(pointer + token // tokens_per_sample, mask=rows, other=0.0)[:, None]
+    return keep
+
+
+@triton.jit
 def merged_stream(res, post, x, f, INDEX: tl.constexpr, NUM_STREAMS: tl.constexpr):
     """Stream INDEX of res · X + postᵀ · F, in fp32: one order of sums wherever the merge is made again."""
     merged = post[INDEX][:, None] * f
