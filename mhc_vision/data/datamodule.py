@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.lazy_loader import LazyDataLoader
 from mhc_vision.data.samplers import EvaluationSampler, Position, ShuffledSampler
+from mhc_vision.data.seeding import SeededDataset, derive_seed
 
 
 class ImageDataModule(LightningDataModule):
@@ -20,7 +21,9 @@ class ImageDataModule(LightningDataModule):
 
     Samplers know the processes of a distributed run: use `Trainer(use_distributed_sampler=False)`. In training the
     samples that do not fill a batch in every process are left out, other ones each epoch. The order depends on
-    (seed, epoch) only, so a resumed run continues where the checkpoint was written, in the middle of an epoch too.
+    (seed, epoch) only, the transforms of a sample on (seed, epoch, sample), and what is random in a step (Mixup,
+    CutMix, DropPath, dropout) on (seed, batch, process): a resumed run goes on like the uninterrupted one wherever its
+    checkpoint was written, in the middle of an epoch too, whatever the number of workers.
 
     Args:
         batch_size: Images a batch in each process.
@@ -75,7 +78,7 @@ class ImageDataModule(LightningDataModule):
                 f"{self.batch_size * world_size} training samples, got {num_samples}"
             )
         sampler = ShuffledSampler(num_samples, self._position, self.seed, rank, world_size)
-        return LazyDataLoader(self.train_set, sampler=sampler, drop_last=True, **self._loader_options())
+        return LazyDataLoader(SeededDataset(self.train_set), sampler=sampler, drop_last=True, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader:
         """Every evaluation sample exactly once over all processes, in a fixed order."""
@@ -87,11 +90,39 @@ class ImageDataModule(LightningDataModule):
         """The same samples as in validation."""
         return self.val_dataloader()
 
+    def on_before_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Seed what is random in a training step, from here to the end of its backward pass."""
+        if self.trainer is not None and self.trainer.training:
+            batches = self.trainer.fit_loop.total_batch_idx + 1
+            torch.manual_seed(derive_seed("step", self.seed, batches, self.trainer.global_rank))
+        return batch
+
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalise a batch on its device and, while training, augment it."""
         images, labels = batch
         training = self.trainer is not None and self.trainer.training
         return self.batch_augment.to(images.device).train(training)(images, labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order and the labels of a run depend on, for its checkpoints."""
+        return {
+            "class_names": list(self.class_names),
+            "num_train": len(self.train_set),  # type: ignore[arg-type]
+            "batch_size": self.batch_size,
+            "num_processes": self._process()[1],
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that a resumed run has the data, and the division of it, that its checkpoint was made with.
+
+        Raises:
+            ValueError: If anything differs.
+        """
+        given = self.state_dict()
+        for name in sorted(given.keys() & state_dict.keys()):
+            if given[name] != state_dict[name]:
+                raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {state_dict[name]}")
 
     def _process(self) -> tuple[int, int]:
         """Rank of this process, number of processes."""

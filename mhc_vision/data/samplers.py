@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.utils.data import Sampler
 
+from mhc_vision.data.seeding import derive_seed
+
 Position = tuple[int, int]
 """An epoch, and how many samples of this process's share of it are already trained on."""
 
@@ -12,8 +14,8 @@ Position = tuple[int, int]
 _SEED_STRIDE = 1_000_003
 
 
-class ShuffledSampler(Sampler[int]):
-    """A random order for training that depends on nothing but (seed, epoch).
+class ShuffledSampler(Sampler[tuple[int, int]]):
+    """A random order for training that depends on nothing but (seed, epoch), as (index, seed of the sample) pairs.
 
     All processes draw the same permutation and take every `world_size`-th index of it. Up to `world_size - 1` samples
     at its end are left out, other ones each epoch, so that every process has the same number of samples.
@@ -42,12 +44,13 @@ class ShuffledSampler(Sampler[int]):
         """Samples of a whole epoch in this process, whatever part of it `position` leaves to do."""
         return self.num_samples // self.world_size
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, done = self.position()
         generator = torch.Generator().manual_seed(self.seed * _SEED_STRIDE + epoch)
         order = torch.randperm(self.num_samples, generator=generator)
         share = order[self.rank :: self.world_size][: len(self)]
-        yield from share[done:].tolist()
+        for index in share[done:].tolist():
+            yield index, derive_seed("sample", self.seed, epoch, index)
 
 
 class EvaluationSampler(Sampler[int]):

@@ -14,9 +14,11 @@ from lightning.pytorch.utilities import rank_zero_only
 import mhc_vision.data  # noqa: F401  its classes can be named without their module
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
+from mhc_vision.training.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.interrupt import InterruptCheckpoint
-from mhc_vision.training.jsonl_logger import JsonlLogger
+from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.module import ClassificationModule
+from mhc_vision.training.resume import check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
 
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -85,6 +87,26 @@ class TrainCLI(LightningCLI):
         """Parses `args` without Lightning's warning that `sys.argv` holds words, too: they are the same ones."""
         self.config = parser.parse_args(self.command)
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would put the model settings of a checkpoint over those given, unsaid; `fit` compares them."""
+        if self.config["subcommand"] != "fit":
+            super()._parse_ckpt_path()
+
+    def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """`Trainer.fit`, from the checkpoint that `ckpt_path` means: a file, or `last` for the newest of the run."""
+        try:
+            path = resume_path(ckpt_path, Path(self.trainer.default_root_dir))
+            if path is not None:
+                # it says how many processes share the data; `Trainer.fit` sets it, too late
+                self.datamodule.trainer = self.trainer
+                check_same_run(path, self.model, self.datamodule)
+        except ValueError as error:
+            fail(f"error: {error}", status=2)
+        if ckpt_path is not None:
+            rank_zero_only(print)(f"resuming from {path}" if path else "no checkpoint yet: starting from the beginning")
+            self.trainer.callbacks.insert(0, ForgetLaterSteps())
+        self.trainer.fit(ckpt_path=path, **kwargs)
+
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
         try:
@@ -115,7 +137,8 @@ class TrainCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _run_callbacks(self, run_dir: Path, configured: list[Callback], config: dict[str, Any]) -> list[Callback]:
-        added: list[Callback] = [RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command])]
+        summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command])
+        added: list[Callback] = [summary]
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             added.append(TQDMProgressBar())

@@ -1,23 +1,25 @@
 """Append-only metric log: one JSON object a line."""
 
+import json
 import os
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mhc_vision.atomic_files import json_text
+from mhc_vision.atomic_files import json_text, replace_text
 
 
 class JsonlLogger(Logger):
     """Writes `metrics.jsonl`: a line with `step`, `epoch`, `time` (seconds since 1970) and the metrics of that moment.
 
-    Lines are only ever appended and reach the file one by one, so a resumed run continues the file of the first and a
-    killed run keeps what it logged. NaN and infinities are the texts `"nan"`, `"inf"`, `"-inf"`, which `float()`
-    reads.
+    Lines are appended and reach the file one by one, so a resumed run continues the file of the first and a killed run
+    keeps what it logged; see `ForgetLaterSteps` for what it logged behind its checkpoint. NaN and infinities are the
+    texts `"nan"`, `"inf"`, `"-inf"`, which `float()` reads.
 
     Args:
         save_dir: The run directory; made when the first line is written.
@@ -65,6 +67,17 @@ class JsonlLogger(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Writes nothing: `config.yaml` in the run directory holds every setting of the run."""
 
+    @rank_zero_only
+    def forget_from(self, step: int) -> None:
+        """Removes the lines of this step and of later ones."""
+        if not self.path.exists():
+            return
+        self._drop_unfinished_line()
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["step"] < step]
+        if len(kept) < len(lines):
+            replace_text(self.path, "".join(kept))
+
     def _drop_unfinished_line(self) -> None:
         """Removes what a killed run may have left of its last line, which is no record."""
         if not self.path.exists():
@@ -72,3 +85,13 @@ class JsonlLogger(Logger):
         with open(self.path, "rb+") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
+
+
+class ForgetLaterSteps(Callback):
+    """For a resumed run: takes out of `metrics.jsonl` what was logged behind the checkpoint, for it comes again."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the checkpoint is restored, before the first step."""
+        for logger in trainer.loggers:
+            if isinstance(logger, JsonlLogger):
+                logger.forget_from(trainer.global_step)

@@ -5,9 +5,10 @@ from mhc_vision.data.samplers import EvaluationSampler, ShuffledSampler
 
 def shuffled(num_samples: int, world_size: int, epoch: int = 0, done: int = 0, seed: int = 0) -> list[list[int]]:
     """The order of each process."""
-    return [
-        list(ShuffledSampler(num_samples, lambda: (epoch, done), seed, rank, world_size)) for rank in range(world_size)
+    samplers = [
+        ShuffledSampler(num_samples, lambda: (epoch, done), seed, rank, world_size) for rank in range(world_size)
     ]
+    return [[index for index, _ in sampler] for sampler in samplers]
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 7, 12, 13])
@@ -47,6 +48,16 @@ def test_training_goes_on_within_an_epoch() -> None:
 def test_position_is_asked_anew_in_each_epoch() -> None:
     position = [0, 0]
     sampler = ShuffledSampler(50, lambda: (position[0], position[1]))
-    first = list(sampler)
+    first = [index for index, _ in sampler]
     position[0] = 1
-    assert list(sampler) == shuffled(50, 1, epoch=1)[0] != first
+    assert [index for index, _ in sampler] == shuffled(50, 1, epoch=1)[0] != first
+
+
+def test_each_sample_has_a_seed_of_its_own_in_each_epoch() -> None:
+    def seeds(epoch: int, seed: int = 0, done: int = 0) -> dict[int, int]:
+        return dict(ShuffledSampler(50, lambda: (epoch, done), seed))
+
+    assert len(set(seeds(0).values()) | set(seeds(1).values()) | set(seeds(0, seed=1).values())) == 150
+    rest = seeds(1, done=20)
+    assert len(rest) == 30
+    assert rest.items() <= seeds(1).items()

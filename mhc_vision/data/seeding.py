@@ -1,0 +1,38 @@
+"""Random numbers that depend on where a run stands, and on nothing that happened before.
+
+A generator whose state goes on from batch to batch would have to be saved in every process and every data worker for a
+resumed run to go on like the uninterrupted one. A seed made of the place (epoch, sample, batch, process) needs nothing.
+"""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+
+def derive_seed(*place: int | str) -> int:
+    """A seed of 63 bits for each place; neighbouring places have unrelated ones."""
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class SeededDataset(Dataset):
+    """A map-style dataset whose transforms draw from a seed of their sample's own; leaves the caller's generator alone.
+
+    Args:
+        dataset: What to wrap; torch's generator is the one its transforms draw from, as torchvision's do.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        """The sample of an index, drawn with a seed."""
+        index, seed = place
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.dataset[index]

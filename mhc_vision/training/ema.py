@@ -1,0 +1,32 @@
+"""Exponential moving average of the weights, which validation and checkpoints then use."""
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class EMA(WeightAveraging):
+    """Averages the weights after every optimiser step: a = d·a + (1 - d)·w, with d = min(decay, (1 + t) / (10 + t)).
+
+    The decay warms up with the number t of averaged steps, so the average follows the weights from the first step on.
+    Validation, tests and `state_dict` of checkpoints have the average; the weights themselves are in the checkpoint's
+    `current_model_state`.
+
+    Args:
+        decay: The decay that is reached, e.g. 0.9999; in [0, 1).
+
+    Raises:
+        ValueError: If the decay is out of range.
+    """
+
+    def __init__(self, decay: float = 0.9999) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        self.decay = decay
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+
+    @torch.no_grad()
+    def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+        steps = float(num_averaged)
+        weight = 1.0 - min(self.decay, (1.0 + steps) / (10.0 + steps))
+        torch._foreach_lerp_(averaged, current, weight)

@@ -1,0 +1,84 @@
+"""Which checkpoint a run goes on from, and whether it belongs to this run."""
+
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+
+NEWEST = "last"
+# what may change between the parts of a run: it does not change what is computed
+FREE_TO_CHANGE = ("compile", "pretrained")
+
+
+def resume_path(ckpt_path: str | Path | None, run_dir: Path) -> Path | None:
+    """The checkpoint that `--ckpt_path` means for a run in this directory.
+
+    `last` is the newest whole one, those that SLURM's time limit made included; None where there is none yet.
+
+    Raises:
+        ValueError: A file that is not there or not whole.
+    """
+    if ckpt_path is None:
+        return None
+    if str(ckpt_path) == NEWEST:
+        return newest_checkpoint(run_dir)
+    path = Path(ckpt_path)
+    reason = damage(path)
+    if reason:
+        raise ValueError(f"ckpt_path: got {path}, expected a checkpoint: {reason}")
+    return path
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """The whole checkpoint of most steps in `checkpoints/` and among SLURM's `hpc_ckpt_*`; warns of damaged ones."""
+    paths = [*(run_dir / "checkpoints").glob("*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]
+    whole = []
+    for path in paths:
+        reason = damage(path)
+        if reason:
+            warnings.warn(f"{path} is left out: {reason}", stacklevel=2)
+        else:
+            whole.append(path)
+    return max(whole, key=lambda path: (load(path)["global_step"], path.stat().st_mtime), default=None)
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a checkpoint file, or an empty text; all of it is read, against its checksums."""
+    if not path.is_file():
+        return "there is no such file"
+    if not zipfile.is_zipfile(path):
+        return "it is cut short, or no checkpoint"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        return f"it cannot be read: {error}"
+    if member:
+        return f"its part {member} is damaged"
+    return "" if "global_step" in load(path) else "it is no checkpoint of a training run"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint whose tensors stay on the disk until they are used."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def check_same_run(path: Path, model: LightningModule, data: LightningDataModule) -> None:
+    """Raise ValueError unless model settings and data are those that the checkpoint was made with."""
+    checkpoint = load(path)
+    saved, given = checkpoint.get("hyper_parameters", {}), dict(model.hparams)
+    for name in sorted(set(saved) | set(given)):
+        if name not in FREE_TO_CHANGE and _plain(saved.get(name)) != _plain(given.get(name)):
+            raise ValueError(f"model.{name}: got {given.get(name)!r}, but {path} was made with {saved.get(name)!r}")
+    name = type(data).__qualname__
+    if name not in checkpoint:
+        raise ValueError(f"data: got {name}, but {path} was made with other data")
+    data.load_state_dict(checkpoint[name])
+
+
+def _plain(value: Any) -> Any:
+    """Tuples come back as lists from a configuration file."""
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,163 @@
+"""A run that is killed and resumed ends with the bits of one that was not, and what cannot be resumed is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from mhc_vision.training.resume import newest_checkpoint
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+STEPS_AN_EPOCH, EPOCHS = 6, 4
+
+
+def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0) -> list[str]:
+    """A run with DropPath and an average of the weights."""
+    strategy = ["--trainer.strategy", "ddp"] if processes > 1 else []
+    return [
+        *(sys.executable, "-W", "ignore", str(CONFIGS.parent / "train_imagenet.py"), "fit"),
+        *("--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "connections" / "mhc.yaml")),
+        *("--model.model_args.depth", "1", "--model.model_args.drop_path_rate", "0.3"),
+        *("--model.connection_lr_scale", "10", "--data.batch_size", "8", "--data.num_workers", str(num_workers)),
+        *("--trainer.max_epochs", str(EPOCHS), "--trainer.limit_train_batches", str(STEPS_AN_EPOCH)),
+        *("--trainer.limit_val_batches", "2", "--trainer.devices", str(processes), *strategy),
+        *("--trainer.callbacks+=EMA", "--trainer.callbacks.decay", "0.9"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+        *("--trainer.default_root_dir", str(run_dir), *words),
+    ]
+
+
+def run(run_dir: Path, *words: str, **options: int) -> None:
+    subprocess.run(command(run_dir, *words, **options), check=True, capture_output=True)
+
+
+def num_records(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def kill_after(records: int, run_dir: Path, *words: str, **options: int) -> None:
+    """SIGKILL to the whole process group once so many lines are logged."""
+    process = subprocess.Popen(
+        command(run_dir, *words, **options),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None and num_records(run_dir) < records:
+        time.sleep(0.002)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def outcome(run_dir: Path) -> tuple[dict, list[dict]]:
+    """Everything of the last checkpoint that computes, and the log without its times."""
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    kept = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "averaging_state", "global_step")
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {name: checkpoint[name] for name in kept}, [
+        {key: value for key, value in line.items() if key != "time"} for line in lines
+    ]
+
+
+def assert_same_bits(left: object, right: object) -> None:
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_same_bits(left[key], right[key])
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        for a, b in zip(left, right, strict=True):
+            assert_same_bits(a, b)
+    else:
+        assert left == right
+
+
+def check_killed_run(tmp_path: Path, kill_points: list[int], **options: int) -> None:
+    run(tmp_path / "whole", **options)
+    expected = outcome(tmp_path / "whole")
+    for records in kill_points:
+        run_dir = tmp_path / f"killed-{records}"
+        kill_after(records, run_dir, **options)
+        run(run_dir, "--ckpt_path", "last", **options)
+        assert_same_bits(outcome(run_dir), expected)
+
+
+def test_killed_and_resumed_run_has_the_bits_of_the_whole_one(tmp_path):
+    check_killed_run(tmp_path, [STEPS_AN_EPOCH + 3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_workers", "processes"), [(0, 1), (2, 1), (0, 2), (2, 2)])
+def test_any_kill_point_workers_and_processes(tmp_path, num_workers, processes):
+    last = EPOCHS * (STEPS_AN_EPOCH + 1) - 1
+    points = sorted(random.Random(num_workers + 10 * processes).sample(range(1, last), 10 if processes == 1 else 3))
+    check_killed_run(tmp_path, points, num_workers=num_workers, processes=processes)
+
+
+def save(path: Path, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"global_step": step, "state_dict": {"weight": torch.arange(1000.0)}}, path)
+
+
+def test_newest_whole_checkpoint(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    save(tmp_path / "checkpoints" / "best.ckpt", 10)
+    save(tmp_path / "checkpoints" / "last.ckpt", 20)
+    save(tmp_path / "hpc_ckpt_1.ckpt", 15)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert newest_checkpoint(tmp_path).name == "last.ckpt"
+    save(tmp_path / "hpc_ckpt_2.ckpt", 25)
+    assert newest_checkpoint(tmp_path).name == "hpc_ckpt_2.ckpt"
+    whole = (tmp_path / "hpc_ckpt_2.ckpt").read_bytes()
+    (tmp_path / "hpc_ckpt_2.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match=r"hpc_ckpt_2\.ckpt is left out: it is cut short"):
+        assert newest_checkpoint(tmp_path).name == "last.ckpt"
+    damaged = bytearray((tmp_path / "checkpoints" / "last.ckpt").read_bytes())
+    at = damaged.index(torch.arange(1000.0).numpy().tobytes()[400:440])
+    damaged[at] ^= 1
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"last\.ckpt is left out: its part .* is damaged"):
+        assert newest_checkpoint(tmp_path).name == "hpc_ckpt_1.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.num_streams", "2"], "model.num_streams: got 2, but "),
+        (["--model.lr", "0.1"], "model.lr: got 0.1, but "),
+        (["--data.batch_size", "4"], "data: batch_size is 4, but the checkpoint was made with 8"),
+    ],
+)
+def test_a_changed_run_is_refused_before_it_starts(train, capsys, words, message):
+    run_dir = train(connection="mhc")
+    before = (run_dir / "metrics.jsonl").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        train("--ckpt_path", "last", "--trainer.max_epochs", "2", *words, connection="mhc")
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert (run_dir / "metrics.jsonl").read_text() == before
+
+
+def test_a_missing_or_broken_file_is_refused_and_no_checkpoint_yet_is_not(train, tmp_path, capsys):
+    for content in (None, b"no checkpoint"):
+        path = tmp_path / "some.ckpt"
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(SystemExit):
+            train("--ckpt_path", str(path))
+        assert f"ckpt_path: got {path}, expected a checkpoint" in capsys.readouterr().err
+    train("--ckpt_path", "last")
+    assert "no checkpoint yet: starting from the beginning" in capsys.readouterr().out
