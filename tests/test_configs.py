@@ -79,17 +79,31 @@ def test_the_batch_of_a_step_is_the_papers(recipe):
     config = yaml.safe_load(recipe.read_text())
     images = config["data"]["init_args"]["batch_size"] * config["trainer"]["devices"]
     images *= config["trainer"].get("accumulate_grad_batches", 1)
-    assert images == (1024 if "better_plain" in recipe.stem else 4096)
+    batches = {"hc": 4096, "plain": 1024, "deit": 1024, "deit3": 2048}
+    assert images == batches[recipe.stem.rpartition("_")[2]]
 
 
-def test_the_script_trains_a_recipe_under_the_debug_overlay(image_folder, tmp_path):
+FAMILIES = [
+    "base_patch16_224_hc",
+    "small_patch16_224_better_plain",
+    "small_patch16_224_deit",
+    "small_patch16_224_deit3",
+]
+ALL = [(family, overlay.stem) for family in FAMILIES for overlay in OVERLAYS]
+QUICK = [(FAMILIES[1], "mhc"), (FAMILIES[3], "dhc")]
+
+
+@pytest.mark.parametrize(
+    ("family", "connection"),
+    [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow) for pair in ALL],
+    ids=["-".join(pair) for pair in ALL],
+)
+def test_the_script_trains_every_family_under_the_debug_overlay(family, connection, tmp_path):
     finished = subprocess.run(
         [
-            *(sys.executable, "train_imagenet.py"),
-            *("--config", "configs/imagenet/vit_small_patch16_224_better_plain.yaml"),
-            *("--config", "configs/connections/mhc.yaml", "--config", "configs/debug.yaml"),
-            *("--data.root", str(image_folder), "--data.img_size", "32", "--model.model_args.depth", "1"),
-            *("--trainer.default_root_dir", str(tmp_path / "run")),
+            *(sys.executable, "train_imagenet.py", "--config", f"configs/imagenet/vit_{family}.yaml"),
+            *("--config", f"configs/connections/{connection}.yaml", "--config", "configs/debug.yaml"),
+            *("--model.model_args.depth", "1", "--trainer.default_root_dir", str(tmp_path / "run")),
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -100,5 +114,5 @@ def test_the_script_trains_a_recipe_under_the_debug_overlay(image_folder, tmp_pa
     assert finished.returncode == 0, finished.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 2
-    assert summary["connection"] == "mhc"
+    assert summary["connection"] == (None if connection == "baseline" else connection)
     assert 0 <= summary["metrics"]["val/top1"] <= 1

@@ -2,6 +2,7 @@
 
 from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.digits import DigitsDataModule
+from mhc_vision.data.fake import FakeDataModule
 from mhc_vision.data.image_folder import ImageFolderDataModule
 
-__all__ = ["DigitsDataModule", "ImageDataModule", "ImageFolderDataModule"]
+__all__ = ["DigitsDataModule", "FakeDataModule", "ImageDataModule", "ImageFolderDataModule"]

@@ -1,5 +1,6 @@
 """What all datasets share: loaders, their order, and the work on the device."""
 
+import random
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: Images a batch in each process.
         num_workers: Worker processes of each loader, 0 to load in the main process.
         seed: Seed of the training order.
+        repeats: How often each sample comes in a row, differently augmented (repeated augmentation); 1 for once.
 
     Attributes:
         class_names: Name of each class, in the order of the labels.
@@ -49,12 +51,15 @@ class ImageDataModule(LightningDataModule):
     eval_set: Dataset
     batch_augment: BatchAugment
 
-    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
+    def __init__(self, batch_size: int, num_workers: int, seed: int, repeats: int = 1) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must be 0 or positive, got {num_workers}")
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}")
+        self.repeats = repeats
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -77,7 +82,7 @@ class ImageDataModule(LightningDataModule):
                 f"batch_size={self.batch_size} in each of {world_size} processes needs at least "
                 f"{self.batch_size * world_size} training samples, got {num_samples}"
             )
-        sampler = ShuffledSampler(num_samples, self._position, self.seed, rank, world_size)
+        sampler = ShuffledSampler(num_samples, self._position, self.seed, rank, world_size, self.repeats)
         return LazyDataLoader(SeededDataset(self.train_set), sampler=sampler, drop_last=True, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader:
@@ -94,7 +99,10 @@ class ImageDataModule(LightningDataModule):
         """Seed what is random in a training step, from here to the end of its backward pass."""
         if self.trainer is not None and self.trainer.training:
             batches = self.trainer.fit_loop.total_batch_idx + 1
-            torch.manual_seed(derive_seed("step", self.seed, batches, self.trainer.global_rank))
+            seed = derive_seed("step", self.seed, batches, self.trainer.global_rank)
+            torch.manual_seed(seed)
+            # timm's random erasing draws its places there
+            random.seed(seed)
         return batch
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:

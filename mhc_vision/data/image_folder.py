@@ -32,6 +32,10 @@ class ImageFolderDataModule(ImageDataModule):
         hflip: Probability of a horizontal flip in training.
         randaugment_ops: Number of RandAugment operations an image, 0 for none.
         randaugment_magnitude: Their strength, 0 to 30.
+        three_augment: One of grey, solarised and blurred for each image (DeiT-III), in place of RandAugment.
+        color_jitter: Largest relative change of brightness, contrast and saturation, 0 for none.
+        erase: Probability that a random rectangle of a training image becomes noise.
+        repeats: How often each sample comes in a row, differently augmented (repeated augmentation); 1 for once.
         mixup: Alpha of Mixup's Beta distribution, 0 for none.
         cutmix: The same for CutMix. If both are given, each batch gets one of them at random.
         seed: Seed of the training order.
@@ -56,18 +60,31 @@ class ImageFolderDataModule(ImageDataModule):
         hflip: float = 0.5,
         randaugment_ops: int = 0,
         randaugment_magnitude: int = 10,
+        three_augment: bool = False,
+        color_jitter: float = 0.0,
+        erase: float = 0.0,
+        repeats: int = 1,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(batch_size, num_workers, seed, repeats)
         if len(mean) != self.in_chans:
             raise ValueError(f"mean must have {self.in_chans} values, got {mean}")
-        to_train = train_transform(img_size, interpolation, train_scale, hflip, randaugment_ops, randaugment_magnitude)
+        to_train = train_transform(
+            img_size,
+            interpolation,
+            train_scale,
+            hflip,
+            randaugment_ops,
+            randaugment_magnitude,
+            three_augment,
+            color_jitter,
+        )
         to_eval = eval_transform(img_size, interpolation, crop_pct)
         self.img_size = img_size
         self.class_names = find_classes(Path(root))
-        self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix)
+        self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase)
         self.train_set = list_images(Path(root) / "train", to_train)
         self.eval_set = list_images(Path(root) / "val", to_eval)
 

@@ -29,12 +29,21 @@ class ShuffledSampler(Sampler[tuple[int, int]]):
         seed: Seed of the whole run's order, the same in every process.
         rank: Index of this process.
         world_size: Number of processes.
+        repeats: Repeated augmentation (arXiv 1902.05509; DeiT uses 3): each sample comes so many times in a row, to
+            different processes, each time with a seed of its own. An epoch keeps its length, so it has fewer samples.
     """
 
     def __init__(
-        self, num_samples: int, position: Callable[[], Position], seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        num_samples: int,
+        position: Callable[[], Position],
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: int = 1,
     ) -> None:
         self.num_samples = num_samples
+        self.repeats = repeats
         self.position = position
         self.seed = seed
         self.rank = rank
@@ -48,9 +57,10 @@ class ShuffledSampler(Sampler[tuple[int, int]]):
         epoch, done = self.position()
         generator = torch.Generator().manual_seed(self.seed * _SEED_STRIDE + epoch)
         order = torch.randperm(self.num_samples, generator=generator)
-        share = order[self.rank :: self.world_size][: len(self)]
-        for index in share[done:].tolist():
-            yield index, derive_seed("sample", self.seed, epoch, index)
+        for place in range(self.rank + done * self.world_size, len(self) * self.world_size, self.world_size):
+            turn, copy = divmod(place, self.repeats)
+            index = int(order[turn])
+            yield index, derive_seed("sample", self.seed, epoch, index, copy)
 
 
 class EvaluationSampler(Sampler[int]):

@@ -17,8 +17,10 @@ def train_transform(
     hflip: float,
     randaugment_ops: int,
     randaugment_magnitude: int,
+    three_augment: bool = False,
+    color_jitter: float = 0.0,
 ) -> v2.Compose:
-    """Random crop, flip and RandAugment.
+    """Random crop, flip, RandAugment or 3-Augment, and colour jitter.
 
     Args:
         img_size: Height and width of the result, in pixels.
@@ -27,6 +29,8 @@ def train_transform(
         hflip: Probability of a horizontal flip.
         randaugment_ops: Number of RandAugment operations an image, 0 for none.
         randaugment_magnitude: Their strength, 0 to 30.
+        three_augment: One of grey, solarised and blurred for each image (DeiT-III, arXiv 2204.07118).
+        color_jitter: Largest relative change of brightness, contrast and saturation, 0 for none.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -40,6 +44,10 @@ def train_transform(
         raise ValueError(f"randaugment_ops must be 0 (off) or positive, got {randaugment_ops}")
     if not 0 <= randaugment_magnitude <= MAX_MAGNITUDE:
         raise ValueError(f"randaugment_magnitude must be in 0..{MAX_MAGNITUDE}, got {randaugment_magnitude}")
+    if three_augment and randaugment_ops > 0:
+        raise ValueError(f"three_augment takes the place of RandAugment: got it with randaugment_ops={randaugment_ops}")
+    if color_jitter < 0:
+        raise ValueError(f"color_jitter must be 0 (off) or positive, got {color_jitter}")
     mode = INTERPOLATIONS[interpolation]
     steps: list[v2.Transform] = [
         v2.RandomResizedCrop(img_size, scale=scale, interpolation=mode, antialias=True),
@@ -54,6 +62,12 @@ def train_transform(
                 fill=[_GREY] * 3,
             )
         )
+    if three_augment:
+        # the published code blurs with Pillow, by a radius of 0.1 to 2, and solarises at 128
+        blur = v2.GaussianBlur(kernel_size=9, sigma=(0.1, 2.0))
+        steps.append(v2.RandomChoice([v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), blur]))
+    if color_jitter > 0:
+        steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
     return v2.Compose(steps)
 
 

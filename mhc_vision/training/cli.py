@@ -89,7 +89,7 @@ class TrainCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would put the model settings of a checkpoint over those given, unsaid; `fit` compares them."""
-        if self.config["subcommand"] != "fit":
+        if self.config.get("subcommand") != "fit":
             super()._parse_ckpt_path()
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
@@ -104,7 +104,6 @@ class TrainCLI(LightningCLI):
             fail(f"error: {error}", status=2)
         if ckpt_path is not None:
             rank_zero_only(print)(f"resuming from {path}" if path else "no checkpoint yet: starting from the beginning")
-            self.trainer.callbacks.insert(0, ForgetLaterSteps())
         self.trainer.fit(ckpt_path=path, **kwargs)
 
     def instantiate_classes(self) -> None:
@@ -139,6 +138,8 @@ class TrainCLI(LightningCLI):
     def _run_callbacks(self, run_dir: Path, configured: list[Callback], config: dict[str, Any]) -> list[Callback]:
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command])
         added: list[Callback] = [summary]
+        if self._get(self.config_init, "ckpt_path") is not None:
+            added.append(ForgetLaterSteps())
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             added.append(TQDMProgressBar())

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.optim import Lamb
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -17,7 +18,7 @@ from mhc_vision.training.schedule import warmup_cosine
 
 
 class ClassificationModule(LightningModule):
-    """Trains a timm classifier, plain or hyper-connected, with AdamW, linear warm-up and cosine decay.
+    """Trains a timm classifier, plain or hyper-connected, with AdamW or LAMB, linear warm-up and cosine decay.
 
     Batches are (images float (B, in_chans, H, W), targets); targets are class indices (B,) or, from Mixup and CutMix
     in training, class probabilities (B, num_classes). Logs `train/{loss,lr,grad_norm}` and
@@ -35,9 +36,11 @@ class ClassificationModule(LightningModule):
             `constraint`, `stream_reduce`, ...) included.
         fixed_pos_embed: `"sincos2d"` replaces the learned position embedding by a frozen 2-D sine-cosine table.
         lr: Peak learning rate at the batch size in use; nothing scales it.
-        weight_decay: Decoupled weight decay as torch's AdamW counts it (each step takes `lr * weight_decay`).
-        betas: AdamW's two decay rates.
-        eps: AdamW's epsilon.
+        weight_decay: As torch's AdamW counts it, decoupled (each step takes `lr * weight_decay`); LAMB
+            adds it to the update, before its trust ratio.
+        betas: The optimiser's two decay rates.
+        eps: The optimiser's epsilon.
+        optimizer: `"adamw"`, or `"lamb"` (timm's, with its clipping of the global norm at 1).
         connection_lr_scale: Factor on the learning rate of the connections' parameters.
         warmup_steps: Optimiser steps of linear warm-up; give this or `warmup_epochs`, or none for no warm-up.
         warmup_epochs: Epochs of linear warm-up.
@@ -65,6 +68,7 @@ class ClassificationModule(LightningModule):
         weight_decay: float = 0.05,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        optimizer: Literal["adamw", "lamb"] = "adamw",
         connection_lr_scale: float = 1.0,
         warmup_steps: int | None = None,
         warmup_epochs: float | None = None,
@@ -85,6 +89,8 @@ class ClassificationModule(LightningModule):
             raise ValueError(f"min_lr must be between 0 and lr = {lr}, got {min_lr}")
         if warmup_steps is not None and warmup_epochs is not None:
             raise ValueError(f"give warmup_steps or warmup_epochs, not both: got {warmup_steps} and {warmup_epochs}")
+        if optimizer not in ("adamw", "lamb"):
+            raise ValueError(f"optimizer must be 'adamw' or 'lamb', got {optimizer!r}")
         if fixed_pos_embed not in (None, "sincos2d"):
             raise ValueError(f"fixed_pos_embed must be null or 'sincos2d', got {fixed_pos_embed!r}")
         self.training_loss = classification_loss(loss, label_smoothing)
@@ -145,9 +151,11 @@ class ClassificationModule(LightningModule):
             weight_decay=self.hparams["weight_decay"],
             connection_lr_scale=self.hparams["connection_lr_scale"],
         )
+        options = {"betas": tuple(self.hparams["betas"]), "eps": self.hparams["eps"]}
         # the fused kernel unscales fp16 gradients itself, after they would have been clipped
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(groups, betas=tuple(self.hparams["betas"]), eps=self.hparams["eps"], fused=fused)
+        lamb = self.hparams["optimizer"] == "lamb"
+        optimizer = Lamb(groups, **options) if lamb else torch.optim.AdamW(groups, **options, fused=fused)
         total_steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(total_steps) or total_steps < 0:
             raise ValueError("the schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps")

@@ -54,7 +54,19 @@ def test_evaluation_does_not_mix() -> None:
     assert all(image.unique().numel() == 1 for image in images)
 
 
-@pytest.mark.parametrize("wrong", [{"mixup": -0.1}, {"cutmix": -1.0}, {"std": [0.5, 0.0, 0.5]}], ids=str)
+def test_erased_rectangles_are_noise_in_training_alone() -> None:
+    augment = BatchAugment([0.5] * 3, [0.5] * 3, num_classes=3, erase=1.0)
+    black = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
+    images, _ = augment(black, torch.zeros(8, dtype=torch.int64))
+    shares = (images != -1).any(1).float().mean((1, 2))
+    assert ((shares > 0.01) & (shares < 0.4)).all()
+    assert shares.unique().numel() > 1
+    assert (augment.eval()(black, torch.zeros(8))[0] == -1).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mixup": -0.1}, {"cutmix": -1.0}, {"erase": -0.1}, {"std": [0.5, 0.0, 0.5]}], ids=str
+)
 def test_bad_arguments_are_named(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         BatchAugment(**{"mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 3, **wrong})

@@ -61,3 +61,17 @@ def test_each_sample_has_a_seed_of_its_own_in_each_epoch() -> None:
     rest = seeds(1, done=20)
     assert len(rest) == 30
     assert rest.items() <= seeds(1).items()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_repeated_samples_come_in_a_row_with_seeds_of_their_own(world_size: int) -> None:
+    samplers = [ShuffledSampler(20, lambda: (0, 0), 0, rank, world_size, repeats=3) for rank in range(world_size)]
+    shares = [list(sampler) for sampler in samplers]
+    assert {len(share) for share in shares} == {20 // world_size}
+    together = [pair for turn in zip(*shares, strict=True) for pair in turn]
+    indices = [index for index, _ in together]
+    order = [index for index, _ in ShuffledSampler(20, lambda: (0, 0))]
+    assert indices == [index for index in order for _ in range(3)][: len(indices)]
+    assert len({seed for _, seed in together}) == len(together)
+    later = ShuffledSampler(20, lambda: (0, 4), 0, 0, world_size, repeats=3)
+    assert list(later) == shares[0][4:]

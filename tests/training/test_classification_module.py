@@ -142,6 +142,7 @@ def test_a_checkpoint_restores_the_module_safely(tmp_path):
         ({"lr": float("nan")}, "lr must be positive, got nan"),
         ({"num_streams": 0, "connection": "mhc"}, "num_streams must be positive, got 0"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
+        ({"optimizer": "sgd"}, "optimizer must be 'adamw' or 'lamb', got 'sgd'"),
         ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
         ({"min_lr": 1.0}, "min_lr must be between 0 and lr = 0.001, got 1.0"),
         ({"warmup_steps": 1, "warmup_epochs": 1.0}, "warmup_steps or warmup_epochs, not both: got 1 and 1.0"),

@@ -1,0 +1,58 @@
+"""Noise in place of images: to see a recipe run without its dataset."""
+
+import torch
+from torch.utils.data import TensorDataset
+
+from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.datamodule import ImageDataModule
+
+
+class FakeDataModule(ImageDataModule):
+    """Random RGB images with random labels, in memory; the same for each seed.
+
+    Args:
+        batch_size: Images a batch in each process.
+        num_workers: Worker processes of each loader.
+        img_size: Height and width of the images, in pixels.
+        num_classes: Number of classes.
+        num_images: Images to train on; a quarter as many to evaluate on.
+        erase: Probability that a random rectangle of a training image becomes noise.
+        repeats: How often each sample comes in a row; 1 for once.
+        mixup: Alpha of Mixup's Beta distribution, 0 for none.
+        cutmix: The same for CutMix.
+        seed: Seed of the images and of the training order.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    in_chans = 3
+
+    def __init__(
+        self,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        img_size: int = 32,
+        num_classes: int = 10,
+        num_images: int = 256,
+        erase: float = 0.0,
+        repeats: int = 1,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed, repeats)
+        for name, value in (("img_size", img_size), ("num_classes", num_classes), ("num_images", num_images)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.img_size = img_size
+        self.class_names = [f"class {index}" for index in range(num_classes)]
+        self.batch_augment = BatchAugment([0.5] * 3, [0.5] * 3, num_classes, mixup, cutmix, erase)
+        generator = torch.Generator().manual_seed(seed)
+        self.train_set, self.eval_set = (
+            TensorDataset(
+                torch.randint(256, (count, self.in_chans, img_size, img_size), dtype=torch.uint8, generator=generator),
+                torch.randint(num_classes, (count,), generator=generator),
+            )
+            for count in (num_images, max(1, num_images // 4))
+        )
