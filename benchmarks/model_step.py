@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.layers import HyperConnection
+from mhc_vision.training.device_peak import peak_flops
 
 CONNECTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("", {}),
@@ -35,15 +36,6 @@ CONNECTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "mhc-2": ("_mhc", {"num_streams": 2}),
     "mhc-4": ("_mhc", {"num_streams": 4}),
 }
-# dense bf16, from the makers' data sheets; the first name that the card's contains
-PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0}
-
-
-def peak_flops(name: str, tflops: float | None) -> float | None:
-    """Floating-point operations a second of a card, or None where it is not known."""
-    if tflops is None:
-        tflops = next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
-    return None if tflops is None else 1e12 * tflops
 
 
 def mfu(flops: float, milliseconds: float, peak: float | None) -> float | None:

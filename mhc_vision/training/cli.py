@@ -20,6 +20,7 @@ from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.resume import check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
+from mhc_vision.training.throughput import Throughput
 
 SUBCOMMANDS = ("fit", "validate", "test")
 DEFAULT_RUN_DIR = "runs/default"
@@ -138,6 +139,8 @@ class TrainCLI(LightningCLI):
     def _run_callbacks(self, run_dir: Path, configured: list[Callback], config: dict[str, Any]) -> list[Callback]:
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command])
         added: list[Callback] = [summary]
+        if config["logger"] is not False:
+            added.append(Throughput(config["log_every_n_steps"] or 50))
         if self._get(self.config_init, "ckpt_path") is not None:
             added.append(ForgetLaterSteps())
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file

@@ -59,10 +59,6 @@ def test_model_step(tmp_path):
 
 def test_share_of_the_peak(benchmark):
     model_step = benchmark("model_step")
-    assert model_step.peak_flops("NVIDIA H100 PCIe", None) == 756e12
-    assert model_step.peak_flops("NVIDIA H200", None) == 989e12
-    assert model_step.peak_flops("some card", None) is None
-    assert model_step.peak_flops("some card", 100.0) == 1e14
     assert model_step.mfu(5e12, 100.0, 1e14) == pytest.approx(0.5)
     assert model_step.mfu(5e12, 100.0, None) is None
 

@@ -65,7 +65,7 @@ def outcome(run_dir: Path) -> tuple[dict, list[dict]]:
     kept = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "averaging_state", "global_step")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return {name: checkpoint[name] for name in kept}, [
-        {key: value for key, value in line.items() if key != "time"} for line in lines
+        {key: value for key, value in line.items() if key != "time" and not key.startswith("perf/")} for line in lines
     ]
 
 

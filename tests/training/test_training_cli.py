@@ -115,7 +115,8 @@ def test_what_the_data_refuse_is_said_without_wrapping(tmp_path, capsys, folders
     for folder in folders:
         (root / folder).mkdir(parents=True)
     recipe = CONFIGS / "imagenet" / "vit_small_patch16_224_better_plain.yaml"
-    words = ["--config", str(recipe), "--config", str(CONFIGS / "debug.yaml"), "--data.root", str(root)]
+    words = ["--config", str(recipe), "--data.root", str(root), "--trainer.accelerator", "cpu"]
+    words += ["--trainer.devices", "1", "--trainer.strategy", "auto"]
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--trainer.default_root_dir", str(tmp_path / "run")])
     assert stopped.value.code == 2
