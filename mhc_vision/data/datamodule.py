@@ -39,6 +39,8 @@ class ImageDataModule(LightningDataModule):
         train_set: Training samples (uint8 image, label).
         eval_set: Samples of validation and test.
         batch_augment: The work on the device.
+        crop_pct: Part of the shorter side that evaluation crops.
+        interpolation: Of resizing.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -50,6 +52,8 @@ class ImageDataModule(LightningDataModule):
     train_set: Dataset
     eval_set: Dataset
     batch_augment: BatchAugment
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
 
     def __init__(self, batch_size: int, num_workers: int, seed: int, repeats: int = 1) -> None:
         super().__init__()
@@ -112,9 +116,13 @@ class ImageDataModule(LightningDataModule):
         return self.batch_augment.to(images.device).train(training)(images, labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order and the labels of a run depend on, for its checkpoints."""
+        """What the images, labels and order of a run depend on, for its checkpoints."""
         return {
             "class_names": list(self.class_names),
+            "mean": self.batch_augment.mean.flatten().tolist(),
+            "std": self.batch_augment.std.flatten().tolist(),
+            "crop_pct": self.crop_pct,
+            "interpolation": self.interpolation,
             "num_train": len(self.train_set),  # type: ignore[arg-type]
             "batch_size": self.batch_size,
             "num_processes": self._process()[1],

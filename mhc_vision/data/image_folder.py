@@ -83,6 +83,7 @@ class ImageFolderDataModule(ImageDataModule):
         )
         to_eval = eval_transform(img_size, interpolation, crop_pct)
         self.img_size = img_size
+        self.crop_pct, self.interpolation = crop_pct, interpolation
         self.class_names = find_classes(Path(root))
         self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase)
         self.train_set = list_images(Path(root) / "train", to_train)

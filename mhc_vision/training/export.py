@@ -1,0 +1,118 @@
+"""From a training checkpoint to a directory that `timm.create_model('local-dir:...')` loads."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from timm.models import save_for_hf
+from torch import nn
+
+from mhc_vision.training.classifier import create_classifier
+from mhc_vision.training.resume import damage, load
+
+# the arguments of `create_classifier` among the hyper-parameters of a run
+_MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
+
+
+def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["default", "raw"] = "default") -> nn.Module:
+    """Writes `config.json`, `model.safetensors` and `README.md`, a model card with what the run recorded.
+
+    Args:
+        checkpoint: Of a run of `mhc-vision train`.
+        directory: Where to; it must not be there yet, and appears when it is complete.
+        weights: `"default"`: those that were validated, the average where the run had `EMA`; `"raw"`: in that case,
+            the weights themselves.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the checkpoint is damaged or not one of ours, the directory is there, or a run without `EMA` is
+            asked for raw weights.
+    """
+    if reason := damage(checkpoint):
+        raise ValueError(f"checkpoint: got {checkpoint}, expected a checkpoint: {reason}")
+    if directory.exists():
+        raise ValueError(f"directory: {directory} is there already, expected a new one")
+    content = load(checkpoint)
+    settings = content.get("hyper_parameters", {})
+    if not set(_MODEL_SETTINGS) <= set(settings):
+        raise ValueError(f"checkpoint: {checkpoint} was not made by mhc-vision train: it has no model settings")
+    if weights == "raw" and "current_model_state" not in content:
+        raise ValueError(f"weights: got 'raw', but {checkpoint} has no average beside them; expected 'default'")
+    model = create_classifier(**{name: settings[name] for name in _MODEL_SETTINGS})
+    state = content["current_model_state" if weights == "raw" else "state_dict"]
+    prefix = "model."
+    model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+    data = next((value for value in content.values() if isinstance(value, dict) and "class_names" in value), {})
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+    try:
+        save_for_hf(model, str(temporary), model_config=_timm_config(data), safe_serialization=True)
+        card = _model_card(directory.name, settings, _records(checkpoint), weights)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        temporary.chmod(0o755)
+        os.rename(temporary, directory)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    return model
+
+
+def _timm_config(data: dict[str, Any]) -> dict[str, Any]:
+    """What timm's config.json says of the data: normalisation, resizing and class names."""
+    names = ("mean", "std", "crop_pct", "interpolation")
+    config: dict[str, Any] = {"pretrained_cfg": {name: data[name] for name in names if name in data}}
+    if "class_names" in data:
+        config["label_names"] = list(data["class_names"])
+    return config
+
+
+def _records(checkpoint: Path) -> dict[str, Any]:
+    """`summary.json` of the run that the checkpoint lies in; empty where the run has not ended."""
+    path = checkpoint.parent.parent / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _model_card(name: str, settings: dict[str, Any], records: dict[str, Any], weights: str) -> str:
+    """Markdown: what the model is, how to load it, and what its run recorded."""
+    connection = settings["connection"]
+    streams = f"{connection} hyper-connections, {settings['num_streams']} streams" if connection else "plain residuals"
+    needed = "import mhc_vision  # registers the architecture with timm\n" if connection else ""
+    lines = [
+        f"# {name}",
+        "",
+        f"`{settings['name']}` with {streams}, trained by mhc_vision; {weights} weights of the checkpoint.",
+        "",
+        "```python",
+        f"import timm\n{needed}\nmodel = timm.create_model('local-dir:{name}', pretrained=True)",
+        "```",
+        "",
+    ]
+    if not records:
+        return "\n".join([*lines, "The run has left no summary: it had not ended.", ""])
+    figures = {
+        **{key: value for key, value in records["metrics"].items() if key.startswith(("val/", "test/"))},
+        "parameters": records["params"]["total"],
+        "optimiser steps": records["steps"],
+        "wall time (s)": records["wall_time_s"],
+    }
+    versions = ", ".join(f"{package} {version}" for package, version in records["versions"].items())
+    return "\n".join(
+        [
+            *lines,
+            "At the end of the run, as it recorded:",
+            "",
+            "| | |",
+            "| --- | ---: |",
+            *(f"| {key} | {value} |" for key, value in figures.items()),
+            "",
+            f"Command: `{' '.join(records['command'])}`",
+            "",
+            f"Versions: {versions}",
+            "",
+        ]
+    )
