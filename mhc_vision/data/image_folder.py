@@ -1,6 +1,7 @@
 """ImageNet and every other dataset in its folder layout."""
 
 from pathlib import Path
+from typing import Literal
 
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -8,6 +9,7 @@ from torchvision.transforms import v2
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.decode import DECODABLE_SUFFIXES, decode_rgb
+from mhc_vision.data.skip_broken import SkipBroken
 from mhc_vision.data.transforms import eval_transform, train_transform
 
 _NUM_NAMED = 5  # classes or folders that an error message lists
@@ -39,6 +41,8 @@ class ImageFolderDataModule(ImageDataModule):
         mixup: Alpha of Mixup's Beta distribution, 0 for none.
         cutmix: The same for CutMix. If both are given, each batch gets one of them at random.
         seed: Seed of the training order.
+        broken: What a training image that cannot be decoded does: `"raise"` an error, or `"skip"`: a warning names it,
+            and the next one takes its place. In evaluation it is an error always, as it would change the figures.
 
     Raises:
         ValueError: If an argument is out of range or the folders are not laid out as above.
@@ -67,6 +71,7 @@ class ImageFolderDataModule(ImageDataModule):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         seed: int = 0,
+        broken: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__(batch_size, num_workers, seed, repeats)
         if len(mean) != self.in_chans:
@@ -86,7 +91,10 @@ class ImageFolderDataModule(ImageDataModule):
         self.crop_pct, self.interpolation = crop_pct, interpolation
         self.class_names = find_classes(Path(root))
         self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase)
-        self.train_set = list_images(Path(root) / "train", to_train)
+        if broken not in ("raise", "skip"):
+            raise ValueError(f"broken must be 'raise' or 'skip', got {broken!r}")
+        train_set = list_images(Path(root) / "train", to_train)
+        self.train_set = SkipBroken(train_set) if broken == "skip" else train_set
         self.eval_set = list_images(Path(root) / "val", to_eval)
 
 

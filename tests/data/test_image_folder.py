@@ -206,6 +206,7 @@ def test_broken_image_is_named_when_it_is_read(root: Path, split: str, num_worke
         {"repeats": 0},
         {"mean": (0.5,)},
         {"std": (0.5, 0.5, 0.0)},
+        {"broken": "ignore"},
         {"mixup": -0.1},
         {"cutmix": -0.1},
     ],
@@ -214,3 +215,27 @@ def test_broken_image_is_named_when_it_is_read(root: Path, split: str, num_worke
 def test_bad_arguments_are_named(root: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make(root, **wrong)
+
+
+def test_broken_training_images_are_named_counted_and_replaced(root: Path) -> None:
+    for name in ("blue/1.jpg", "red/3.jpg"):
+        path = root / "train" / name
+        path.write_bytes(path.read_bytes()[:60])
+    data = make(root, broken="skip")
+    with pytest.warns(UserWarning, match=r"cannot decode .*: left out, the [12]\. in this process") as caught:
+        batches = [*data.train_dataloader(), *data.train_dataloader()]
+    assert sum(len(labels) for _, labels in batches) == 24
+    messages = [str(warning.message) for warning in caught if "left out" in str(warning.message)]
+    assert len(messages) == 2
+    assert any("blue/1.jpg" in message for message in messages)
+    assert any("the 2. in this process" in message for message in messages)
+
+
+def test_broken_images_are_an_error_in_evaluation_and_where_there_are_too_many(root: Path) -> None:
+    for path in root.rglob("*.jpg"):
+        path.write_bytes(b"")
+    data = make(root, broken="skip")
+    with pytest.raises(ValueError, match="cannot decode"):
+        list(data.val_dataloader())
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="50 samples in a row are broken"):
+        list(data.train_dataloader())
