@@ -1,6 +1,7 @@
 """Checkpoints of a run: which are kept, and how they reach the disk."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        """Saves `checkpoint` to `path`."""
+        """Saves `checkpoint` to `path`.
+
+        Raises:
+            OSError: If it cannot be written, on a full disk say; what was at `path` is still there.
+        """
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO takes no storage_options")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
-            temporary = Path(directory) / path.name
-            torch.save(checkpoint, temporary)
-            os.replace(temporary, path)
+        try:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
+                temporary = Path(directory) / path.name
+                torch.save(checkpoint, temporary)
+                os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            # torch says neither which file it was nor why
+            free = shutil.disk_usage(path.parent).free // 2**20
+            earlier = "the earlier one is still whole" if path.exists() else "there is no earlier one"
+            raise OSError(f"{path} cannot be written, with {free} MiB free; {earlier}: {error}") from error
 
 
 def checkpoint_callbacks(run_dir: Path) -> list[ModelCheckpoint]:
