@@ -4,7 +4,9 @@ Example:
     python train_imagenet.py --config RECIPE.yaml --config configs/connections/mhc.yaml --data.root DIR
 """
 
-from mhc_vision.cli import main
+import sys
+
+from mhc_vision.commands.train import run
 
 if __name__ == "__main__":
-    main()
+    run(sys.argv[1:])

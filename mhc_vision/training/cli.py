@@ -1,9 +1,8 @@
 """The command `train`: LightningCLI with a run directory of our layout."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
@@ -17,6 +16,7 @@ from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callba
 from mhc_vision.training.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.interrupt import InterruptCheckpoint
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
+from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.resume import check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
@@ -150,9 +150,3 @@ class TrainCLI(LightningCLI):
             added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
             added.extend(checkpoint_callbacks(run_dir))
         return added
-
-
-def fail(message: str, *, status: int) -> NoReturn:
-    """Ends the program with a message on stderr, printed by the first process only."""
-    rank_zero_only(print)(f"mhc-vision: {message}", file=sys.stderr)
-    sys.exit(status)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from mhc_vision.cli import main
+from mhc_vision.cli import COMMANDS, main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -81,6 +81,13 @@ def test_train_and_fit_may_be_left_out(prefix, capsys):
         main([*prefix, "--print_config", "--model.name", "test_vit", "--data", "DigitsDataModule"])
     assert stopped.value.code == 0
     assert "name: test_vit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_help_lists_the_commands(words, capsys):
+    main(words)
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
 
 
 def test_an_unknown_command_is_named_with_those_there_are(capsys):

@@ -1,0 +1,40 @@
+"""`mhc-vision train`: LightningCLI, and a report when a training has come to its end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mhc_vision.analysis.run_report import write_run_report
+from mhc_vision.training.cli import SUBCOMMANDS, TrainCLI
+from mhc_vision.training.interrupt import TrainingInterrupted
+from mhc_vision.training.messages import fail
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `[fit | validate | test] [options]`; `fit` may be left out.
+
+    A finished training leaves `report.md` and `figures/` in its run directory.
+
+    Raises:
+        SystemExit: With status 2 for bad input, 130 after an interrupt.
+    """
+    words = list(words)
+    if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help")):
+        words.insert(0, "fit")
+    try:
+        _train(words)
+    except TrainingInterrupted as interrupt:
+        fail(str(interrupt), status=130)
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+    except SystemExit as stop:
+        # what Lightning makes of an interrupt inside the trainer, with status 1
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            fail("interrupted", status=130)
+        raise
+
+
+def _train(words: Sequence[str]) -> None:
+    cli = TrainCLI(words)
+    # without a logger there are no records to report on
+    if words[0] == "fit" and cli.trainer.loggers and cli.trainer.is_global_zero:
+        print(f"report: {write_run_report(Path(cli.trainer.default_root_dir))}")
