@@ -7,15 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torchvision.io import write_jpeg
 
 from mhc_vision.training.cli import TrainCLI
+from mhc_vision.training.jsonl_logger import JsonlLogger
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 OVERLAYS = sorted((CONFIGS / "connections").glob("*.yaml"))
 RECIPES = [CONFIGS / "digits.yaml", *sorted((CONFIGS / "imagenet").glob("*.yaml"))]
 DEBUG = CONFIGS / "debug.yaml"
+STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
+LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +42,21 @@ def _data_root(recipe: Path, image_folder: Path) -> list[str]:
 
 
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
-    assert sorted(CONFIGS.rglob("*.yaml")) == sorted([*RECIPES, *OVERLAYS, DEBUG])
+    assert sorted(CONFIGS.rglob("*.yaml")) == sorted([*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS])
     assert [path.stem for path in OVERLAYS] == ["baseline", "dhc", "mhc", "shc"]
 
 
-@pytest.mark.parametrize("path", [*RECIPES, *OVERLAYS, DEBUG], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS], ids=lambda path: path.stem)
 def test_every_file_opens_with_what_it_is_for(path):
     lines = path.read_text().splitlines()
     head = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
     if path in OVERLAYS:
         assert len(lines) <= 10
         assert head
-    else:
+    elif path in (*RECIPES, DEBUG):
         assert f"--config configs/{path.relative_to(CONFIGS)}" in head
+    else:
+        assert head.startswith("# Overlay: ")
     if path in RECIPES:
         assert "Hardware:" in head
 
@@ -74,12 +81,34 @@ def test_every_recipe_builds_its_data_model_and_trainer(recipe, overlay, image_f
     assert not list(tmp_path.iterdir())
 
 
+def _with_overlay(overlay: Path, tmp_path: Path, *words: str) -> TrainCLI:
+    recipe = ("--config", str(CONFIGS / "digits.yaml"), "--config", str(overlay))
+    return TrainCLI([*recipe, *words, "--trainer.default_root_dir", str(tmp_path)], run=False)
+
+
+def test_strategies_are_built(tmp_path):
+    strategies = {path.stem: _with_overlay(path, tmp_path).trainer.strategy for path in STRATEGIES}
+    assert isinstance(strategies["fsdp2"], ModelParallelStrategy)
+    assert isinstance(strategies["bf16_gradients"], DDPStrategy)
+    assert strategies["bf16_gradients"]._ddp_comm_hook is bf16_compress_hook
+
+
+def test_loggers_write_into_the_run_directory(tmp_path):
+    loggers = {path.stem: _with_overlay(path, tmp_path).trainer.loggers for path in LOGGERS}
+    for jsonl, other in loggers.values():
+        assert isinstance(jsonl, JsonlLogger)
+        assert Path(other.save_dir) == tmp_path
+    loggers["tensorboard"][1].log_metrics({"train/loss": 1.0}, step=3)
+    loggers["tensorboard"][1].save()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
 @pytest.mark.parametrize("recipe", RECIPES[1:], ids=lambda path: path.stem)
 def test_the_batch_of_a_step_is_the_papers(recipe):
     config = yaml.safe_load(recipe.read_text())
     images = config["data"]["init_args"]["batch_size"] * config["trainer"]["devices"]
     images *= config["trainer"].get("accumulate_grad_batches", 1)
-    batches = {"hc": 4096, "plain": 1024, "deit": 1024, "deit3": 2048}
+    batches = {"hc": 4096, "plain": 1024, "300ep": 1024, "deit": 1024, "deit3": 2048}
     assert images == batches[recipe.stem.rpartition("_")[2]]
 
 

@@ -9,6 +9,7 @@ from mhc_vision.layers.dynamic import DynamicHyperConnection
 from mhc_vision.layers.factory import CONNECTIONS, check_connection, create_connection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters, muon_fallback_list
+from mhc_vision.layers.recording import initial_coefficients, named_connections, record_coefficients
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
     REDUCTIONS,
@@ -45,6 +46,9 @@ __all__ = [
     "create_reduction",
     "disconnect_blocks",
     "expand_streams",
+    "initial_coefficients",
     "muon_fallback_list",
+    "named_connections",
+    "record_coefficients",
     "reduce_streams",
 ]

@@ -7,7 +7,7 @@ matrix begins with the diagonal that logits 0 on and `res_init` off the diagonal
 import itertools
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,12 @@ class Constraint(nn.Module, ABC):
     Args:
         num_streams: n, from 1 to 8.
         num_logits: logits that one matrix takes.
+
+    Attributes:
+        doubly_stochastic: whether its matrices are non-negative with rows and columns that sum to one.
     """
+
+    doubly_stochastic: ClassVar[bool] = True
 
     def __init__(self, num_streams: int, num_logits: int) -> None:
         super().__init__()
@@ -161,6 +166,8 @@ class KroneckerConstraint(Constraint):
 
 class OrthogonalConstraint(FixedBasisConstraint):
     """Orthogonal by the Cayley transform (I + S)⁻¹ (I - S) of a skew-symmetric S (JPmHC, arXiv 2602.18308)."""
+
+    doubly_stochastic: ClassVar[bool] = False
 
     def __init__(self, num_streams: int, device: torch.device | str | None = None) -> None:
         super().__init__(num_streams, num_streams * (num_streams - 1) // 2, device)

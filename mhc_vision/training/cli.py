@@ -13,9 +13,11 @@ from lightning.pytorch.utilities import rank_zero_only
 import mhc_vision.data  # noqa: F401  its classes can be named without their module
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
+from mhc_vision.training.connection_monitor import ConnectionMonitor
 from mhc_vision.training.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.interrupt import InterruptCheckpoint
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
+from mhc_vision.training.loss_spikes import LossSpikes
 from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.resume import check_same_run, resume_path
@@ -83,6 +85,7 @@ class TrainCLI(LightningCLI):
         """What the data knows, the model is told."""
         for attribute in ("num_classes", "in_chans", "img_size"):
             parser.link_arguments(f"data.{attribute}", f"model.{attribute}", apply_on="instantiate")
+        parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args` without Lightning's warning that `sys.argv` holds words, too: they are the same ones."""
@@ -140,7 +143,7 @@ class TrainCLI(LightningCLI):
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command])
         added: list[Callback] = [summary]
         if config["logger"] is not False:
-            added.append(Throughput(config["log_every_n_steps"] or 50))
+            added += _instruments(config["log_every_n_steps"] or 50, configured)
         if self._get(self.config_init, "ckpt_path") is not None:
             added.append(ForgetLaterSteps())
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file
@@ -150,3 +153,10 @@ class TrainCLI(LightningCLI):
             added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
             added.extend(checkpoint_callbacks(run_dir))
         return added
+
+
+def _instruments(log_every_n_steps: int, configured: list[Callback]) -> list[Callback]:
+    """Callbacks that watch a run; one that the configuration sets up itself takes the place of ours."""
+    ours = [Throughput(log_every_n_steps), LossSpikes(log_every_n_steps), ConnectionMonitor(10 * log_every_n_steps)]
+    present = {type(callback) for callback in configured}
+    return [callback for callback in ours if type(callback) not in present]

@@ -1,7 +1,11 @@
 """Exponential moving average of the weights, which validation and checkpoints then use."""
 
+import warnings
+
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 
@@ -16,7 +20,7 @@ class EMA(WeightAveraging):
         decay: The decay that is reached, e.g. 0.9999; in [0, 1).
 
     Raises:
-        ValueError: If the decay is out of range.
+        ValueError: If the decay is out of range, or when training starts with a sharded model, which it cannot average.
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
@@ -24,6 +28,15 @@ class EMA(WeightAveraging):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes the average."""
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ValueError("EMA cannot average a sharded model: got it with ModelParallelStrategy, expected DDP")
+        with warnings.catch_warnings():
+            # our configure_model shards, and does so only where the line above refuses
+            warnings.filterwarnings("ignore", message=".*overrides the configure_model callback.*")
+            super().setup(trainer, pl_module, stage)
 
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:

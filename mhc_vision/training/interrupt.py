@@ -10,6 +10,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mhc_vision.training.step_interval import StepInterval
+
 
 class TrainingInterrupted(BaseException):
     """Training stopped on request, after saving `checkpoint`. Not an error, so not an `Exception`."""
@@ -34,7 +36,8 @@ class InterruptCheckpoint(Callback):
         self._requested = False
         self._process = os.getpid()
         self._previous_handler: Any = None
-        self._last_step = 0
+        # ends with every optimiser step
+        self._interval = StepInterval(1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Takes SIGINT over; this early, so that forked data workers inherit the handler and outlive Ctrl-C."""
@@ -45,17 +48,14 @@ class InterruptCheckpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the step the run starts from."""
-        self._last_step = trainer.global_step
+        self._interval.start(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves and stops if that was asked for and the optimiser has just stepped."""
-        if trainer.global_step == self._last_step:
-            return
-        self._last_step = trainer.global_step
         # Ctrl-C reaches the processes at different moments: they stop together
-        if trainer.strategy.reduce_boolean_decision(self._requested, all=False):
+        if self._interval.has_ended(trainer) and trainer.strategy.reduce_boolean_decision(self._requested, all=False):
             trainer.save_checkpoint(self.path)
             raise TrainingInterrupted(self.path, trainer.global_step)
 

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import Lamb
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -15,6 +16,7 @@ from mhc_vision.training.classifier import create_classifier, freeze_sincos_pos_
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
 from mhc_vision.training.schedule import warmup_cosine
+from mhc_vision.training.sharding import is_sharded, shard_model
 
 
 class ClassificationModule(LightningModule):
@@ -127,6 +129,11 @@ class ClassificationModule(LightningModule):
         if self.hparams["compile"]:
             self.model.compile()
 
+    def configure_model(self) -> None:
+        """Shards the model where the strategy is Lightning's `ModelParallelStrategy`, and does nothing elsewhere."""
+        if self.device_mesh is not None and not is_sharded(self.model):
+            shard_model(self.model, self.device_mesh)
+
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Training loss of a batch."""
         images, targets = batch
@@ -183,7 +190,9 @@ class ClassificationModule(LightningModule):
         else:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             grad_norm = torch.nn.utils.get_total_norm(gradients)
-        self.log("train/grad_norm", grad_norm)
+        # of a sharded model it is spread over the processes, too
+        grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
+        self.log("train/grad_norm", grad_norm, prog_bar=True)
 
     def _evaluate(self, batch: tuple[torch.Tensor, torch.Tensor], accuracy: MetricCollection, loss_name: str) -> None:
         images, labels = batch

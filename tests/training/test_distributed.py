@@ -1,6 +1,8 @@
-"""Two and four processes train as one does with the whole batch, and evaluate every image once."""
+"""Several processes, or several batches a step, train as one with the whole batch and evaluate each image once."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 BATCH = 32
-STRATEGY = """
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+DDP = """
 trainer:
   strategy:
     class_path: lightning.pytorch.strategies.DDPStrategy
@@ -22,27 +25,46 @@ trainer:
 """
 
 
-def run(folder: Path, processes: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Weights after six steps, and the last validation figures."""
-    folder.mkdir()
-    (folder / "ddp.yaml").write_text(STRATEGY if processes > 1 else "trainer: {}\n")
-    command = [
-        *(sys.executable, "-W", "ignore", "train_imagenet.py"),
-        *("--config", "configs/digits.yaml", "--config", "configs/connections/mhc.yaml"),
-        *("--config", str(folder / "ddp.yaml"), "--trainer.devices", str(processes)),
-        *("--model.model_args.depth", "1", "--data.batch_size", str(BATCH // processes)),
+def arguments(run_dir: Path, *words: str, batch_size: int = BATCH) -> list[str]:
+    """Six steps of a one-block model with mHC."""
+    return [
+        *("train_imagenet.py", "--config", "configs/digits.yaml", "--config", "configs/connections/mhc.yaml"),
+        *("--model.model_args.depth", "1", "--data.batch_size", str(batch_size)),
         *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
-        *("--trainer.default_root_dir", str(folder / "run")),
+        *("--trainer.default_root_dir", str(run_dir), *words),
     ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    checkpoint = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    return checkpoint["state_dict"], json.loads((folder / "run" / "summary.json").read_text())["metrics"]
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_train_as_one_does_with_the_whole_batch(processes, tmp_path):
-    (weights, metrics), (together, shared) = run(tmp_path / "one", 1), run(tmp_path / "several", processes)
+def fsdp2(processes: int) -> list[str]:
+    strategy = "--trainer.strategy"
+    return [
+        *("--config", "configs/strategies/fsdp2.yaml", f"{strategy}.data_parallel_size", str(processes)),
+        *(f"{strategy}.process_group_backend", "gloo"),
+    ]
+
+
+def outcome(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Weights and the last validation figures."""
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint["state_dict"], json.loads((run_dir / "summary.json").read_text())["metrics"]
+
+
+def run(command: list[str]) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", *command], cwd=ROOT, env=ENVIRONMENT, check=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """One process with the whole batch."""
+    run_dir = tmp_path_factory.mktemp("alone")
+    run(arguments(run_dir))
+    return outcome(run_dir)
+
+
+def check_same(alone, run_dir: Path) -> None:
+    (weights, metrics), (together, shared) = alone, outcome(run_dir)
+    assert together.keys() == weights.keys()
     for name, weight in weights.items():
         # gradients are summed in another order, which AdamW's first steps divide by their own size
         torch.testing.assert_close(together[name], weight, rtol=0, atol=1e-4, msg=name)
@@ -50,3 +72,62 @@ def test_processes_train_as_one_does_with_the_whole_batch(processes, tmp_path):
     assert shared["val/top1"] == metrics["val/top1"]
     assert shared["val/top5"] == metrics["val/top5"]
     assert shared["val/loss"] == pytest.approx(metrics["val/loss"], abs=1e-4)
+    assert shared["train/grad_norm"] == pytest.approx(metrics["train/grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ddp(alone, processes, tmp_path):
+    (tmp_path / "ddp.yaml").write_text(DDP)
+    words = ["--config", str(tmp_path / "ddp.yaml"), "--trainer.devices", str(processes)]
+    run(arguments(tmp_path / "run", *words, batch_size=BATCH // processes))
+    check_same(alone, tmp_path / "run")
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_fsdp2(alone, processes, tmp_path):
+    words = [*fsdp2(processes), "--trainer.devices", str(processes)]
+    run(arguments(tmp_path / "run", *words, batch_size=BATCH // processes))
+    check_same(alone, tmp_path / "run")
+
+
+def test_accumulated_batches(alone, tmp_path):
+    words = ["--trainer.accumulate_grad_batches", "2", "--trainer.limit_train_batches", "6"]
+    run(arguments(tmp_path / "run", *words, batch_size=BATCH // 2))
+    check_same(alone, tmp_path / "run")
+
+
+def test_two_nodes_under_torchrun(alone, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["--trainer.num_nodes", "2", "--trainer.devices", "1", "--trainer.strategy", "ddp"]
+    torchrun = [*(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1")]
+    torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    nodes = [
+        subprocess.Popen(
+            [*torchrun, "--node-rank", str(rank), *arguments(tmp_path / "run", *words, batch_size=BATCH // 2)],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+        )
+        for rank in range(2)
+    ]
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    check_same(alone, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.callbacks+=EMA"], "EMA cannot average a sharded model"),
+        (["--trainer.strategy.tensor_parallel_size", "2"], "tensor_parallel_size must be 1, got 2"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(tmp_path, words, message):
+    processes = 2 if "tensor_parallel" in words[0] else 1
+    command = arguments(tmp_path / "run", *fsdp2(1), "--trainer.devices", str(processes), *words)
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert finished.returncode != 0
+    assert message in finished.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -19,9 +19,13 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS_AN_EPOCH, EPOCHS = 6, 4
 
 
-def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0) -> list[str]:
-    """A run with DropPath and an average of the weights."""
+def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0, sharded: bool = False) -> list[str]:
+    """A run with DropPath and, where the model is not sharded, an average of the weights."""
     strategy = ["--trainer.strategy", "ddp"] if processes > 1 else []
+    if sharded:
+        strategy = ["--config", str(CONFIGS / "strategies" / "fsdp2.yaml"), "--trainer.strategy.data_parallel_size"]
+        strategy += [str(processes), "--trainer.strategy.process_group_backend", "gloo"]
+    average = [] if sharded else ["--trainer.callbacks+=EMA", "--trainer.callbacks.decay", "0.9"]
     return [
         *(sys.executable, "-W", "ignore", str(CONFIGS.parent / "train_imagenet.py"), "fit"),
         *("--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "connections" / "mhc.yaml")),
@@ -29,7 +33,7 @@ def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0
         *("--model.connection_lr_scale", "10", "--data.batch_size", "8", "--data.num_workers", str(num_workers)),
         *("--trainer.max_epochs", str(EPOCHS), "--trainer.limit_train_batches", str(STEPS_AN_EPOCH)),
         *("--trainer.limit_val_batches", "2", "--trainer.devices", str(processes), *strategy),
-        *("--trainer.callbacks+=EMA", "--trainer.callbacks.decay", "0.9"),
+        *average,
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
         *("--trainer.default_root_dir", str(run_dir), *words),
     ]
@@ -64,7 +68,7 @@ def outcome(run_dir: Path) -> tuple[dict, list[dict]]:
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     kept = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "averaging_state", "global_step")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return {name: checkpoint[name] for name in kept}, [
+    return {name: checkpoint[name] for name in kept if name in checkpoint}, [
         {key: value for key, value in line.items() if key != "time" and not key.startswith("perf/")} for line in lines
     ]
 
@@ -104,6 +108,11 @@ def test_any_kill_point_workers_and_processes(tmp_path, num_workers, processes):
     last = EPOCHS * (STEPS_AN_EPOCH + 1) - 1
     points = sorted(random.Random(num_workers + 10 * processes).sample(range(1, last), 10 if processes == 1 else 3))
     check_killed_run(tmp_path, points, num_workers=num_workers, processes=processes)
+
+
+@pytest.mark.slow
+def test_a_sharded_model_in_two_processes(tmp_path):
+    check_killed_run(tmp_path, [3, 17], processes=2, sharded=True)
 
 
 def save(path: Path, step: int) -> None:
