@@ -30,7 +30,7 @@ def run(folder: Path, processes: int) -> tuple[dict[str, torch.Tensor], dict[str
         *(sys.executable, "-W", "ignore", "train_imagenet.py"),
         *("--config", "configs/digits.yaml", "--config", "configs/connections/mhc.yaml"),
         *("--config", str(folder / "ddp.yaml"), "--trainer.devices", str(processes)),
-        *("--model.model_args.depth", "1", "--data.batch_size", str(BATCH // processes)),
+        *("--model.model_args.depth", "1", "--data.total_batch_size", str(BATCH)),
         *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
         *("--trainer.default_root_dir", str(folder / "run")),
