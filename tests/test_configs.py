@@ -11,13 +11,15 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torchvision.io import write_jpeg
 
+from mhc_vision.cli import main
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 OVERLAYS = sorted((CONFIGS / "connections").glob("*.yaml"))
-RECIPES = [CONFIGS / "digits.yaml", *sorted((CONFIGS / "imagenet").glob("*.yaml"))]
+IMAGENET = sorted((CONFIGS / "imagenet").glob("*.yaml"))
+RECIPES = [CONFIGS / "digits.yaml", CONFIGS / "cifar10.yaml", *IMAGENET]
 DEBUG = CONFIGS / "debug.yaml"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
@@ -27,7 +29,7 @@ LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
 def image_folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("images")
     generator = torch.Generator().manual_seed(0)
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         for name in ("cat", "dog"):
             (root / split / name).mkdir(parents=True)
             for index in range(4):
@@ -37,8 +39,8 @@ def image_folder(tmp_path_factory) -> Path:
 
 
 def _data_root(recipe: Path, image_folder: Path) -> list[str]:
-    uses_folder = yaml.safe_load(recipe.read_text())["data"]["class_path"] == "ImageFolderDataModule"
-    return ["--data.root", str(image_folder)] if uses_folder else []
+    options = yaml.safe_load(recipe.read_text())["data"]["init_args"]
+    return ["--data.root", str(image_folder)] if "root" in options else []
 
 
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
@@ -103,7 +105,23 @@ def test_loggers_write_into_the_run_directory(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES[1:], ids=lambda path: path.stem)
+def test_cifar10_trains_on_a_folder_kept_in_memory(image_folder, tmp_path):
+    main(
+        [
+            *("--config", str(CONFIGS / "cifar10.yaml"), "--config", str(CONFIGS / "connections" / "mhc.yaml")),
+            *("--data.root", str(image_folder), "--data.batch_size", "4", "--model.model_args.depth", "1"),
+            *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"),
+            *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+            *("--trainer.default_root_dir", str(tmp_path)),
+        ]
+    )
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["steps"], summary["epochs"]) == (4, 2)
+    # eight images
+    assert summary["metrics"]["val/top1"] in [count / 8 for count in range(9)]
+
+
+@pytest.mark.parametrize("recipe", IMAGENET, ids=lambda path: path.stem)
 def test_the_batch_of_a_step_is_the_papers(recipe):
     config = yaml.safe_load(recipe.read_text())
     images = config["data"]["init_args"]["batch_size"] * config["trainer"]["devices"]

@@ -4,5 +4,14 @@ from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.digits import DigitsDataModule
 from mhc_vision.data.fake import FakeDataModule
 from mhc_vision.data.image_folder import ImageFolderDataModule
+from mhc_vision.data.in_memory import InMemoryDataModule
+from mhc_vision.data.in_memory_folder import InMemoryFolderDataModule
 
-__all__ = ["DigitsDataModule", "FakeDataModule", "ImageDataModule", "ImageFolderDataModule"]
+__all__ = [
+    "DigitsDataModule",
+    "FakeDataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "InMemoryDataModule",
+    "InMemoryFolderDataModule",
+]

@@ -1,4 +1,4 @@
-"""What happens to a batch on the device: normalise, erase and mix."""
+"""What happens to a batch on the device: crop, flip, normalise, erase and mix."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,11 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from mhc_vision.data.crop_flip import random_crop, random_hflip
+
 
 class BatchAugment(nn.Module):
-    """Turn a uint8 batch into what the model sees; erasing and mixing act in training mode only.
+    """Turn a uint8 batch into what the model sees; all but normalising acts in training mode only.
 
     Args:
         mean: Mean of each channel, for pixels in 0..1.
@@ -18,6 +20,9 @@ class BatchAugment(nn.Module):
         mixup: Alpha of the Beta distribution of Mixup, 0 for none.
         cutmix: The same for CutMix. If both are given, each batch gets one of them at random.
         erase: Probability that a rectangle of an image, 2 to 33 % of its area, becomes normal noise (arXiv 1708.04896).
+        crop_padding: Pixels of padding on each side, from which each image is cropped back to its size at a random
+            place (4 is usual for CIFAR); 0 for no crop. The padding has the value of `mean`, which becomes 0.
+        hflip: Probability that an image is flipped left to right.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -34,6 +39,8 @@ class BatchAugment(nn.Module):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         erase: float = 0.0,
+        crop_padding: int = 0,
+        hflip: float = 0.0,
     ) -> None:
         super().__init__()
         if len(mean) != len(std):
@@ -43,9 +50,14 @@ class BatchAugment(nn.Module):
         for name, value in (("mixup", mixup), ("cutmix", cutmix)):
             if value < 0:
                 raise ValueError(f"{name} must be 0 (off) or positive, got {value}")
-        if not 0 <= erase <= 1:
-            raise ValueError(f"erase must be a probability, got {erase}")
+        for name, value in (("erase", erase), ("hflip", hflip)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be a probability, got {value}")
+        if crop_padding < 0:
+            raise ValueError(f"crop_padding must be 0 (no crop) or positive, got {crop_padding}")
         self.erase = erase
+        self.crop_padding = crop_padding
+        self.hflip = hflip
         # buffers: torchvision's normalize copies mean and std to the GPU each time, and each copy waits for the GPU
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
@@ -57,7 +69,7 @@ class BatchAugment(nn.Module):
         self.mix = v2.RandomChoice(mixes) if mixes else None
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise a batch and, in training mode, erase and mix.
+        """Normalise a batch and, in training mode, crop, flip, erase and mix.
 
         Args:
             images: (B, C, H, W), uint8.
@@ -66,6 +78,11 @@ class BatchAugment(nn.Module):
         Returns:
             Images (B, C, H, W) in fp32, and targets: (B, num_classes) in fp32 if the batch was mixed, else `labels`.
         """
+        if self.training and self.crop_padding > 0:
+            fill = (255 * self.mean).round().to(images.dtype)
+            images = random_crop(images, self.crop_padding, fill)
+        if self.training and self.hflip > 0:
+            images = random_hflip(images, self.hflip)
         images = (images.float() / 255 - self.mean) / self.std
         if self.training and self.erase > 0:
             images = RandomErasing(self.erase, mode="pixel", device=images.device)(images)

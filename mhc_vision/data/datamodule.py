@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,6 +32,8 @@ class ImageDataModule(LightningDataModule):
         num_workers: Worker processes of each loader, 0 to load in the main process.
         seed: Seed of the training order.
         repeats: How often each sample comes in a row, differently augmented (repeated augmentation); 1 for once.
+        total_batch_size: Images of an optimiser step, over all processes and accumulated batches; if given,
+            `batch_size` is what follows from it. With accumulation, the last step of an epoch may have fewer.
 
     Attributes:
         class_names: Name of each class, in the order of the labels.
@@ -55,7 +58,9 @@ class ImageDataModule(LightningDataModule):
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
 
-    def __init__(self, batch_size: int, num_workers: int, seed: int, repeats: int = 1) -> None:
+    def __init__(
+        self, batch_size: int, num_workers: int, seed: int, repeats: int = 1, total_batch_size: int | None = None
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -63,8 +68,11 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(f"num_workers must be 0 or positive, got {num_workers}")
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
+        if total_batch_size is not None and total_batch_size < 1:
+            raise ValueError(f"total_batch_size must be at least 1, got {total_batch_size}")
         self.repeats = repeats
-        self.batch_size = batch_size
+        self.total_batch_size = total_batch_size
+        self._batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
 
@@ -72,6 +80,32 @@ class ImageDataModule(LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a batch in each process: as given, or `total_batch_size` divided as the trainer runs.
+
+        Raises:
+            ValueError: If `total_batch_size` does not divide, or is no fixed number of batches.
+        """
+        if self.total_batch_size is None:
+            return self._batch_size
+        processes, accumulated = self._process()[1], 1
+        if self.trainer is not None:
+            accumulated = self.trainer.accumulate_grad_batches
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+                raise ValueError(
+                    f"total_batch_size={self.total_batch_size} needs trainer.accumulate_grad_batches to stay the same, "
+                    "got a GradientAccumulationScheduler: give batch_size instead"
+                )
+        batch_size, rest = divmod(self.total_batch_size, processes * accumulated)
+        if rest:
+            raise ValueError(
+                f"total_batch_size={self.total_batch_size} must be a multiple of {processes} processes x "
+                f"{accumulated} accumulated batches (trainer.accumulate_grad_batches) = {processes * accumulated}"
+            )
+        return batch_size
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled whole batches, equally many in each process.
@@ -81,13 +115,14 @@ class ImageDataModule(LightningDataModule):
         """
         rank, world_size = self._process()
         num_samples = len(self.train_set)  # type: ignore[arg-type]
-        if num_samples < self.batch_size * world_size:
+        batch_size = self.batch_size
+        if num_samples < batch_size * world_size:
             raise ValueError(
-                f"batch_size={self.batch_size} in each of {world_size} processes needs at least "
-                f"{self.batch_size * world_size} training samples, got {num_samples}"
+                f"batch_size={batch_size} in each of {world_size} processes needs at least "
+                f"{batch_size * world_size} training samples, got {num_samples}"
             )
         sampler = ShuffledSampler(num_samples, self._position, self.seed, rank, world_size, self.repeats)
-        return LazyDataLoader(SeededDataset(self.train_set), sampler=sampler, drop_last=True, **self._loader_options())
+        return LazyDataLoader(self._seeded_train_set(), sampler=sampler, drop_last=True, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader:
         """Every evaluation sample exactly once over all processes, in a fixed order."""
@@ -139,6 +174,10 @@ class ImageDataModule(LightningDataModule):
         for name in sorted(given.keys() & state_dict.keys()):
             if given[name] != state_dict[name]:
                 raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {state_dict[name]}")
+
+    def _seeded_train_set(self) -> Dataset:
+        """Training samples by (index, seed), which is what the training sampler gives."""
+        return SeededDataset(self.train_set)
 
     def _process(self) -> tuple[int, int]:
         """Rank of this process, number of processes."""

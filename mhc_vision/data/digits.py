@@ -1,16 +1,16 @@
 """Handwritten digits: a real labelled image set that needs no download."""
 
 import torch
-from torch.utils.data import TensorDataset
 
 from mhc_vision.data.batch_augment import BatchAugment
-from mhc_vision.data.datamodule import ImageDataModule
+from mhc_vision.data.in_memory import InMemoryDataModule, KeepOn
+from mhc_vision.data.in_memory_images import InMemoryImages
 
 _NUM_TEST = 360  # a fifth of the 1797 images
 _WHITE = 16  # pixels are 0..16 in scikit-learn
 
 
-class DigitsDataModule(ImageDataModule):
+class DigitsDataModule(InMemoryDataModule):
     """`sklearn.datasets.load_digits`: 1797 grey 8x8 images of digits, 1437 to train and 360 to test, in memory.
 
     The split is fixed and stratified; `seed` does not change it. Validation and test use the same 360 images, as
@@ -23,6 +23,9 @@ class DigitsDataModule(ImageDataModule):
         batch_size: Images a batch in each process.
         num_workers: Worker processes of each loader; 0 is fastest for data in memory.
         seed: Seed of the training order.
+        total_batch_size: Images of an optimiser step, over all processes and accumulated batches; takes the place of
+            `batch_size`.
+        keep_on: Where the images stay: "cpu", "device" or "auto" (see `InMemoryDataModule`).
 
     Raises:
         ImportError: If scikit-learn is missing.
@@ -32,14 +35,21 @@ class DigitsDataModule(ImageDataModule):
     in_chans = 1
     img_size = 8
 
-    def __init__(self, batch_size: int = 128, num_workers: int = 0, seed: int = 0) -> None:
-        super().__init__(batch_size, num_workers, seed)
+    def __init__(
+        self,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+        total_batch_size: int | None = None,
+        keep_on: KeepOn = "auto",
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed, total_batch_size=total_batch_size, keep_on=keep_on)
         self.class_names = [str(digit) for digit in range(10)]
         self.batch_augment = BatchAugment(mean=[0.5], std=[0.5], num_classes=self.num_classes)
         self.train_set, self.eval_set = load_digits_split()
 
 
-def load_digits_split() -> tuple[TensorDataset, TensorDataset]:
+def load_digits_split() -> tuple[InMemoryImages, InMemoryImages]:
     """The fixed training and test set of (image uint8 (1, 8, 8), label int64).
 
     Raises:
@@ -55,4 +65,4 @@ def load_digits_split() -> tuple[TensorDataset, TensorDataset]:
     images = (images * (255 / _WHITE)).round().to(torch.uint8)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(range(len(labels)), test_size=_NUM_TEST, stratify=labels, random_state=0)
-    return TensorDataset(images[train], labels[train]), TensorDataset(images[test], labels[test])
+    return InMemoryImages(images[train], labels[train]), InMemoryImages(images[test], labels[test])

@@ -1,26 +1,31 @@
 """Noise in place of images: to see a recipe run without its dataset."""
 
 import torch
-from torch.utils.data import TensorDataset
 
 from mhc_vision.data.batch_augment import BatchAugment
-from mhc_vision.data.datamodule import ImageDataModule
+from mhc_vision.data.in_memory import InMemoryDataModule, KeepOn
+from mhc_vision.data.in_memory_images import InMemoryImages
 
 
-class FakeDataModule(ImageDataModule):
+class FakeDataModule(InMemoryDataModule):
     """Random RGB images with random labels, in memory; the same for each seed.
 
     Args:
         batch_size: Images a batch in each process.
-        num_workers: Worker processes of each loader.
+        num_workers: Worker processes of each loader; 0 is fastest for data in memory.
         img_size: Height and width of the images, in pixels.
         num_classes: Number of classes.
         num_images: Images to train on; a quarter as many to evaluate on.
+        hflip: Probability of a horizontal flip in training.
+        crop_padding: Pixels of padding from which training images are cropped back at random, 0 for none.
         erase: Probability that a random rectangle of a training image becomes noise.
         repeats: How often each sample comes in a row; 1 for once.
         mixup: Alpha of Mixup's Beta distribution, 0 for none.
         cutmix: The same for CutMix.
         seed: Seed of the images and of the training order.
+        total_batch_size: Images of an optimiser step, over all processes and accumulated batches; takes the place of
+            `batch_size`.
+        keep_on: Where the images stay: "cpu", "device" or "auto" (see `InMemoryDataModule`).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -40,17 +45,21 @@ class FakeDataModule(ImageDataModule):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         seed: int = 0,
+        hflip: float = 0.0,
+        crop_padding: int = 0,
+        total_batch_size: int | None = None,
+        keep_on: KeepOn = "auto",
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, repeats)
+        super().__init__(batch_size, num_workers, seed, repeats, total_batch_size, keep_on)
         for name, value in (("img_size", img_size), ("num_classes", num_classes), ("num_images", num_images)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.img_size = img_size
         self.class_names = [f"class {index}" for index in range(num_classes)]
-        self.batch_augment = BatchAugment([0.5] * 3, [0.5] * 3, num_classes, mixup, cutmix, erase)
+        self.batch_augment = BatchAugment([0.5] * 3, [0.5] * 3, num_classes, mixup, cutmix, erase, crop_padding, hflip)
         generator = torch.Generator().manual_seed(seed)
         self.train_set, self.eval_set = (
-            TensorDataset(
+            InMemoryImages(
                 torch.randint(256, (count, self.in_chans, img_size, img_size), dtype=torch.uint8, generator=generator),
                 torch.randint(num_classes, (count,), generator=generator),
             )

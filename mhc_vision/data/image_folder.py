@@ -19,10 +19,11 @@ class ImageFolderDataModule(ImageDataModule):
     """Images in `root/train/<class>/` and `root/val/<class>/`; the folder names are the class names.
 
     Files are JPEG, PNG or WebP (see `decode_rgb`). All files are listed at construction, so a wrong layout is found
-    before training starts; a broken image is found when it is read, and its name is in the error. Test uses `val/`.
+    before training starts; a broken image is found when it is read, and its name is in the error. Test uses the
+    images of validation.
 
     Args:
-        root: Folder with `train/` and `val/`.
+        root: Folder with the two splits.
         batch_size: Images a batch in each process.
         num_workers: Worker processes of each loader, 0 to load in the main process.
         img_size: Height and width that the model sees, in pixels.
@@ -43,6 +44,10 @@ class ImageFolderDataModule(ImageDataModule):
         seed: Seed of the training order.
         broken: What a training image that cannot be decoded does: `"raise"` an error, or `"skip"`: a warning names it,
             and the next one takes its place. In evaluation it is an error always, as it would change the figures.
+        train_split: Name of the folder to train on.
+        val_split: Name of the folder for validation and test.
+        total_batch_size: Images of an optimiser step, over all processes and accumulated batches; takes the place of
+            `batch_size`.
 
     Raises:
         ValueError: If an argument is out of range or the folders are not laid out as above.
@@ -72,8 +77,11 @@ class ImageFolderDataModule(ImageDataModule):
         cutmix: float = 0.0,
         seed: int = 0,
         broken: Literal["raise", "skip"] = "raise",
+        train_split: str = "train",
+        val_split: str = "val",
+        total_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, repeats)
+        super().__init__(batch_size, num_workers, seed, repeats, total_batch_size)
         if len(mean) != self.in_chans:
             raise ValueError(f"mean must have {self.in_chans} values, got {mean}")
         to_train = train_transform(
@@ -89,38 +97,43 @@ class ImageFolderDataModule(ImageDataModule):
         to_eval = eval_transform(img_size, interpolation, crop_pct)
         self.img_size = img_size
         self.crop_pct, self.interpolation = crop_pct, interpolation
-        self.class_names = find_classes(Path(root))
+        self.class_names = find_classes(Path(root), train_split, val_split)
         self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase)
         if broken not in ("raise", "skip"):
             raise ValueError(f"broken must be 'raise' or 'skip', got {broken!r}")
-        train_set = list_images(Path(root) / "train", to_train)
+        train_set = list_images(Path(root) / train_split, to_train)
         self.train_set = SkipBroken(train_set) if broken == "skip" else train_set
-        self.eval_set = list_images(Path(root) / "val", to_eval)
+        self.eval_set = list_images(Path(root) / val_split, to_eval)
 
 
-def find_classes(root: Path) -> list[str]:
-    """Sorted names of the class folders, which must be the same in `train/` and `val/`.
+def find_classes(root: Path, train_split: str = "train", val_split: str = "val") -> list[str]:
+    """Sorted names of the class folders, which must be the same in both splits.
 
     Args:
-        root: Folder with `train/` and `val/`.
+        root: Folder with the splits.
+        train_split: Name of the folder to train on.
+        val_split: Name of the folder for validation and test.
 
     Raises:
         ValueError: If a folder is missing, has no class folders, or the two differ.
     """
-    layout = f"expected\n    {root}/train/<class name>/*.jpg\n    {root}/val/<class name>/*.jpg"
+    for name, split in (("train_split", train_split), ("val_split", val_split)):
+        if not split:
+            raise ValueError(f"{name} must be the name of a folder in {root}, got {split!r}")
+    layout = f"expected\n    {root}/{train_split}/<class name>/*.jpg\n    {root}/{val_split}/<class name>/*.jpg"
     if not root.is_dir():
         raise ValueError(f"root: {root} is {'not a folder' if root.exists() else 'missing'}; {layout}")
     classes: dict[str, set[str]] = {}
-    for split in ("train", "val"):
+    for split in (train_split, val_split):
         if not (root / split).is_dir():
             raise ValueError(f"root: {root} has no folder {split}; {layout}")
         classes[split] = {entry.name for entry in (root / split).iterdir() if entry.is_dir()}
         if not classes[split]:
             raise ValueError(f"root: {root / split} has no class folders; {layout}")
-    for one, other in (("train", "val"), ("val", "train")):
+    for one, other in ((train_split, val_split), (val_split, train_split)):
         if extra := classes[one] - classes[other]:
             raise ValueError(f"root: {_first(extra)} in {root / one}, but not in {root / other}; {layout}")
-    return sorted(classes["train"])
+    return sorted(classes[train_split])
 
 
 def list_images(folder: Path, transform: v2.Transform) -> ImageFolder:

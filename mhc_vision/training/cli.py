@@ -41,6 +41,17 @@ class SaveConfigOnStart(SaveConfigCallback):
             replace_text(Path(trainer.default_root_dir) / self.config_filename, text)
 
 
+class SetupMark(Callback):
+    """Notes when data, model, optimiser and training loader are set up: errors until then are about the settings."""
+
+    def __init__(self) -> None:
+        self.is_set_up = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes it."""
+        self.is_set_up = True
+
+
 class TrainCLI(LightningCLI):
     """LightningCLI for `ClassificationModule` and a data module chosen by name, with a run directory of our layout.
 
@@ -53,6 +64,7 @@ class TrainCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], run: bool = True) -> None:
         self.command = list(args)
+        self._setup_mark = SetupMark()
         super().__init__(
             ClassificationModule,
             LightningDataModule,
@@ -97,7 +109,10 @@ class TrainCLI(LightningCLI):
             super()._parse_ckpt_path()
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        """`Trainer.fit`, from the checkpoint that `ckpt_path` means: a file, or `last` for the newest of the run."""
+        """`Trainer.fit`, from the checkpoint that `ckpt_path` means: a file, or `last` for the newest of the run.
+
+        What a run's setup refuses ends the program with a message, as in `instantiate_classes`.
+        """
         try:
             path = resume_path(ckpt_path, Path(self.trainer.default_root_dir))
             if path is not None:
@@ -108,7 +123,12 @@ class TrainCLI(LightningCLI):
             fail(f"error: {error}", status=2)
         if ckpt_path is not None:
             rank_zero_only(print)(f"resuming from {path}" if path else "no checkpoint yet: starting from the beginning")
-        self.trainer.fit(ckpt_path=path, **kwargs)
+        try:
+            self.trainer.fit(ckpt_path=path, **kwargs)
+        except ValueError as error:
+            if self._setup_mark.is_set_up:
+                raise
+            fail(f"error: {error}", status=2)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
@@ -141,7 +161,7 @@ class TrainCLI(LightningCLI):
 
     def _run_callbacks(self, run_dir: Path, configured: list[Callback], config: dict[str, Any]) -> list[Callback]:
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command])
-        added: list[Callback] = [summary]
+        added: list[Callback] = [summary, self._setup_mark]
         if config["logger"] is not False:
             added += _instruments(config["log_every_n_steps"] or 50, configured)
         if self._get(self.config_init, "ckpt_path") is not None:

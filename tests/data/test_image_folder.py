@@ -146,6 +146,18 @@ def test_missing_val(root: Path) -> None:
         make(root)
 
 
+def test_splits_may_have_other_names(root: Path) -> None:
+    (root / "val").rename(root / "test")
+    (root / "train").rename(root / "training")
+    data = make(root, train_split="training", val_split="test")
+    assert (len(data.train_set), len(data.eval_set)) == (12, 9)
+    shutil.rmtree(root / "test" / "red")
+    with pytest.raises(
+        ValueError, match=f"red in {root}/training, but not in {root}/test(.|\n)*{root}/test/<class name>"
+    ):
+        make(root, train_split="training", val_split="test")
+
+
 def test_no_class_folders(root: Path) -> None:
     shutil.rmtree(root / "val")
     (root / "val").mkdir()
@@ -209,6 +221,9 @@ def test_broken_image_is_named_when_it_is_read(root: Path, split: str, num_worke
         {"broken": "ignore"},
         {"mixup": -0.1},
         {"cutmix": -0.1},
+        {"train_split": ""},
+        {"val_split": ""},
+        {"total_batch_size": -1},
     ],
     ids=str,
 )

@@ -139,12 +139,42 @@ def test_an_unknown_key_in_a_file_is_refused(train, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_fails_before_its_first_step_keeps_the_earlier_config(train):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.warmup_epochs", "9"], "warm-up"),
+        (
+            ["--data.total_batch_size", "9", "--trainer.accumulate_grad_batches", "2"],
+            r"total_batch_size=9 must be a multiple of 1 processes x 2 accumulated batches .* = 2\n",
+        ),
+        (["--data.total_batch_size", "1438"], "batch_size=1438 in each of 1 processes needs at least 1438"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_the_setup_refuses_is_a_message_and_keeps_the_earlier_config(train, capsys, words, message):
     run_dir = train()
-    saved = (run_dir / "config.yaml").read_text()
-    with pytest.raises(ValueError, match="warm-up"):
-        train("--model.warmup_epochs", "9")
-    assert (run_dir / "config.yaml").read_text() == saved
+    saved = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as stopped:
+        train(*words)
+    assert stopped.value.code == 2
+    assert re.search(f"^mhc-vision: error: .*{message}", capsys.readouterr().err, re.MULTILINE)
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
+
+
+def test_an_error_in_training_keeps_its_traceback(train, monkeypatch):
+    def broken(module, batch, batch_idx):
+        raise ValueError("from within a step")
+
+    monkeypatch.setattr("mhc_vision.training.module.ClassificationModule.training_step", broken)
+    with pytest.raises(ValueError, match="from within a step"):
+        train()
+
+
+def test_the_images_of_a_step_may_be_given_for_all_accumulated_batches(train):
+    run_dir = train("--data.total_batch_size", "12", "--trainer.accumulate_grad_batches", "3")
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1
+    assert checkpoint["DigitsDataModule"]["batch_size"] == 4
 
 
 def test_the_flat_and_the_long_form_of_a_data_option_are_the_same(train):

@@ -1,0 +1,86 @@
+"""Datasets that fit in memory, on the GPU where it has room."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import Dataset
+
+from mhc_vision.data.datamodule import ImageDataModule
+from mhc_vision.data.in_memory_images import InMemoryImages, collate_batch
+
+KeepOn = Literal["auto", "cpu", "device"]
+
+AUTO_SHARE = 0.25
+"""Images stay on the GPU by themselves if they take at most this share of its free memory."""
+
+
+class InMemoryDataModule(ImageDataModule):
+    """Base of the datasets whose images are uint8 tensors in memory; a batch is one gather, without work per sample.
+
+    Args:
+        batch_size: Images a batch in each process.
+        num_workers: Worker processes of each loader; 0 is fastest, others read images on the CPU only.
+        seed: Seed of the training order.
+        repeats: How often each sample comes in a row; 1 for once.
+        total_batch_size: Images of an optimiser step, over all processes and accumulated batches.
+        keep_on: Where the images stay: "cpu" in main memory, "device" on the device that trains; "auto" on the GPU that
+            trains if they take at most a quarter of its free memory, else in main memory. What was chosen is logged.
+
+    Attributes:
+        train_set: Training images and labels.
+        eval_set: Those of validation and test.
+
+    Raises:
+        ValueError: If an argument is out of range, or `keep_on` and `num_workers` exclude each other.
+    """
+
+    train_set: InMemoryImages
+    eval_set: InMemoryImages
+
+    def __init__(
+        self,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        repeats: int = 1,
+        total_batch_size: int | None = None,
+        keep_on: KeepOn = "auto",
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed, repeats, total_batch_size)
+        if keep_on not in ("auto", "cpu", "device"):
+            raise ValueError(f"keep_on must be 'auto', 'cpu' or 'device', got {keep_on!r}")
+        if keep_on == "device" and num_workers > 0:
+            raise ValueError(f"keep_on='device' needs num_workers=0, got {num_workers}: workers read on the CPU only")
+        self.keep_on = keep_on
+
+    def setup(self, stage: str) -> None:
+        """Take the images to where they stay."""
+        sets = [self.train_set, self.eval_set] if stage == "fit" else [self.eval_set]
+        device = self.trainer.strategy.root_device  # type: ignore[union-attr]
+        if device.type == "cpu" or all(images.device == device for images in sets):
+            place = device
+        else:
+            place = device if self._belongs_on(device, sum(images.nbytes for images in sets)) else torch.device("cpu")
+            count, size = sum(map(len, sets)), sum(images.nbytes for images in sets) / 2**20
+            rank_zero_info(f"data: {count} images of {size:.0f} MiB stay on {place} (keep_on={self.keep_on!r})")
+        for images in sets:
+            images.to(place)
+
+    def _belongs_on(self, device: torch.device, num_bytes: int) -> bool:
+        if self.keep_on != "auto":
+            return self.keep_on == "device"
+        if device.type != "cuda" or self.num_workers > 0:
+            return False
+        free, _ = torch.cuda.mem_get_info(device)
+        return num_bytes <= AUTO_SHARE * free
+
+    def _seeded_train_set(self) -> Dataset:
+        return self.train_set
+
+    def _loader_options(self) -> dict[str, Any]:
+        options = {**super()._loader_options(), "collate_fn": collate_batch}
+        if self.eval_set.device.type != "cpu":
+            # nothing to take there
+            options["pin_memory"] = False
+        return options

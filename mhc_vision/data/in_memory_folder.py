@@ -1,0 +1,117 @@
+"""Class folders of small images, decoded once into memory."""
+
+import time
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.decode_all import check_memory, decode_all
+from mhc_vision.data.image_folder import find_classes, list_images
+from mhc_vision.data.in_memory import InMemoryDataModule, KeepOn
+from mhc_vision.data.in_memory_images import InMemoryImages
+from mhc_vision.data.subset import balanced_subset
+from mhc_vision.data.transforms import eval_transform
+
+
+class InMemoryFolderDataModule(InMemoryDataModule):
+    """Images in `root/train/<class>/` and `root/val/<class>/` for datasets that fit in memory, such as CIFAR.
+
+    Files are listed at construction and decoded when they are first needed, in each process: resized and centre-cropped
+    to uint8 (3, img_size, img_size). Training images are then cropped and flipped as batches on the device. Where
+    training needs crops of different scale, or images do not fit, there is `ImageFolderDataModule`.
+
+    Args:
+        root: Folder with the two splits.
+        batch_size: Images a batch in each process.
+        img_size: Height and width of the images in memory, and of what the model sees, in pixels.
+        crop_pct: Part of the resized image's shorter side that the centre crop covers.
+        interpolation: Of resizing, "bilinear" or "bicubic", with antialiasing.
+        mean: Mean of red, green and blue, for pixels in 0..1.
+        std: Their standard deviation.
+        hflip: Probability of a horizontal flip in training.
+        crop_padding: Pixels of padding from which training images are cropped back at random, 0 for none.
+        erase: Probability that a random rectangle of a training image becomes noise.
+        repeats: How often each sample comes in a row, differently augmented (repeated augmentation); 1 for once.
+        mixup: Alpha of Mixup's Beta distribution, 0 for none.
+        cutmix: The same for CutMix. If both are given, each batch gets one of them at random.
+        seed: Seed of the training order.
+        train_split: Name of the folder to train on.
+        val_split: Name of the folder for validation and test.
+        max_train_images: Train on so many images only: of each class the first ones by file name, equally many where
+            there are enough (see `balanced_subset`). The seed does not change which.
+        max_val_images: The same for validation and test.
+        total_batch_size: Images of an optimiser step, over all processes and accumulated batches; takes the place of
+            `batch_size`.
+        keep_on: Where the images stay: "cpu", "device" or "auto" (see `InMemoryDataModule`).
+
+    Raises:
+        ValueError: If an argument is out of range, the folders are not laid out as above, or the images need more
+            memory than there is. Broken images are an error, with their names, when they are decoded.
+    """
+
+    in_chans = 3
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 128,
+        img_size: int = 32,
+        crop_pct: float = 1.0,
+        interpolation: str = "bicubic",
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        hflip: float = 0.5,
+        crop_padding: int = 0,
+        erase: float = 0.0,
+        repeats: int = 1,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        seed: int = 0,
+        train_split: str = "train",
+        val_split: str = "val",
+        max_train_images: int | None = None,
+        max_val_images: int | None = None,
+        total_batch_size: int | None = None,
+        keep_on: KeepOn = "auto",
+    ) -> None:
+        super().__init__(
+            batch_size, num_workers=0, seed=seed, repeats=repeats, total_batch_size=total_batch_size, keep_on=keep_on
+        )
+        if len(mean) != self.in_chans:
+            raise ValueError(f"mean must have {self.in_chans} values, got {mean}")
+        self._transform = eval_transform(img_size, interpolation, crop_pct)
+        self.img_size = img_size
+        self.crop_pct, self.interpolation = crop_pct, interpolation
+        self.class_names = find_classes(Path(root), train_split, val_split)
+        self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase, crop_padding, hflip)
+        self._train_files = self._choose(Path(root) / train_split, "max_train_images", max_train_images)
+        self._val_files = self._choose(Path(root) / val_split, "max_val_images", max_val_images)
+        check_memory(len(self._train_files) + len(self._val_files), self.in_chans, img_size)
+
+    @cached_property
+    def train_set(self) -> InMemoryImages:  # type: ignore[override]
+        """Training images and labels; decodes the files when first asked for."""
+        return self._decode(self._train_files)
+
+    @cached_property
+    def eval_set(self) -> InMemoryImages:  # type: ignore[override]
+        """Images and labels of validation and test; decodes the files when first asked for."""
+        return self._decode(self._val_files)
+
+    def _choose(self, folder: Path, name: str, count: int | None) -> list[tuple[str, int]]:
+        """Path and label of each image of a split, or of a part of it."""
+        if count is not None and count < self.num_classes:
+            raise ValueError(f"{name} must be at least 1 for each of {self.num_classes} classes, got {count}")
+        dataset = list_images(folder, self._transform)
+        if count is None:
+            return dataset.samples
+        return [dataset.samples[index] for index in balanced_subset(dataset.targets, count)]
+
+    def _decode(self, files: list[tuple[str, int]]) -> InMemoryImages:
+        began = time.perf_counter()
+        images = decode_all([path for path, _ in files], self._transform, self.img_size)
+        rank_zero_info(f"data: {len(images)} images decoded in {time.perf_counter() - began:.1f} s")
+        return InMemoryImages(images, torch.tensor([label for _, label in files]))
