@@ -4,5 +4,14 @@ from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.digits import DigitsDataModule
 from mhc_vision.data.fake import FakeDataModule
 from mhc_vision.data.image_folder import ImageFolderDataModule
+from mhc_vision.data.packed import PackedDataModule
+from mhc_vision.data.timm_reader import TimmDataModule
 
-__all__ = ["DigitsDataModule", "FakeDataModule", "ImageDataModule", "ImageFolderDataModule"]
+__all__ = [
+    "DigitsDataModule",
+    "FakeDataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "PackedDataModule",
+    "TimmDataModule",
+]
