@@ -66,7 +66,8 @@ class BatchAugment(nn.Module):
         Returns:
             Images (B, C, H, W) in fp32, and targets: (B, num_classes) in fp32 if the batch was mixed, else `labels`.
         """
-        images = (images.float() / 255 - self.mean) / self.std
+        # in place: on a CPU, fresh memory for each step costs three times the arithmetic
+        images = images.float().div_(255).sub_(self.mean).div_(self.std)
         if self.training and self.erase > 0:
             images = RandomErasing(self.erase, mode="pixel", device=images.device)(images)
         if self.training and self.mix is not None:
