@@ -26,7 +26,7 @@ class Shards:
         urls: Paths, or URLs that webdataset reads.
         lengths: Samples in each.
         image_keys: Suffixes of a sample's files of which the first one present is its image.
-        label_key: Field of the sample's `.json` that holds its label, `a/b` for a field of a field; `None` reads `.cls`.
+        label_key: Field of the sample's `.json` that holds its label, `a/b` for a field in a field; `None`: `.cls`.
     """
 
     urls: tuple[str, ...]
