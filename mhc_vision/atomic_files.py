@@ -1,9 +1,12 @@
-"""Small text and JSON files that are either complete or not there."""
+"""Files and directories that are either complete or not there."""
 
 import json
 import math
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,23 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
+        raise
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path` to write into, which becomes `path` when the `with` block ends well.
+
+    After an error nothing is left of it. The caller has checked that `path` is not there yet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary)
         raise
 
 

@@ -83,7 +83,8 @@ class BatchAugment(nn.Module):
             images = random_crop(images, self.crop_padding, fill)
         if self.training and self.hflip > 0:
             images = random_hflip(images, self.hflip)
-        images = (images.float() / 255 - self.mean) / self.std
+        # in place: on a CPU, fresh memory for each step costs three times the arithmetic
+        images = images.float().div_(255).sub_(self.mean).div_(self.std)
         if self.training and self.erase > 0:
             images = RandomErasing(self.erase, mode="pixel", device=images.device)(images)
         if self.training and self.mix is not None:

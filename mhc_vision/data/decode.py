@@ -1,8 +1,12 @@
 """Image files to RGB tensors."""
 
-from torch import Tensor, uint8
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2.functional import to_dtype
+from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 DECODABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -22,10 +26,60 @@ def decode_rgb(path: str) -> Tensor:
     Raises:
         ValueError: If the file cannot be read or decoded; the message names it.
     """
+    return _decode(path, path)
+
+
+def decode_rgb_bytes(content: bytes | memoryview, name: str) -> Tensor:
+    """What `decode_rgb` gives for a file with this content.
+
+    Args:
+        content: Of a JPEG, PNG or WebP file.
+        name: What an error calls the image.
+
+    Returns:
+        (3, H, W), uint8.
+
+    Raises:
+        ValueError: If it cannot be decoded; the message has its name.
+    """
+    # a copy: torch warns of buffers that it must not write to
+    writable = bytearray(content)
+    return _decode(
+        torch.frombuffer(writable, dtype=torch.uint8) if writable else torch.empty(0, dtype=torch.uint8), name
+    )
+
+
+def decode_any_bytes(content: bytes, name: str) -> Tensor:
+    """The same for every format that Pillow reads, JPEG, PNG and WebP still decoded as everywhere else.
+
+    Raises:
+        ValueError: If it cannot be decoded; the message has its name.
+    """
+    if not content or _is_decodable(content):
+        return decode_rgb_bytes(content, name)
     try:
-        image = decode_image(path, mode=ImageReadMode.RGB)
+        with Image.open(io.BytesIO(content)) as image:
+            return pil_to_rgb(image)
+    except OSError as error:
+        raise ValueError(f"cannot decode {name}: truncated or not an image") from error
+
+
+def pil_to_rgb(image: Image.Image) -> Tensor:
+    """A Pillow image of any mode as (3, H, W), uint8."""
+    return pil_to_tensor(image.convert("RGB"))
+
+
+def _decode(source: str | Tensor, name: str) -> Tensor:
+    try:
+        image = decode_image(source, mode=ImageReadMode.RGB)
     except RuntimeError as error:
-        raise ValueError(f"cannot decode {path}: missing, empty, truncated or not a JPEG, PNG or WebP image") from error
+        raise ValueError(f"cannot decode {name}: missing, empty, truncated or not a JPEG, PNG or WebP image") from error
     if image.ndim != 3:
-        raise ValueError(f"cannot use {path}: expected a single image, got an animation of {len(image)} frames")
-    return to_dtype(image, uint8, scale=True)
+        raise ValueError(f"cannot use {name}: expected a single image, got an animation of {len(image)} frames")
+    return to_dtype(image, torch.uint8, scale=True)
+
+
+def _is_decodable(content: bytes) -> bool:
+    """Whether the first bytes are those of a JPEG, PNG or WebP file."""
+    webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    return webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n"))

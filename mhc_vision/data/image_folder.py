@@ -1,21 +1,18 @@
 """ImageNet and every other dataset in its folder layout."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from mhc_vision.data.batch_augment import BatchAugment
-from mhc_vision.data.datamodule import ImageDataModule
+from mhc_vision.data.augmented import AugmentedDataModule
 from mhc_vision.data.decode import DECODABLE_SUFFIXES, decode_rgb
-from mhc_vision.data.skip_broken import SkipBroken
-from mhc_vision.data.transforms import eval_transform, train_transform
 
 _NUM_NAMED = 5  # classes or folders that an error message lists
 
 
-class ImageFolderDataModule(ImageDataModule):
+class ImageFolderDataModule(AugmentedDataModule):
     """Images in `root/train/<class>/` and `root/val/<class>/`; the folder names are the class names.
 
     Files are JPEG, PNG or WebP (see `decode_rgb`). All files are listed at construction, so a wrong layout is found
@@ -24,86 +21,22 @@ class ImageFolderDataModule(ImageDataModule):
 
     Args:
         root: Folder with the two splits.
-        batch_size: Images a batch in each process.
-        num_workers: Worker processes of each loader, 0 to load in the main process.
-        img_size: Height and width that the model sees, in pixels.
-        crop_pct: Part of the resized image's shorter side that the centre crop of evaluation covers.
-        interpolation: "bilinear" or "bicubic", with antialiasing.
-        mean: Mean of red, green and blue, for pixels in 0..1.
-        std: Their standard deviation.
-        train_scale: Smallest and largest part of an image's area that a training crop covers.
-        hflip: Probability of a horizontal flip in training.
-        randaugment_ops: Number of RandAugment operations an image, 0 for none.
-        randaugment_magnitude: Their strength, 0 to 30.
-        three_augment: One of grey, solarised and blurred for each image (DeiT-III), in place of RandAugment.
-        color_jitter: Largest relative change of brightness, contrast and saturation, 0 for none.
-        erase: Probability that a random rectangle of a training image becomes noise.
-        repeats: How often each sample comes in a row, differently augmented (repeated augmentation); 1 for once.
-        mixup: Alpha of Mixup's Beta distribution, 0 for none.
-        cutmix: The same for CutMix. If both are given, each batch gets one of them at random.
-        seed: Seed of the training order.
-        broken: What a training image that cannot be decoded does: `"raise"` an error, or `"skip"`: a warning names it,
-            and the next one takes its place. In evaluation it is an error always, as it would change the figures.
         train_split: Name of the folder to train on.
         val_split: Name of the folder for validation and test.
-        total_batch_size: Images of an optimiser step, over all processes and accumulated batches; takes the place of
-            `batch_size`.
+        augmentation: The options of `AugmentedDataModule`.
 
     Raises:
         ValueError: If an argument is out of range or the folders are not laid out as above.
     """
 
-    in_chans = 3
-
-    def __init__(
-        self,
-        root: str,
-        batch_size: int = 256,
-        num_workers: int = 8,
-        img_size: int = 224,
-        crop_pct: float = 0.9,
-        interpolation: str = "bicubic",
-        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        train_scale: tuple[float, float] = (0.08, 1.0),
-        hflip: float = 0.5,
-        randaugment_ops: int = 0,
-        randaugment_magnitude: int = 10,
-        three_augment: bool = False,
-        color_jitter: float = 0.0,
-        erase: float = 0.0,
-        repeats: int = 1,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        seed: int = 0,
-        broken: Literal["raise", "skip"] = "raise",
-        train_split: str = "train",
-        val_split: str = "val",
-        total_batch_size: int | None = None,
-    ) -> None:
-        super().__init__(batch_size, num_workers, seed, repeats, total_batch_size)
-        if len(mean) != self.in_chans:
-            raise ValueError(f"mean must have {self.in_chans} values, got {mean}")
-        to_train = train_transform(
-            img_size,
-            interpolation,
-            train_scale,
-            hflip,
-            randaugment_ops,
-            randaugment_magnitude,
-            three_augment,
-            color_jitter,
+    def __init__(self, root: str, train_split: str = "train", val_split: str = "val", **augmentation: Any) -> None:
+        super().__init__(**augmentation)
+        class_names = find_classes(Path(root), train_split, val_split)
+        train_set, eval_set = (
+            list_images(Path(root) / split, transform)
+            for split, transform in ((train_split, self.to_train), (val_split, self.to_eval))
         )
-        to_eval = eval_transform(img_size, interpolation, crop_pct)
-        self.img_size = img_size
-        self.crop_pct, self.interpolation = crop_pct, interpolation
-        self.class_names = find_classes(Path(root), train_split, val_split)
-        self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase)
-        if broken not in ("raise", "skip"):
-            raise ValueError(f"broken must be 'raise' or 'skip', got {broken!r}")
-        train_set = list_images(Path(root) / train_split, to_train)
-        self.train_set = SkipBroken(train_set) if broken == "skip" else train_set
-        self.eval_set = list_images(Path(root) / val_split, to_eval)
+        self.use(class_names, train_set, eval_set)
 
 
 def find_classes(root: Path, train_split: str = "train", val_split: str = "val") -> list[str]:

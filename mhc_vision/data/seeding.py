@@ -4,7 +4,9 @@ A generator whose state goes on from batch to batch would have to be saved in ev
 resumed run to go on like the uninterrupted one. A seed made of the place (epoch, sample, batch, process) needs nothing.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +17,14 @@ def derive_seed(*place: int | str) -> int:
     """A seed of 63 bits for each place; neighbouring places have unrelated ones."""
     digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's generator of the CPU starts from `seed` inside, and is what it was before outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class SeededDataset(Dataset):
@@ -33,6 +43,5 @@ class SeededDataset(Dataset):
     def __getitem__(self, place: tuple[int, int]) -> Any:
         """The sample of an index, drawn with a seed."""
         index, seed = place
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             return self.dataset[index]

@@ -1,15 +1,13 @@
 """From a training checkpoint to a directory that `timm.create_model('local-dir:...')` loads."""
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 from timm.models import save_for_hf
 from torch import nn
 
+from mhc_vision.atomic_files import new_directory
 from mhc_vision.training.classifier import create_classifier
 from mhc_vision.training.resume import damage, load
 
@@ -48,17 +46,10 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
     prefix = "model."
     model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
     data = next((value for value in content.values() if isinstance(value, dict) and "class_names" in value), {})
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-    try:
+    card = _model_card(directory.name, settings, _records(checkpoint), weights)
+    with new_directory(directory) as temporary:
         save_for_hf(model, str(temporary), model_config=_timm_config(data), safe_serialization=True)
-        card = _model_card(directory.name, settings, _records(checkpoint), weights)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        temporary.chmod(0o755)
-        os.rename(temporary, directory)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
     return model
 
 

@@ -1,0 +1,76 @@
+"""Packed data at a URL: files come to a folder on the local disk when they are first needed."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+URL_PREFIXES = ("s3://", "gs://", "r2://", "azure://", "hf://", "local:")
+
+
+def is_url(root: str) -> bool:
+    """Whether litdata downloads it."""
+    return root.startswith(URL_PREFIXES)
+
+
+class RemoteFolder:
+    """The local copy of a folder at a URL; processes of one machine share it.
+
+    Args:
+        url: Of the folder; the prefix tells litdata how to download.
+        cache: Folder that holds the copies of all URLs.
+
+    Raises:
+        ImportError: If litdata is missing.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        try:
+            import litdata.streaming.downloader  # noqa: F401
+        except ImportError as error:
+            raise ImportError(f"{url} needs litdata: pip install 'mhc_vision[litdata]'") from error
+        self.url = url.rstrip("/")
+        self.local = cache / hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()
+
+    def fetch(self, name: str) -> Path:
+        """The local path of a file, downloaded if it is not there.
+
+        Raises:
+            Exception: What litdata's downloader raises, if there is no such file or no way to it.
+        """
+        path = self.local / name
+        if path.exists():
+            return path
+        from filelock import FileLock
+        from litdata.streaming.downloader import get_downloader
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # litdata's own lock makes the others go on without the file; here they wait for it
+        with FileLock(path.with_name(f".{path.name}.wait")):
+            if not path.exists():
+                downloader = get_downloader(self.url, str(self.local), [])
+                downloader.download_file(f"{self.url}/{name}", str(path))
+        return path
+
+    def check_space(self, files: dict[str, int]) -> None:
+        """Refuse what would not fit on the disk.
+
+        Args:
+            files: Bytes of each file that will be needed.
+
+        Raises:
+            ValueError: If the missing ones are larger than the free space.
+        """
+        needed = sum(size for name, size in files.items() if not (self.local / name).exists())
+        self.local.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.local).free
+        if needed > free:
+            raise ValueError(
+                f"cache: {self.url} needs {needed / 2**30:.1f} GiB more in {self.local}, of which "
+                f"{free / 2**30:.1f} are free; name a folder on a larger disk"
+            )
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/mhc_vision`, by default `~/.cache/mhc_vision`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mhc_vision"

@@ -1,0 +1,146 @@
+import json
+import pickle
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mhc_vision.data import ImageFolderDataModule, PackedDataModule
+from mhc_vision.data import pack as packing
+from mhc_vision.data.packed_chunks import ChunkReader
+
+litdata = pytest.importorskip("litdata")
+OPTIONS: dict[str, Any] = {"batch_size": 5, "num_workers": 0, "img_size": 32, "seed": 3}
+
+
+@pytest.fixture
+def packed(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In chunks of a few images."""
+    monkeypatch.setattr(packing, "CHUNK_BYTES", 20_000)
+    packing.pack_folder(image_folder, image_folder.parent / "packed")
+    assert len(list((image_folder.parent / "packed" / "train").glob("*.bin"))) > 3
+    return image_folder.parent / "packed"
+
+
+def batches_of(data: Any, position: tuple[int, int] = (0, 0)) -> list[list[torch.Tensor]]:
+    data._position = lambda: position
+    return [*data.train_dataloader(), *data.val_dataloader()]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("position", [(0, 0), (2, 10)])
+@pytest.mark.parametrize("local", [True, False], ids=["disk", "url"])
+def test_batches_are_those_of_the_folder(
+    packed: Path, image_folder: Path, num_workers: int, position: tuple[int, int], local: bool
+) -> None:
+    options = {**OPTIONS, "num_workers": num_workers}
+    expected = batches_of(ImageFolderDataModule(str(image_folder), **OPTIONS), position)
+    root = str(packed) if local else f"local:{packed}"
+    data = PackedDataModule(root, str(packed.parent / "cache"), **options)
+    assert data.class_names == ["blue", "green", "red"]
+    for (images, labels), (same_images, same_labels) in zip(batches_of(data, position), expected, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+def test_processes_share_the_images(packed: Path, image_folder: Path) -> None:
+    seen = []
+    for rank in range(2):
+        data = PackedDataModule(str(packed), **OPTIONS)
+        data.trainer = SimpleNamespace(training=False, global_rank=rank, world_size=2)
+        seen += [image.numpy().tobytes() for images, _ in data.val_dataloader() for image in images]
+    assert len(set(seen)) == len(seen) == 9
+
+
+def test_reading_survives_pickling(packed: Path) -> None:
+    data = PackedDataModule(str(packed), **OPTIONS)
+    first = data.eval_set[4]
+    copy = pickle.loads(pickle.dumps(data.eval_set))
+    assert torch.equal(copy[4][0], first[0])
+
+
+def test_litdata_reads_the_chunks_too(packed: Path, image_folder: Path) -> None:
+    stream = litdata.StreamingDataset(str(packed / "train"))
+    reader = ChunkReader(packed / "train")
+    assert len(reader) == 24
+    for index, (name, content, label) in enumerate(stream):
+        assert reader.read(index) == (bytes(name).decode(), bytes(content), label)
+        assert (image_folder / bytes(name).decode()).read_bytes() == bytes(content)
+
+
+def test_files_of_a_url_are_downloaded_when_they_are_needed(packed: Path, tmp_path: Path) -> None:
+    data = PackedDataModule(f"local:{packed}", str(tmp_path / "cache"), **OPTIONS)
+    assert not list((tmp_path / "cache").rglob("*.bin"))
+    expected = data.train_set[7][1]
+    assert len(list((tmp_path / "cache").rglob("*.bin"))) == 1
+    # what is there needs the URL no more
+    shutil.rmtree(packed)
+    assert data.train_set[7][1] == expected
+
+
+def test_a_cache_without_the_space_is_refused(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ValueError, match=r"cache: local:.* needs .* GiB more"):
+        PackedDataModule(f"local:{packed}", str(tmp_path / "cache"), **OPTIONS)
+
+
+def test_broken_images_are_named_or_skipped(image_folder: Path) -> None:
+    broken = image_folder / "train" / "green" / "2.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    packing.pack_folder(image_folder, image_folder.parent / "packed")
+    root = str(image_folder.parent / "packed")
+    with pytest.raises(ValueError, match=r"cannot decode train/green/2\.jpg"):
+        list(PackedDataModule(root, **OPTIONS).train_dataloader())
+    with pytest.warns(UserWarning, match=r"train/green/2\.jpg.*: left out"):
+        assert len(list(PackedDataModule(root, broken="skip", **OPTIONS).train_dataloader())) == 4
+
+
+def test_packing_without_litdata_names_the_extra(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    with pytest.raises(ImportError, match=r"mhc_vision\[litdata\]"):
+        packing.pack_folder(image_folder, image_folder.parent / "packed")
+
+
+def test_a_url_without_litdata_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litdata.streaming.downloader", None)
+    with pytest.raises(ImportError, match=r"mhc_vision\[litdata\]"):
+        PackedDataModule("s3://bucket/data", **OPTIONS)
+
+
+def test_a_folder_that_is_not_packed(image_folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"root: {image_folder} is no dataset that `mhc-vision pack` wrote"):
+        PackedDataModule(str(image_folder))
+
+
+def test_an_incomplete_copy_is_found(packed: Path) -> None:
+    chunk = packed / "val" / "chunk-0-0.bin"
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"{chunk} is too short"):
+        list(PackedDataModule(str(packed), **OPTIONS).val_dataloader())
+    chunk.unlink()
+    with pytest.raises(ValueError, match=rf"{chunk} cannot be opened"):
+        list(PackedDataModule(str(packed), **OPTIONS).val_dataloader())
+    description = json.loads((packed / "packed.json").read_text())
+    description["num_images"]["val"] = 8
+    (packed / "packed.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"val has 9 images, but packed\.json says 8"):
+        PackedDataModule(str(packed), **OPTIONS)
+
+
+def test_chunks_of_other_samples_are_refused(tmp_path: Path) -> None:
+    cache = litdata.streaming.Cache(str(tmp_path), chunk_size=2)
+    cache[0] = {"image": b"0", "label": 1}
+    cache.done()
+    cache.merge()
+    with pytest.raises(ValueError, match=r"has samples \['bytes', 'int'\].*mhc-vision pack"):
+        ChunkReader(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"mean": (0.5,)}, {"broken": "no"}, {"mixup": -1.0}], ids=str)
+def test_bad_arguments_are_named(packed: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PackedDataModule(str(packed), **{**OPTIONS, **wrong})
