@@ -10,6 +10,7 @@ from mhc_vision.training.messages import fail
 COMMANDS = {
     "train": "train, validate or test a model on a dataset (LightningCLI)",
     "export": "write a training checkpoint as a directory that timm loads",
+    "compare": "run a matrix of trainings and report on it: tables, figures, intervals",
     "pack": "write an image folder as a few large files, for PackedDataModule",
 }
 
