@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mhc_vision.analysis.tables import markdown_table
-from mhc_vision.layers import CONNECTIONS
-from mhc_vision.layers.macs import image_macs
+from mhc_vision.layers import CONNECTIONS, HyperConnection
+from mhc_vision.layers.macs import connection_macs, image_macs
 from mhc_vision.models import hyperconnect
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
 
@@ -47,7 +47,9 @@ def _row(name: str, num_streams: int) -> dict[str, str]:
     for connection in CONNECTIONS:
         hyper: Any = hyperconnect(plain, connection, num_streams)
         added = _num_parameters(hyper) - parameters
-        added_macs = image_macs(hyper, size) - macs
+        num_tokens = hyper.patch_embed.num_patches + hyper.num_prefix_tokens
+        connections = [module for module in hyper.modules() if isinstance(module, HyperConnection)]
+        added_macs = num_tokens * sum(connection_macs(module) for module in connections)
         row[f"`{connection}` adds"] = f"{added:,} ({100 * added / parameters:.2g} %)"
         row[f"GMACs `{connection}` adds"] = f"{added_macs / 1e9:.2g} ({100 * added_macs / macs:.2g} %)"
     return row

@@ -1,7 +1,7 @@
 """What a comparison is doing, for a person at a terminal or reading a log file."""
 
 import json
-import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -71,8 +71,9 @@ class Progress:
             return
         self._shown = time.monotonic()
         parts = [f"{cell.name} {_position(run_dir / LOG)}" for cell, run_dir in running]
-        width = os.get_terminal_size(self._stream.fileno()).columns - 1
-        self._stream.write("\r\x1b[K" + f"{self._count()} "[:width] + " | ".join(parts)[: max(0, width - 8)])
+        line = f"{self._count()} " + " | ".join(parts)
+        # a longer line would wrap, and not be overwritten
+        self._stream.write("\r\x1b[K" + line[: shutil.get_terminal_size()[0] - 1])
         self._stream.flush()
 
     def _count(self) -> str:

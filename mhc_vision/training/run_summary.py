@@ -57,7 +57,7 @@ class RunSummary(Callback):
             "seed": self.seed,
             "metrics": dict(sorted(trainer.callback_metrics.items())),
             "params": count_parameters(pl_module.get_submodule("model")),
-            "gmacs": round(self._gmacs, 6),
+            "gmacs": round(self._gmacs, 9),
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
             "wall_time_s": round(time.monotonic() - self._started, 1),
