@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train, validate or test a model on a dataset (LightningCLI)",
     "evaluate": "accuracy of a checkpoint or a timm model on a folder of images",
     "export": "write a training checkpoint as a directory that timm loads",
+    "compare": "run a matrix of trainings and report on it: tables, figures, intervals",
     "pack": "write an image folder as a few large files, for PackedDataModule",
 }
 

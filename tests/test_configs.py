@@ -12,6 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torchvision.io import write_jpeg
 
 from mhc_vision.cli import main
+from mhc_vision.comparison.matrix import load_matrix
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
 
@@ -23,6 +24,7 @@ RECIPES = [CONFIGS / "digits.yaml", CONFIGS / "cifar10.yaml", *IMAGENET]
 DEBUG = CONFIGS / "debug.yaml"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
+MATRICES = sorted((CONFIGS / "compare").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,13 @@ def _data_root(recipe: Path, image_folder: Path) -> list[str]:
 
 
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
-    assert sorted(CONFIGS.rglob("*.yaml")) == sorted([*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS])
+    assert sorted(CONFIGS.rglob("*.yaml")) == sorted([*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES])
     assert [path.stem for path in OVERLAYS] == ["baseline", "dhc", "mhc", "shc"]
 
 
-@pytest.mark.parametrize("path", [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES], ids=lambda path: path.stem
+)
 def test_every_file_opens_with_what_it_is_for(path):
     lines = path.read_text().splitlines()
     head = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
@@ -57,9 +61,12 @@ def test_every_file_opens_with_what_it_is_for(path):
         assert head
     elif path in (*RECIPES, DEBUG):
         assert f"--config configs/{path.relative_to(CONFIGS)}" in head
+    elif path in MATRICES:
+        assert f"mhc-vision compare configs/{path.relative_to(CONFIGS)}" in head
+        assert "Expected:" in head
     else:
         assert head.startswith("# Overlay: ")
-    if path in RECIPES:
+    if path in (*RECIPES, *MATRICES):
         assert "Hardware:" in head
 
 
@@ -103,6 +110,22 @@ def test_loggers_write_into_the_run_directory(tmp_path):
     loggers["tensorboard"][1].log_metrics({"train/loss": 1.0}, step=3)
     loggers["tensorboard"][1].save()
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.stem)
+def test_every_arm_of_a_matrix_builds_its_data_model_and_trainer(path, image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    matrix = load_matrix(path)
+    for cell in [cell for cell in matrix.cells if cell.seed == matrix.seeds[0]]:
+        words = cell.words(tmp_path / "run")[1:]
+        for recipe in cell.configs[:1]:
+            words += _data_root(ROOT / recipe, image_folder)
+        words += ["--model.model_args.depth", "1", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+        cli = TrainCLI(words, run=False)
+        assert cli.datamodule.seed == cell.seed
+        connected = any("connection" in name for name, _ in cli.model.named_parameters())
+        assert connected == (cell.arm != matrix.baseline)
+    assert not list(tmp_path.iterdir())
 
 
 def test_cifar10_trains_on_a_folder_kept_in_memory(image_folder, tmp_path):

@@ -1,44 +1,15 @@
 """Curves of logged metrics, several runs in one figure."""
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from mhc_vision.metrics_log import read_metric
 
 # Okabe and Ito's palette without black and yellow: told apart with every common colour blindness
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LINE_STYLES = ("-", "--", "-.", ":")
-
-
-def read_metric(path: str | os.PathLike[str], key: str) -> tuple[list[int], list[float]]:
-    """Reads one metric from `metrics.jsonl`.
-
-    A run resumed from an older checkpoint logs some steps again; of those only the later values count.
-
-    Returns:
-        Steps, rising, and the values there.
-
-    Raises:
-        ValueError: If a line is no JSON object, or the metric was never logged.
-    """
-    steps: list[int] = []
-    values: list[float] = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: no JSON object: {line[:80]!r}") from error
-            if key not in record:
-                continue
-            while steps and steps[-1] >= record["step"]:
-                steps.pop()
-                values.pop()
-            steps.append(record["step"])
-            values.append(float(record[key]))
-    if not steps:
-        raise ValueError(f"{path} has no metric {key!r}")
-    return steps, values
 
 
 def smooth(values: list[float], window: int) -> list[float]:
@@ -70,21 +41,74 @@ def plot_loss_curves(
         ImportError: If matplotlib is missing.
         ValueError: If a log is broken, or lacks the metric.
     """
+    curves = {name: read_metric(path, key) for name, path in runs.items()}
+    figure, axes = _figure(label + (f", mean of {window}" if window > 1 else ""))
+    for index, (name, (steps, values)) in enumerate(curves.items()):
+        axes.plot(steps, smooth(values, window), label=name, **_look(index))
+    return _save(figure, axes, destination)
+
+
+def plot_seed_bands(
+    curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]],
+    destination: str | os.PathLike[str],
+    *,
+    label: str,
+    zero_line: bool = False,
+) -> list[Path]:
+    """Draws one metric of several arms over the optimiser steps: the mean over seeds in a band from lowest to highest.
+
+    Args:
+        curves: By the name shown in the legend, (steps, values) of each seed; where seeds differ in their steps, those
+            that all have are drawn. Colours follow the order, also of arms without a curve.
+        destination: Path without extension; `.png` and `.svg` are written.
+        label: Name and unit of the metric, for the axis.
+        zero_line: Draw a line at 0, for differences.
+
+    Returns:
+        The two files.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    figure, axes = _figure(label)
+    if zero_line:
+        axes.axhline(0.0, color="#000000", linewidth=0.8)
+    for index, (name, seeds) in enumerate(curves.items()):
+        if not seeds:
+            continue
+        tables = [dict(zip(steps, values, strict=True)) for steps, values in seeds]
+        steps = sorted(set.intersection(*(set(table) for table in tables)))
+        columns = [[table[step] for table in tables] for step in steps]
+        look = _look(index)
+        # a short run may have one point only
+        marker = "o" if len(steps) < 30 else ""
+        means = [sum(column) / len(column) for column in columns]
+        axes.plot(steps, means, label=name, marker=marker, markersize=3, **look)
+        if len(seeds) > 1:
+            lowest, highest = [min(column) for column in columns], [max(column) for column in columns]
+            axes.fill_between(steps, lowest, highest, color=look["color"], alpha=0.15, linewidth=0)
+    return _save(figure, axes, destination)
+
+
+def _figure(label: str) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'mhc_vision[plots]'") from error
-    curves = {name: read_metric(path, key) for name, path in runs.items()}
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    for index, (name, (steps, values)) in enumerate(curves.items()):
-        style = _LINE_STYLES[index % len(_LINE_STYLES)]
-        axes.plot(
-            steps, smooth(values, window), style, color=_COLOURS[index % len(_COLOURS)], linewidth=1.4, label=name
-        )
     axes.set_xlabel("optimiser step")
-    axes.set_ylabel(label + (f", mean of {window}" if window > 1 else ""))
+    axes.set_ylabel(label)
     axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _look(index: int) -> dict[str, Any]:
+    colour, style = _COLOURS[index % len(_COLOURS)], _LINE_STYLES[index % len(_LINE_STYLES)]
+    return {"color": colour, "linestyle": style, "linewidth": 1.4}
+
+
+def _save(figure: Any, axes: Any, destination: str | os.PathLike[str]) -> list[Path]:
     axes.legend(frameon=False)
     files = [Path(f"{os.fspath(destination)}{suffix}") for suffix in (".png", ".svg")]
     files[0].parent.mkdir(parents=True, exist_ok=True)

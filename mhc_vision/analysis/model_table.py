@@ -4,15 +4,15 @@ Multiply-accumulates are those of one image in the model's own input size. PyTor
 model (half its FLOPs: matrix products, attention, convolution); the connections are counted by formula.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.layers import CONNECTIONS, HyperConnection
+from mhc_vision.layers.macs import connection_macs, image_macs
 from mhc_vision.models import hyperconnect
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
 
@@ -33,26 +33,11 @@ def model_table(num_streams: int = 4) -> str:
     return markdown_table([_row(name, num_streams) for name in (*VISION_TRANSFORMERS, *EVAS)])
 
 
-def connection_macs(connection: HyperConnection) -> int:
-    """Multiply-accumulates of a connection for one token.
-
-    n·C to read, (n² + n)·C to merge, and the projection that makes the maps, if there is one: (n² + 2n)·n·C for mHC,
-    (n + 2)·n·C for DHC. What is left out is the same for every channel: tanh, sigmoid, Sinkhorn-Knopp.
-    """
-    n, dim = connection.num_streams, connection.dim
-    macs = n * dim + (n * n + n) * dim
-    weight = getattr(connection, "weight", None)
-    if weight is not None:
-        # each row meets all n·C numbers of a token, at once (mHC) or stream by stream (DHC)
-        macs += len(weight) * n * dim
-    return macs
-
-
 def _row(name: str, num_streams: int) -> dict[str, str]:
     with torch.device("meta"):
         plain: Any = timm.create_model(name).eval().requires_grad_(False)
     size = plain.default_cfg["input_size"]
-    parameters, macs = _num_parameters(plain), _macs(plain, size)
+    parameters, macs = _num_parameters(plain), image_macs(plain, size)
     row = {
         "model": f"`{name}_*`",
         "input": "x".join(str(length) for length in size[1:]),
@@ -72,12 +57,6 @@ def _row(name: str, num_streams: int) -> dict[str, str]:
 
 def _num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, *input_size, device="meta"))
-    return cast(int, counter.get_total_flops()) // 2
 
 
 if __name__ == "__main__":

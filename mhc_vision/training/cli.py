@@ -160,7 +160,10 @@ class TrainCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _run_callbacks(self, run_dir: Path, configured: list[Callback], config: dict[str, Any]) -> list[Callback]:
-        summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command])
+        seed = self._get(self.config_init, "seed_everything")
+        # False: Lightning's word for no seed
+        seed = None if seed is False else seed
+        summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command], seed)
         added: list[Callback] = [summary, self._setup_mark]
         if config["logger"] is not False:
             added += _instruments(config["log_every_n_steps"] or 50, configured)

@@ -1,16 +1,22 @@
-"""`summary.json`: what a finished run was and what it reached."""
+"""`summary.json`: what a finished run was, what it reached and what it took."""
 
+import statistics
+import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.layers import connection_parameters
+from mhc_vision.layers.macs import image_macs
+from mhc_vision.metrics_log import read_metric
+from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.version import __version__
 
 
@@ -20,12 +26,20 @@ class RunSummary(Callback):
     Args:
         path: The file.
         command: The command line of the run, as words.
+        seed: Of the run (`seed_everything`); `None` where it has none.
     """
 
-    def __init__(self, path: Path, command: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, command: Sequence[str] = (), seed: int | None = None) -> None:
         self.path = path
         self.command = list(command)
+        self.seed = seed
         self._started = 0.0
+        self._gmacs = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Counts the model's multiply-accumulates, before it is compiled or spread over processes."""
+        if stage == "fit" and trainer.is_global_zero:
+            self._gmacs = image_macs(pl_module.get_submodule("model"), _input_size(pl_module)) / 1e9
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -35,15 +49,21 @@ class RunSummary(Callback):
         """Writes the file, on the first process only."""
         if not trainer.is_global_zero:
             return
+        device = pl_module.device
         summary = {
             "name": pl_module.hparams["name"],
             "connection": pl_module.hparams["connection"],
             "num_streams": pl_module.hparams["num_streams"] if pl_module.hparams["connection"] else 1,
+            "seed": self.seed,
             "metrics": dict(sorted(trainer.callback_metrics.items())),
             "params": count_parameters(pl_module.get_submodule("model")),
+            "gmacs": round(self._gmacs, 9),
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
             "wall_time_s": round(time.monotonic() - self._started, 1),
+            **_perf(trainer, device),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "num_processes": trainer.world_size,
             "versions": versions(),
             "command": self.command,
         }
@@ -64,3 +84,49 @@ def count_parameters(model: nn.Module) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of this package and of those that a result depends on."""
     return {"mhc_vision": __version__, **{package: version(package) for package in ("torch", "timm", "lightning")}}
+
+
+def steady_median(images_per_s: Sequence[float]) -> float:
+    """Median of logged rates without the first tenth, at least one where there are more, in which a run warms up."""
+    warmup = min(max(1, len(images_per_s) // 10), len(images_per_s) - 1)
+    return statistics.median(images_per_s[warmup:])
+
+
+def _input_size(module: LightningModule) -> tuple[int, int, int]:
+    size = module.hparams["img_size"]
+    height, width = (size, size) if size else module.get_submodule("model").default_cfg["input_size"][1:]  # type: ignore
+    return module.hparams["in_chans"], height, width
+
+
+def _perf(trainer: Trainer, device: torch.device) -> dict[str, float | None]:
+    """Speed and memory; `None` for what the run did not log, and for memory where the system does not tell it."""
+    logs = [logger.path for logger in trainer.loggers if isinstance(logger, JsonlLogger)]
+    rates = _logged(logs, "perf/images_per_s")
+    if device.type == "cuda":
+        # the log's figures are those of its intervals, each counted anew
+        peaks = [*_logged(logs, "perf/memory_gib"), torch.cuda.max_memory_allocated(device) / 2**30]
+        peak: float | None = max(peaks)
+    else:
+        peak = _resident_gib()
+    return {
+        "images_per_s": round(steady_median(rates), 3) if rates else None,
+        "peak_memory_gib": None if peak is None else round(peak, 4),
+    }
+
+
+def _logged(logs: Sequence[Path], key: str) -> list[float]:
+    values: list[float] = []
+    for path in logs:
+        if path.exists() and f'"{key}"' in path.read_text(encoding="utf-8"):
+            values += read_metric(path, key)[1]
+    return values
+
+
+def _resident_gib() -> float | None:
+    """Most memory that this process has had in RAM so far."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,37 +1,14 @@
 import builtins
 import json
-import math
 
 import pytest
 
-from mhc_vision.analysis.curves import plot_loss_curves, read_metric, smooth
+from mhc_vision.analysis.curves import plot_loss_curves, plot_seed_bands, smooth
 
 
 def _write(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
-
-
-def test_reads_one_metric_and_skips_lines_without_it(tmp_path):
-    records = [{"step": 0, "a": 1.0}, {"step": 0, "b": 9.0}, {"step": 1, "a": "nan"}]
-    steps, values = read_metric(_write(tmp_path / "metrics.jsonl", records), "a")
-    assert steps == [0, 1]
-    assert values[0] == 1.0
-    assert math.isnan(values[1])
-
-
-def test_steps_logged_again_after_a_resume_replace_the_earlier_ones(tmp_path):
-    records = [{"step": step, "a": value} for step, value in [(0, 0.0), (1, 1.0), (2, 2.0), (1, 10.0), (3, 30.0)]]
-    assert read_metric(_write(tmp_path / "metrics.jsonl", records), "a") == ([0, 1, 3], [0.0, 10.0, 30.0])
-
-
-def test_a_metric_never_logged_and_a_broken_line_are_named(tmp_path):
-    path = _write(tmp_path / "metrics.jsonl", [{"step": 0, "a": 1.0}])
-    with pytest.raises(ValueError, match="has no metric 'b'"):
-        read_metric(path, "b")
-    path.write_text('{"step": 0, "a": 1.0}\n{"step"')
-    with pytest.raises(ValueError, match="line 2: no JSON object"):
-        read_metric(path, "a")
 
 
 def test_smoothing_is_a_trailing_mean():
@@ -59,3 +36,15 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", no_matplotlib)
     with pytest.raises(ImportError, match=r"mhc_vision\[plots\]"):
         plot_loss_curves({}, tmp_path / "loss")
+
+
+def test_bands_name_their_arms_and_keep_the_colour_of_one_without_curves(tmp_path):
+    seeds = [([0, 1, 2], [1.0, 0.5, 0.2]), ([0, 1], [1.2, 0.4])]
+    both = plot_seed_bands({"baseline": seeds, "mhc": seeds[:1]}, tmp_path / "both", label="loss (nats)")[1].read_text()
+    for words in ("baseline", "mhc", "optimiser step", "loss (nats)"):
+        assert words in both
+    # the baseline's blue is not given to the next arm
+    gap = plot_seed_bands({"baseline": [], "mhc": seeds}, tmp_path / "gap", label="gap", zero_line=True)[1].read_text()
+    assert "#0072b2" in both
+    assert "#0072b2" not in gap
+    assert "#d55e00" in gap

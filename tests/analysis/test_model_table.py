@@ -2,11 +2,8 @@ from pathlib import Path
 
 import pytest
 import timm
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from mhc_vision.analysis.model_table import connection_macs, model_table
-from mhc_vision.layers import CONNECTIONS, create_connection
+from mhc_vision.analysis.model_table import model_table
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -34,13 +31,3 @@ def test_figures_of_vit_base(monkeypatch):
     assert f"{24 * (2 * 768 * 8 + 8 + 3):,}" in model_table(num_streams=2)
     with pytest.raises(ValueError, match="num_streams: got 0"):
         model_table(num_streams=0)
-
-
-@pytest.mark.parametrize("connection", CONNECTIONS)
-def test_formula_counts_the_matrix_products_of_the_maps(connection):
-    n, dim, num_tokens = 3, 16, 5
-    module = create_connection(connection, dim, n)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.coefficients(torch.randn(num_tokens, n, dim))
-    read_and_merge = (n + n * n + n) * dim
-    assert counter.get_total_flops() / 2 == num_tokens * (connection_macs(module) - read_and_merge)

@@ -1,0 +1,80 @@
+"""`mhc-vision compare`: the runs of a matrix, and a report of them."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mhc_vision.training.messages import fail
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `MATRIX --out DIR [--jobs N] [--set KEY=VALUE ...] [--report-only]`.
+
+    Raises:
+        SystemExit: With status 2 for bad input, 1 if a run failed, 130 after an interrupt.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mhc-vision compare",
+        description="Run a matrix of trainings, several at a time, and report on them. "
+        "The same command goes on where it was stopped.",
+    )
+    parser.add_argument("matrix", type=Path, help="YAML file, such as configs/compare/digits.yaml")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the runs and of the report")
+    parser.add_argument("--jobs", type=int, help="runs at a time; default: one on each GPU, or as the cores allow")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="option of `train` for all runs: data.root=DIR"
+    )
+    parser.add_argument("--report-only", action="store_true", help="run nothing, report on what has been run")
+    arguments = parser.parse_args(words)
+    if sys.platform == "win32":
+        fail("error: compare locks files and signals processes as Unix does, which Windows has not", status=2)
+    command = shlex.join(["mhc-vision", "compare", *(word for word in words if word != "--report-only")])
+    try:
+        num_failed = _compare(arguments, command)
+    except ValueError as error:
+        fail(f"error: {error}", status=2)
+    if num_failed:
+        fail(f"{num_failed} runs failed: see the report; the same command tries them again", status=1)
+
+
+def _compare(arguments: argparse.Namespace, command: str) -> int:
+    """Number of failed runs."""
+    from mhc_vision.comparison.directory import ComparisonDirectory
+    from mhc_vision.comparison.matrix import load_matrix
+    from mhc_vision.comparison.progress import Progress
+    from mhc_vision.comparison.report import write_report
+    from mhc_vision.comparison.runner import ComparisonInterrupted, Runner
+    from mhc_vision.comparison.slots import describe, find_slots
+
+    matrix = load_matrix(arguments.matrix, _options(arguments.set))
+    directory = ComparisonDirectory(arguments.out)
+    if arguments.report_only:
+        directory.check(matrix)
+    else:
+        slots = find_slots(matrix.threads, matrix.gpus, arguments.jobs)
+        print(f"{matrix.name}: {describe(slots, matrix.threads)}", flush=True)
+        try:
+            Runner(directory, slots, Progress()).run(matrix)
+        except ComparisonInterrupted:
+            finished = sum(directory.is_finished(cell) for cell in matrix.cells)
+            fail(f"interrupted: {finished} of {len(matrix.cells)} runs finished; go on with {command}", status=130)
+    print(f"report: {write_report(matrix, directory, command)}")
+    return sum(directory.failure(cell) is not None for cell in matrix.cells)
+
+
+def _options(assignments: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--set: got {assignment!r}, expected KEY=VALUE, such as data.root=DIR")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set: {key}: got {value!r}, which is no YAML value: {error}") from error
+    return options

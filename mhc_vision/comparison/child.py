@@ -1,0 +1,44 @@
+"""Processes that do not outlive the one that started them."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+_PR_SET_PDEATHSIG = 1
+
+
+def start(command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], lock: IO[str]) -> subprocess.Popen:
+    """Starts a process that writes into `log` and holds `lock` as long as it lives.
+
+    It is in a session of its own, so that Ctrl-C at a terminal reaches the caller only. On Linux the kernel sends it
+    SIGINT when the calling thread ends in whatever way; elsewhere the lock tells that it goes on.
+    """
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        start_new_session=True,
+        pass_fds=(lock.fileno(),),
+        preexec_fn=_interrupt_with_parent(),
+    )
+
+
+def _interrupt_with_parent() -> Callable[[], None] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    # loaded before the fork: afterwards only the call itself is safe
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask

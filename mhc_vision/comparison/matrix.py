@@ -1,0 +1,208 @@
+"""The matrix of a comparison: what is compared, on what, and with which seeds, from one YAML file."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mhc_vision.comparison.settings import Settings, check_mapping, parse_settings, whole_number
+from mhc_vision.comparison.unique_keys import load_unique
+
+KEYS = ("name", "recipes", "datasets", "arms", "baseline", "num_streams", "seeds", "set", "threads", "gpus")
+FIGURES = "figures"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a matrix.
+
+    Attributes:
+        task: Name of the recipe, with that of the dataset where the matrix has datasets.
+        arm: Name of what is compared.
+        seed: Of weights, data order and augmentation: arms of one seed see the same data.
+        configs: Configuration files, in the order they are given to `mhc-vision train`.
+        options: Options put on top of the files.
+        threads: CPU threads of the process.
+    """
+
+    task: str
+    arm: str
+    seed: int
+    configs: tuple[str, ...]
+    options: Mapping[str, Any] = field(hash=False)
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """`task/arm/seed0`, which is the run directory below that of the comparison, too."""
+        return f"{self.task}/{self.arm}/seed{self.seed}"
+
+    def words(self, run_dir: Path) -> list[str]:
+        """What stands behind `mhc-vision train` to start this run, or to go on with it."""
+        words = ["fit"]
+        for config in self.configs:
+            words += ["--config", config]
+        for key, value in self.options.items():
+            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        words += ["--seed_everything", str(self.seed), "--data.seed", str(self.seed)]
+        words += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+        return [*words, "--trainer.default_root_dir", str(run_dir)]
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this run what it is, as plain JSON: the contents of its files, not their names."""
+        configs = [yaml.safe_load(Path(config).read_text(encoding="utf-8")) for config in self.configs]
+        record = {
+            "task": self.task,
+            "arm": self.arm,
+            "seed": self.seed,
+            "threads": self.threads,
+            "configs": configs,
+            "options": dict(self.options),
+        }
+        # dates and the like become what JSON makes of them, on both sides of a comparison
+        plain: dict[str, Any] = json.loads(json.dumps(record, default=str))
+        return plain
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A comparison.
+
+    Attributes:
+        name: Of the comparison.
+        tasks: Names of recipes, or of pairs of recipe and dataset.
+        arms: Names of what is compared.
+        baseline: The arm that the others are measured against.
+        seeds: Of each arm.
+        cells: All runs, seed by seed, so that a comparison that is stopped has whole pairs.
+        threads: CPU threads of a run.
+        gpus: GPUs of a run, on a machine that has any.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    arms: tuple[str, ...]
+    baseline: str
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    threads: int
+    gpus: int
+
+
+def load_matrix(path: Path, options: Mapping[str, Any] | None = None) -> Matrix:
+    """Reads a matrix.
+
+    Args:
+        path: YAML file. Paths in it are relative to the working directory, as on the command line of `train`.
+        options: Put on top of the `set` of the matrix, for all runs.
+
+    Raises:
+        ValueError: No such file, an unknown key, one that is there twice, a value of another type than expected, a
+            configuration file that is not there, two runs with one name, or no baseline.
+    """
+    if not path.is_file():
+        raise ValueError(f"matrix: got {path}, expected a YAML file")
+    try:
+        content = load_unique(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    try:
+        return parse_matrix(content, options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matrix:
+    """The matrix that the content of a YAML file describes; see `load_matrix`."""
+    content = check_mapping("matrix", content, KEYS, required=("name", "recipes", "arms", "seeds"))
+    name = _check_name("name", content["name"])
+    recipes = parse_settings("recipes", content["recipes"])
+    datasets = parse_settings("datasets", content["datasets"]) if "datasets" in content else {}
+    tasks = _tasks(recipes, datasets)
+    arms = _with_streams(parse_settings("arms", content["arms"]), content.get("num_streams"))
+    for entry in (*tasks, *arms):
+        _check_name("recipes, datasets and arms", entry)
+    if FIGURES in tasks:
+        raise ValueError(f"recipes: got the name {FIGURES!r}, which is the folder of the report's figures")
+    baseline = str(content.get("baseline", next(iter(arms))))
+    if baseline not in arms:
+        raise ValueError(f"baseline: got {baseline!r}, expected one of the arms: {', '.join(arms)}")
+    seeds = _check_seeds(content["seeds"])
+    threads = whole_number("threads", content.get("threads", 1), lowest=1)
+    common = Settings((), check_mapping("set", content.get("set", {})))
+    last = Settings((), dict(options or {}))
+    cells = []
+    for seed, (task, task_settings), (arm, arm_settings) in itertools.product(seeds, tasks.items(), arms.items()):
+        settings = common.then(task_settings).then(arm_settings).then(last)
+        settings.check(f"{task}/{arm}")
+        cells.append(Cell(task, arm, seed, settings.configs, settings.options, threads))
+    return Matrix(
+        name=name,
+        tasks=tuple(tasks),
+        arms=tuple(arms),
+        baseline=baseline,
+        seeds=seeds,
+        cells=tuple(cells),
+        threads=threads,
+        gpus=whole_number("gpus", content.get("gpus", 1), lowest=0),
+    )
+
+
+def _tasks(recipes: Mapping[str, Settings], datasets: Mapping[str, Settings]) -> dict[str, Settings]:
+    if not datasets:
+        return dict(recipes)
+    pairs = [
+        (f"{recipe}-{dataset}", recipe_settings.then(dataset_settings))
+        for (recipe, recipe_settings), (dataset, dataset_settings) in itertools.product(
+            recipes.items(), datasets.items()
+        )
+    ]
+    return _unique("recipes and datasets", pairs)
+
+
+def _with_streams(arms: Mapping[str, Settings], num_streams: Any) -> dict[str, Settings]:
+    """Each arm once for each number of streams, plain ones (with `model.connection: null`) only once."""
+    if num_streams is None:
+        return dict(arms)
+    if not isinstance(num_streams, list) or not num_streams:
+        raise ValueError(f"num_streams: got {num_streams!r}, expected a list of whole numbers, such as [2, 4]")
+    numbers = [whole_number("num_streams", number, lowest=1) for number in num_streams]
+    pairs: list[tuple[str, Settings]] = []
+    for name, settings in arms.items():
+        if settings.connection() is None:
+            pairs.append((name, settings))
+        else:
+            pairs += [
+                (f"{name}-n{number}", settings.then(Settings((), {"model.num_streams": number}))) for number in numbers
+            ]
+    return _unique("arms and num_streams", pairs)
+
+
+def _unique(what: str, pairs: Sequence[tuple[str, Settings]]) -> dict[str, Settings]:
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{what}: two of them are called {', '.join(twice)}: runs need names of their own")
+    return dict(pairs)
+
+
+def _check_name(what: str, name: Any) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what}: got the name {name!r}, expected letters, digits, '.', '_' and '-' (it names folders)"
+        )
+    return name
+
+
+def _check_seeds(seeds: Any) -> tuple[int, ...]:
+    if not isinstance(seeds, list) or not seeds:
+        raise ValueError(f"seeds: got {seeds!r}, expected a list of whole numbers, such as [0, 1, 2]")
+    numbers = tuple(whole_number("seeds", seed, lowest=0) for seed in seeds)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds: got {seeds}, expected each seed once: two runs would have one name")
+    return numbers

@@ -1,0 +1,159 @@
+"""The report of a comparison: `report.md`, `report.html` and `figures/`, read from the records of its runs."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mhc_vision.analysis.curves import plot_seed_bands
+from mhc_vision.atomic_files import replace_text
+from mhc_vision.comparison.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
+from mhc_vision.comparison.directory import ComparisonDirectory
+from mhc_vision.comparison.matrix import FIGURES, Matrix
+from mhc_vision.comparison.records import RunRecord
+from mhc_vision.comparison.results import TaskResults, read_results
+from mhc_vision.comparison.tables import (
+    METRICS,
+    convergence_table,
+    cost_table,
+    difference_table,
+    failure_table,
+    final_table,
+    settings_table,
+)
+
+_FINAL = (
+    "Values at the end of training, not the best ones: accuracy and loss of the last validation, and the training loss "
+    "as the mean of the last tenth of the logged losses. Mean ± standard deviation over seeds."
+)
+_DIFFERENCE = (
+    "Arm minus `{baseline}`, seed by seed, as runs of one seed see the same data in the same order: mean and, in "
+    "brackets, its 95 % interval (Student's t). An interval that holds 0 does not tell the arms apart; nothing is "
+    "corrected for the number of arms."
+)
+_CONVERGENCE = (
+    "Optimiser steps after which an arm is first as good as `{baseline}` at its end, of the mean curve and seed by "
+    "seed with the baseline's run of that seed; the speed-up is the baseline's steps over these, - where it is never "
+    "reached. It is only as fine as the log: {points} validations a run. The row of `{baseline}` itself shows how much "
+    "of a speed-up is chance: its curve, too, may pass its final value before its end."
+)
+_COST = (
+    "GMACs of one image; images/s in training is the median of the logged rates without the first tenth, and the step "
+    "time is relative to that of `{baseline}`, seed by seed. Memory is {memory}. Measured on {devices}."
+)
+_NOISE = " The runs shared the CPU with each other and with whatever else it did: speeds are rough."
+_ONE_SEED = (
+    "There is one seed: nothing says how far chance moves these figures, so standard deviations and intervals are -."
+)
+
+
+def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -> Path:
+    """Writes the report of a comparison whose runs have all finished or failed.
+
+    Args:
+        matrix: The comparison.
+        directory: Where its runs are, and the report goes.
+        command: The command line that repeats it.
+
+    Returns:
+        The path of `report.md`; `report.html`, which needs no other file, is beside it.
+
+    Raises:
+        ValueError: Records are missing or broken, or no run has finished.
+    """
+    results = read_results(matrix, directory)
+    records = [record for task in results for runs in task.records.values() for record in runs.values()]
+    blocks: list[Block] = [Heading(1, f"Comparison: {matrix.name}"), Paragraph(_summary(matrix, records))]
+    if len(matrix.seeds) == 1:
+        blocks.append(Paragraph(_ONE_SEED))
+    for task in results:
+        blocks += _task_blocks(task, directory.path)
+    blocks += [Heading(2, "How it was made"), Paragraph(_versions(records)), Code(command)]
+    blocks.append(Paragraph("Files and options of each run, the options on top of the files:"))
+    blocks.append(Table(settings_table(matrix)))
+    report = directory.path / "report.md"
+    replace_text(report, to_markdown(blocks, directory.path))
+    replace_text(report.with_suffix(".html"), to_html(blocks))
+    return report
+
+
+def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
+    blocks: list[Block] = [Heading(2, results.task)]
+    if results.failures:
+        blocks += [Heading(3, "Failed runs"), Table(failure_table(results))]
+        for name, failure in results.failures.items():
+            blocks += [Paragraph(f"Last lines of `{name}`:"), Code("\n".join(failure.lines) or "(none)")]
+    records = [record for runs in results.records.values() for record in runs.values()]
+    if not records:
+        return [*blocks, Paragraph("No run has finished.")]
+    blocks += [Heading(3, "Final values"), Paragraph(_FINAL), Table(final_table(results))]
+    if differences := difference_table(results):
+        text = _DIFFERENCE.format(baseline=results.baseline)
+        blocks += [Heading(3, "Difference to the baseline"), Paragraph(text), Table(differences)]
+    points = max(len(record.curves["val/loss"].steps) for record in records)
+    text = _CONVERGENCE.format(baseline=results.baseline, points=points)
+    blocks += [Heading(3, "Steps to the baseline's final values"), Paragraph(text), Table(convergence_table(results))]
+    blocks += [Heading(3, "Cost"), Paragraph(_cost_text(results, records)), Table(cost_table(results))]
+    return [*blocks, Heading(3, "Curves"), *_figures(results, directory)]
+
+
+def _figures(results: TaskResults, directory: Path) -> list[Block]:
+    if importlib.util.find_spec("matplotlib") is None:
+        return [Paragraph("No figures: they need matplotlib (`pip install 'mhc_vision[plots]'`).")]
+    blocks: list[Block] = []
+    for metric in METRICS:
+        label = "top-1 (fraction)" if metric.key == "val/top1" else f"{metric.label} (nats)"
+        curves = {arm: [run.curves[metric.key].pair for run in runs.values()] for arm, runs in results.records.items()}
+        caption = f"{results.task}: {metric.label.removesuffix(' (%)')}, mean over seeds, band from lowest to highest"
+        blocks.append(_figure(results, directory, metric.key, curves, label, caption))
+    gaps = {arm: [_gap(mine, base) for mine, base in results.pairs(arm)] for arm in results.records}
+    # the baseline's colour is kept for it, without a curve
+    gaps[results.baseline] = []
+    if any(gaps.values()):
+        caption = f"{results.task}: training loss minus that of {results.baseline}, seed by seed"
+        label = "difference of the training loss (nats)"
+        blocks.append(_figure(results, directory, "train/loss-gap", gaps, label, caption, zero_line=True))
+    return blocks
+
+
+def _figure(
+    results: TaskResults,
+    directory: Path,
+    key: str,
+    curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]],
+    label: str,
+    caption: str,
+    zero_line: bool = False,
+) -> Figure:
+    destination = directory / FIGURES / f"{results.task}-{key.replace('/', '-')}"
+    png, svg = plot_seed_bands(curves, destination, label=label, zero_line=zero_line)
+    return Figure(png, svg, caption)
+
+
+def _gap(mine: RunRecord, base: RunRecord) -> tuple[list[int], list[float]]:
+    of_base = dict(zip(*base.curves["train/loss"].pair, strict=True))
+    of_mine = mine.curves["train/loss"]
+    common = [(step, value) for step, value in zip(*of_mine.pair, strict=True) if step in of_base]
+    return [step for step, _ in common], [value - of_base[step] for step, value in common]
+
+
+def _summary(matrix: Matrix, records: Sequence[RunRecord]) -> str:
+    failed = len(matrix.cells) - len(records)
+    state = f", of which {failed} failed" if failed else ""
+    return (
+        f"{len(matrix.cells)} runs{state}. Tasks: {', '.join(matrix.tasks)}. Arms: {', '.join(matrix.arms)}, with "
+        f"`{matrix.baseline}` as the baseline. Seeds: {', '.join(map(str, matrix.seeds))}."
+    )
+
+
+def _versions(records: Sequence[RunRecord]) -> str:
+    versions = {", ".join(f"{name} {version}" for name, version in run.summary["versions"].items()) for run in records}
+    text = "; ".join(sorted(versions)) or "no run has finished"
+    return f"Everything above is read from `summary.json` and `metrics.jsonl` of the runs ({text})."
+
+
+def _cost_text(results: TaskResults, records: Sequence[RunRecord]) -> str:
+    devices = sorted({record.summary["device"] for record in records})
+    on_cpu = "cpu" in devices
+    memory = "the most that the process had in RAM" if on_cpu else "the most that tensors took on a GPU"
+    text = _COST.format(baseline=results.baseline, memory=memory, devices=", ".join(devices))
+    return text + (_NOISE if on_cpu else "")

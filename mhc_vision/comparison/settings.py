@@ -1,0 +1,109 @@
+"""Settings of a part of a matrix: configuration files and options on top of them, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# what the comparison itself gives to each run
+_TAKEN = {
+    "seed_everything": "use `seeds`",
+    "data.seed": "use `seeds`",
+    "data.init_args.seed": "use `seeds`",
+    "config": "use `config`",
+    "ckpt_path": "runs go on from their own checkpoints",
+    "trainer.default_root_dir": "runs are below the directory given by --out",
+    "trainer.logger": "a report is read from the log of each run",
+    "trainer.enable_progress_bar": "runs write into files",
+    "trainer.enable_model_summary": "runs write into files",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Configuration files and options, `--key value`, that are put on top of them."""
+
+    configs: tuple[str, ...]
+    options: Mapping[str, Any]
+
+    def then(self, other: "Settings") -> "Settings":
+        """These, and others on top of them."""
+        return Settings(self.configs + other.configs, {**self.options, **other.options})
+
+    def check(self, where: str) -> None:
+        """Raise ValueError unless files are there and options are left to the user; `where` is named."""
+        if not self.configs:
+            raise ValueError(f"{where}: no configuration file, expected at least one in its recipe")
+        for config in self.configs:
+            if not Path(config).is_file():
+                raise ValueError(f"{where}: no file {config} below {Path.cwd()}")
+        for key in self.options:
+            if not isinstance(key, str) or key.startswith("-"):
+                raise ValueError(f"{where}: set has the key {key!r}, expected an option of `train`, such as model.lr")
+            if key in _TAKEN:
+                raise ValueError(f"{where}: set must not hold {key}: {_TAKEN[key]}")
+
+    def connection(self) -> Any:
+        """`model.connection` as these settings leave it, `None` where they do not speak of it."""
+        connection = None
+        for config in self.configs:
+            if Path(config).is_file():
+                content = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
+                connection = (content.get("model") or {}).get("connection", connection)
+        return self.options.get("model.connection", connection)
+
+
+def parse_settings(what: str, content: Any) -> dict[str, Settings]:
+    """Settings by name: each is a list of configuration files, or a mapping with `config` and `set`.
+
+    Args:
+        what: The key of the matrix, for messages.
+        content: What stands behind it.
+
+    Raises:
+        ValueError: Something else is there.
+    """
+    entries = check_mapping(what, content)
+    if not entries:
+        raise ValueError(f"{what}: got none, expected at least one")
+    return {name: _parse(f"{what}.{name}", entry) for name, entry in entries.items()}
+
+
+def check_mapping(
+    what: str, content: Any, known: Sequence[str] | None = None, required: Sequence[str] = ()
+) -> dict[Any, Any]:
+    """The mapping `content`, after a look at its keys.
+
+    Raises:
+        ValueError: It is none, has a key that is not known, or lacks one that is required.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{what}: got {content!r}, expected a mapping of keys to values")
+    if known is not None and (unknown := [key for key in content if key not in known]):
+        raise ValueError(f"{what}: unknown key {unknown[0]!r}; there is: {', '.join(known)}")
+    if missing := [key for key in required if key not in content]:
+        raise ValueError(f"{what}: {missing[0]} is missing; needed are {', '.join(required)}")
+    return content
+
+
+def whole_number(what: str, value: Any, lowest: int) -> int:
+    """`value`, if it is a whole number from `lowest`.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise ValueError(f"{what}: got {value!r}, expected a whole number from {lowest}")
+    return value
+
+
+def _parse(what: str, entry: Any) -> Settings:
+    if isinstance(entry, list):
+        entry = {"config": entry}
+    entry = check_mapping(what, entry, ("config", "set"))
+    configs = entry.get("config", [])
+    if not isinstance(configs, list) or not all(isinstance(config, str) for config in configs):
+        raise ValueError(f"{what}: config: got {configs!r}, expected a list of YAML files")
+    return Settings(tuple(configs), check_mapping(f"{what}: set", entry.get("set", {})))

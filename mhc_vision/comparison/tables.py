@@ -1,0 +1,163 @@
+"""Tables of a report, made of the records of the runs."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mhc_vision.comparison.matrix import Matrix
+from mhc_vision.comparison.records import RunRecord
+from mhc_vision.comparison.results import Reached, TaskResults
+from mhc_vision.comparison.statistics import paired_difference, spread
+
+Rows = list[dict[str, str]]
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A logged metric as a report shows it: `scale` times the logged value, with so many digits."""
+
+    key: str
+    label: str
+    higher_is_better: bool
+    scale: float
+    digits: int
+
+    def of(self, record: RunRecord) -> float:
+        """The final value of a run, scaled."""
+        return self.scale * record.curves[self.key].last
+
+
+METRICS = (
+    Metric("val/top1", "top-1 (%)", True, 100.0, 2),
+    Metric("val/loss", "loss", False, 1.0, 4),
+    Metric("train/loss", "training loss", False, 1.0, 4),
+)
+
+
+def final_table(results: TaskResults) -> Rows:
+    """Mean ± standard deviation over seeds of what the runs of each arm reached at their end."""
+    rows = []
+    for arm in results.records:
+        row = {"arm": arm, "runs": f"{len(results.records[arm])} of {len(results.seeds)}"}
+        for metric in METRICS:
+            row[metric.label] = _spread(results.values(arm, metric.of), metric.digits)
+        rows.append(row)
+    return rows
+
+
+def difference_table(results: TaskResults) -> Rows:
+    """Difference of each arm to the baseline, seed by seed, with its 95 % interval."""
+    rows = []
+    for arm in _others(results):
+        pairs = results.pairs(arm)
+        row = {"arm - " + results.baseline: arm, "pairs": str(len(pairs))}
+        for metric in METRICS:
+            row[metric.label.replace("(%)", "(points)")] = _difference(pairs, metric)
+        rows.append(row)
+    return rows
+
+
+def convergence_table(results: TaskResults) -> Rows:
+    """Steps that each arm needs to be as good as the baseline is at its end, and the baseline's over these."""
+    rows = []
+    for metric in METRICS:
+        for arm in results.records:
+            mean = results.reached_by_mean(arm, metric.key, metric.higher_is_better)
+            seeds = results.reached_by_seed(arm, metric.key, metric.higher_is_better)
+            rows.append(
+                {
+                    "final value of": metric.label.replace(" (%)", ""),
+                    "arm": arm,
+                    "steps": NOTHING if mean is None else f"{mean.steps or 'not reached'} of {mean.of_steps}",
+                    "speed-up": NOTHING if mean is None else _speed_up(mean),
+                    "speed-up, seed by seed": ", ".join(map(_speed_up, seeds)) or NOTHING,
+                }
+            )
+    return rows
+
+
+def cost_table(results: TaskResults) -> Rows:
+    """What each arm costs: size, arithmetic, speed and memory."""
+    base = results.values(results.baseline, _parameters)
+    rows = []
+    for arm in results.records:
+        records = list(results.records[arm].values())
+        row = dict.fromkeys(
+            ("parameters", "extra (%)", "GMACs", "images/s", "step time (x)", "peak memory (GiB)"),
+            NOTHING,
+        )
+        if records:
+            parameters = _parameters(records[0])
+            row["parameters"] = f"{parameters:,.0f}"
+            row["extra (%)"] = f"{100 * (parameters / base[0] - 1):.2f}" if base else NOTHING
+            row["GMACs"] = f"{records[0].summary['gmacs']:.4g}"
+            row["images/s"] = _known_spread(records, "images_per_s")
+            row["step time (x)"] = _step_time_ratio(results, arm)
+            row["peak memory (GiB)"] = _known_spread(records, "peak_memory_gib")
+        rows.append({"arm": arm, **row})
+    return rows
+
+
+def failure_table(results: TaskResults) -> Rows:
+    """The runs that failed, with how they ended."""
+    return [
+        {"run": name, "exit status": str(failure.status), "last line": failure.lines[-1] if failure.lines else ""}
+        for name, failure in results.failures.items()
+    ]
+
+
+def settings_table(matrix: Matrix) -> Rows:
+    """Files and options of each arm on each task."""
+    rows = []
+    for task in matrix.tasks:
+        for arm in matrix.arms:
+            cell = next(cell for cell in matrix.cells if (cell.task, cell.arm) == (task, arm))
+            options = ", ".join(f"{key}={value}" for key, value in cell.options.items())
+            rows.append({"task": task, "arm": arm, "files": ", ".join(cell.configs), "options": options or NOTHING})
+    return rows
+
+
+def _others(results: TaskResults) -> list[str]:
+    return [arm for arm in results.records if arm != results.baseline]
+
+
+def _parameters(record: RunRecord) -> float:
+    return float(record.summary["params"]["total"])
+
+
+def _spread(values: list[float], digits: int) -> str:
+    if not values:
+        return NOTHING
+    figures = spread(values)
+    std = NOTHING if figures.std is None else f"{figures.std:.{digits}f}"
+    return f"{figures.mean:.{digits}f} ± {std}"
+
+
+def _known_spread(records: list[RunRecord], key: str) -> str:
+    values = [float(record.summary[key]) for record in records if record.summary[key] is not None]
+    digits = max(0, 2 - int(math.log10(max(values)))) if values and max(values) > 0 else 0
+    return _spread(values, digits)
+
+
+def _difference(pairs: list[tuple[RunRecord, RunRecord]], metric: Metric) -> str:
+    if not pairs:
+        return NOTHING
+    figure: Callable[[RunRecord], float] = metric.of
+    difference = paired_difference([figure(mine) for mine, _ in pairs], [figure(base) for _, base in pairs])
+    mean, digits = difference.mean, metric.digits
+    if difference.half_width is None:
+        return f"{mean:+.{digits}f} [{NOTHING}]"
+    low, high = mean - difference.half_width, mean + difference.half_width
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _speed_up(reached: Reached) -> str:
+    return NOTHING if reached.speed_up is None else f"{reached.speed_up:.2f}x"
+
+
+def _step_time_ratio(results: TaskResults, arm: str) -> str:
+    """Mean over seeds of the baseline's images/s over the arm's."""
+    rates = [(mine.summary["images_per_s"], base.summary["images_per_s"]) for mine, base in results.pairs(arm)]
+    ratios = [base / mine for mine, base in rates if mine and base]
+    return _spread(ratios, 2)

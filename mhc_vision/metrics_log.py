@@ -1,0 +1,35 @@
+"""`metrics.jsonl`, the log of a run, as readers see it."""
+
+import json
+import os
+
+
+def read_metric(path: str | os.PathLike[str], key: str) -> tuple[list[int], list[float]]:
+    """Reads one metric from `metrics.jsonl`.
+
+    A run resumed from an older checkpoint logs some steps again; of those only the later values count.
+
+    Returns:
+        Steps, rising, and the values there.
+
+    Raises:
+        ValueError: If a line is no JSON object, or the metric was never logged.
+    """
+    steps: list[int] = []
+    values: list[float] = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: no JSON object: {line[:80]!r}") from error
+            if key not in record:
+                continue
+            while steps and steps[-1] >= record["step"]:
+                steps.pop()
+                values.pop()
+            steps.append(record["step"])
+            values.append(float(record[key]))
+    if not steps:
+        raise ValueError(f"{path} has no metric {key!r}")
+    return steps, values

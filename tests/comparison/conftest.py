@@ -1,0 +1,67 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mhc_vision.comparison.matrix import Cell, Matrix, parse_matrix
+
+
+@pytest.fixture
+def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A matrix of two arms and two seeds, with its files in the working directory."""
+    files = {
+        "recipe.yaml": {"model": {"name": "test_vit", "lr": 1e-3}},
+        "plain.yaml": {"model": {"connection": None}},
+        "mhc.yaml": {"model": {"connection": "mhc", "num_streams": 4}},
+    }
+    for name, settings in files.items():
+        (tmp_path / name).write_text(yaml.safe_dump(settings))
+    monkeypatch.chdir(tmp_path)
+    return {
+        "name": "tiny",
+        "recipes": {"digits": ["recipe.yaml"]},
+        "arms": {"plain": ["plain.yaml"], "mhc": {"config": ["mhc.yaml"], "set": {"model.lr": 0.01}}},
+        "seeds": [0, 1],
+        "gpus": 0,
+    }
+
+
+@pytest.fixture
+def matrix(content: dict[str, Any]) -> Matrix:
+    return parse_matrix(content)
+
+
+@pytest.fixture
+def write_run() -> Callable[..., None]:
+    """Writes the records of a finished run, four steps with two validations."""
+
+    def write(
+        run_dir: Path,
+        cell: Cell,
+        *,
+        top1: tuple[float, float] = (0.5, 0.75),
+        loss: tuple[float, float] = (1.0, 0.5),
+        total: int = 1000,
+        images_per_s: float | None = 100.0,
+    ) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        summary = {
+            "steps": 4,
+            "epochs": 2,
+            "seed": cell.seed,
+            "params": {"total": total, "connections": 0, "extra_percent": 0.0},
+            "gmacs": 0.25,
+            "images_per_s": images_per_s,
+            "peak_memory_gib": 1.5,
+            "device": "cpu",
+            "versions": {"torch": "2.11.0"},
+        }
+        (run_dir / "summary.json").write_text(json.dumps(summary))
+        records: list[dict[str, float]] = [{"step": step, "train/loss": 2.0 - 0.1 * step} for step in range(4)]
+        records += [{"step": 2 * i + 1, "val/top1": top1[i], "val/loss": loss[i]} for i in range(2)]
+        (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    return write
