@@ -8,6 +8,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from mhc_vision.atomic_files import new_directory
+from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.classifier import create_classifier
 from mhc_vision.training.resume import damage, load
 
@@ -28,8 +29,8 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
         The model.
 
     Raises:
-        ValueError: If the checkpoint is damaged or not one of ours, the directory is there, or a run without `EMA` is
-            asked for raw weights.
+        ValueError: If the checkpoint is damaged, not one of ours or of a model that timm has no name for, the directory
+            is there, or a run without `EMA` is asked for raw weights.
     """
     if reason := damage(checkpoint):
         raise ValueError(f"checkpoint: got {checkpoint}, expected a checkpoint: {reason}")
@@ -39,6 +40,11 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
     settings = content.get("hyper_parameters", {})
     if not set(_MODEL_SETTINGS) <= set(settings):
         raise ValueError(f"checkpoint: {checkpoint} was not made by mhc-vision train: it has no model settings")
+    if settings["connection"] in DESIGNS:
+        raise ValueError(
+            f"checkpoint: {checkpoint} holds a model of the design {settings['connection']!r}, which timm has no name "
+            f"for; expected a plain or hyper-connected one"
+        )
     if weights == "raw" and "current_model_state" not in content:
         raise ValueError(f"weights: got 'raw', but {checkpoint} has no average beside them; expected 'default'")
     model = create_classifier(**{name: settings[name] for name in _MODEL_SETTINGS})
