@@ -18,11 +18,14 @@ from mhc_vision.training.jsonl_logger import JsonlLogger
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 OVERLAYS = sorted((CONFIGS / "connections").glob("*.yaml"))
+DESIGNS = [CONFIGS / "connections" / f"{design}.yaml" for design in ("alt_up", "parallel", "post_norm", "resi_dual")]
+CONNECTIONS = [overlay for overlay in OVERLAYS if overlay not in DESIGNS]
 IMAGENET = sorted((CONFIGS / "imagenet").glob("*.yaml"))
 RECIPES = [CONFIGS / "digits.yaml", CONFIGS / "cifar10.yaml", *IMAGENET]
 DEBUG = CONFIGS / "debug.yaml"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
+ABLATIONS = sorted((CONFIGS / "compare").glob("ablation_*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +47,24 @@ def _data_root(recipe: Path, image_folder: Path) -> list[str]:
 
 
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
-    assert sorted(CONFIGS.rglob("*.yaml")) == sorted([*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS])
-    assert [path.stem for path in OVERLAYS] == ["baseline", "dhc", "mhc", "shc"]
+    assert sorted(CONFIGS.rglob("*.yaml")) == sorted([*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *ABLATIONS])
+    assert [path.stem for path in CONNECTIONS] == ["baseline", "dhc", "mhc", "shc"]
 
 
-@pytest.mark.parametrize("path", [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *ABLATIONS], ids=lambda path: path.stem
+)
 def test_every_file_opens_with_what_it_is_for(path):
     lines = path.read_text().splitlines()
     head = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
     if path in OVERLAYS:
         assert len(lines) <= 10
         assert head
+    elif path in ABLATIONS:
+        assert f"mhc-vision compare configs/{path.relative_to(CONFIGS)} --out" in head
+        assert all(f"# {word}: " in head for word in ("Ablation", "Hardware", "Source", "Expected"))
+        content = yaml.safe_load(path.read_text())
+        assert f"CPU, {len(content['arms']) * len(content['seeds'])} runs" in head
     elif path in (*RECIPES, DEBUG):
         assert f"--config configs/{path.relative_to(CONFIGS)}" in head
     else:
@@ -76,11 +86,30 @@ def test_every_recipe_builds_its_data_model_and_trainer(recipe, overlay, image_f
         run=False,
     )
     connected = any("connection" in name for name, _ in cli.model.named_parameters())
-    assert connected == (overlay.stem != "baseline")
+    assert connected == (overlay.stem in ("shc", "dhc", "mhc", "alt_up"))
     images = torch.zeros(1, cli.datamodule.in_chans, cli.datamodule.img_size, cli.datamodule.img_size)
     with torch.no_grad():
         assert cli.model.eval()(images).shape == (1, cli.datamodule.num_classes)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda path: path.stem)
+def test_every_arm_of_an_ablation_is_a_model_of_its_own(ablation, image_folder, tmp_path):
+    content = yaml.safe_load(ablation.read_text())
+    (recipe,) = content["recipes"].values()
+    built = {}
+    for arm, settings in content["arms"].items():
+        words = [word for config in (*recipe, *settings["config"]) for word in ("--config", str(ROOT / config))]
+        # one narrow block: what is left is every option the files set
+        small = {"model.model_args.depth": 1, "data.root": str(image_folder), "trainer.accelerator": "cpu"}
+        for key, value in {**content["set"], **settings.get("set", {}), **small}.items():
+            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        cli = TrainCLI([*words, "--trainer.default_root_dir", str(tmp_path)], run=False)
+        with torch.no_grad():
+            assert cli.model.eval()(torch.zeros(1, 3, 32, 32)).isfinite().all()
+        built[arm] = repr(sorted(cli.model.hparams.items()))
+    assert len(set(built.values())) == len(built)
+    assert next(iter(built)) == "baseline"
 
 
 def _with_overlay(overlay: Path, tmp_path: Path, *words: str) -> TrainCLI:
@@ -136,7 +165,7 @@ FAMILIES = [
     "small_patch16_224_deit",
     "small_patch16_224_deit3",
 ]
-ALL = [(family, overlay.stem) for family in FAMILIES for overlay in OVERLAYS]
+ALL = [(family, overlay.stem) for family in FAMILIES for overlay in CONNECTIONS]
 QUICK = [(FAMILIES[1], "mhc"), (FAMILIES[3], "dhc")]
 
 
