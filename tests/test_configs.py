@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -19,12 +20,17 @@ from mhc_vision.training.jsonl_logger import JsonlLogger
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 OVERLAYS = sorted((CONFIGS / "connections").glob("*.yaml"))
+DESIGNS = [CONFIGS / "connections" / f"{design}.yaml" for design in ("alt_up", "parallel", "post_norm", "resi_dual")]
+CONNECTIONS = [overlay for overlay in OVERLAYS if overlay not in DESIGNS]
 IMAGENET = sorted((CONFIGS / "imagenet").glob("*.yaml"))
 RECIPES = [CONFIGS / "digits.yaml", CONFIGS / "cifar10.yaml", *IMAGENET]
+# other residual designs with the small recipes only, which saves building large models once more
+PAIRS = [*itertools.product(RECIPES, CONNECTIONS), *itertools.product(RECIPES[:2], DESIGNS)]
 DEBUG = CONFIGS / "debug.yaml"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
 MATRICES = sorted((CONFIGS / "compare").glob("*.yaml"))
+ABLATIONS = sorted((CONFIGS / "compare").glob("ablation_*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,7 @@ def _data_root(recipe: Path, image_folder: Path) -> list[str]:
 
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
     assert sorted(CONFIGS.rglob("*.yaml")) == sorted([*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES])
-    assert [path.stem for path in OVERLAYS] == ["baseline", "dhc", "mhc", "shc"]
+    assert [path.stem for path in CONNECTIONS] == ["baseline", "dhc", "mhc", "shc"]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,11 @@ def test_every_file_opens_with_what_it_is_for(path):
     if path in OVERLAYS:
         assert len(lines) <= 10
         assert head
+    elif path in ABLATIONS:
+        assert f"mhc-vision compare configs/{path.relative_to(CONFIGS)} --out" in head
+        assert all(f"# {word}: " in head for word in ("Ablation", "Hardware", "Source", "Expected"))
+        content = yaml.safe_load(path.read_text())
+        assert f"CPU, {len(content['arms']) * len(content['seeds'])} runs" in head
     elif path in (*RECIPES, DEBUG):
         assert f"--config configs/{path.relative_to(CONFIGS)}" in head
     elif path in MATRICES:
@@ -70,8 +81,7 @@ def test_every_file_opens_with_what_it_is_for(path):
         assert "Hardware:" in head
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("recipe", "overlay"), PAIRS, ids=lambda path: path.stem)
 def test_every_recipe_builds_its_data_model_and_trainer(recipe, overlay, image_folder, tmp_path):
     cli = TrainCLI(
         [
@@ -83,7 +93,7 @@ def test_every_recipe_builds_its_data_model_and_trainer(recipe, overlay, image_f
         run=False,
     )
     connected = any("connection" in name for name, _ in cli.model.named_parameters())
-    assert connected == (overlay.stem != "baseline")
+    assert connected == (overlay.stem in ("shc", "dhc", "mhc", "alt_up"))
     images = torch.zeros(1, cli.datamodule.in_chans, cli.datamodule.img_size, cli.datamodule.img_size)
     with torch.no_grad():
         assert cli.model.eval()(images).shape == (1, cli.datamodule.num_classes)
@@ -113,18 +123,22 @@ def test_loggers_write_into_the_run_directory(tmp_path):
 
 
 @pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.stem)
-def test_every_arm_of_a_matrix_builds_its_data_model_and_trainer(path, image_folder, tmp_path, monkeypatch):
+def test_every_arm_of_a_matrix_is_a_model_of_its_own(path, image_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     matrix = load_matrix(path)
+    built = {}
     for cell in [cell for cell in matrix.cells if cell.seed == matrix.seeds[0]]:
-        words = cell.words(tmp_path / "run")[1:]
-        for recipe in cell.configs[:1]:
-            words += _data_root(ROOT / recipe, image_folder)
+        words = [*cell.words(tmp_path / "run")[1:], *_data_root(ROOT / cell.configs[0], image_folder)]
+        # one block: what is left is every option the files set
         words += ["--model.model_args.depth", "1", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
         cli = TrainCLI(words, run=False)
         assert cli.datamodule.seed == cell.seed
-        connected = any("connection" in name for name, _ in cli.model.named_parameters())
-        assert connected == (cell.arm != matrix.baseline)
+        images = torch.zeros(1, cli.datamodule.in_chans, cli.datamodule.img_size, cli.datamodule.img_size)
+        with torch.no_grad():
+            assert cli.model.eval()(images).isfinite().all()
+        built[cell.task, cell.arm] = repr((cell.task, sorted(cli.model.hparams.items())))
+    assert len(set(built.values())) == len(built)
+    assert matrix.baseline.startswith("baseline")
     assert not list(tmp_path.iterdir())
 
 
@@ -159,7 +173,7 @@ FAMILIES = [
     "small_patch16_224_deit",
     "small_patch16_224_deit3",
 ]
-ALL = [(family, overlay.stem) for family in FAMILIES for overlay in OVERLAYS]
+ALL = [(family, overlay.stem) for family in FAMILIES for overlay in CONNECTIONS]
 QUICK = [(FAMILIES[1], "mhc"), (FAMILIES[3], "dhc")]
 
 

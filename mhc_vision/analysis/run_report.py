@@ -38,8 +38,9 @@ def write_run_report(run_dir: Path) -> Path:
         if not record.is_file():
             raise ValueError(f"run_dir: {run_dir} has no {record.name}, expected the directory of a finished run")
     summary = json.loads(summary_file.read_text(encoding="utf-8"))
-    connection = summary["connection"]
-    title = summary["name"] + (f", {connection} with {summary['num_streams']} streams" if connection else ", plain")
+    title = f"{summary['name']}, {summary['connection'] or 'plain'}"
+    if summary["num_streams"] > 1:
+        title += f" with {summary['num_streams']} streams"
     report = run_dir / "report.md"
     text = _REPORT.format(
         title=title,

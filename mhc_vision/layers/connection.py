@@ -12,6 +12,8 @@ from mhc_vision.kernels.checks import check_num_streams
 torch.fx.wrap("read_streams")
 torch.fx.wrap("merge_streams")
 
+NOTHING_LEARNS = "learn_pre, learn_post, learn_res: no map learns; expected one that does, or the plain model"
+
 
 class HyperConnection(nn.Module, ABC):
     """A residual connection over `num_streams` streams, around any branch that maps (..., C) to (..., C).
@@ -25,21 +27,43 @@ class HyperConnection(nn.Module, ABC):
         num_streams: n, from 1 to 8.
         layer_index: which branch of the network this is, counted from 0; stream `layer_index mod n` is favoured in the
             initial `pre`.
+        learn_pre: make `pre` learn. A map that does not learn is constant and has no parameters.
+        learn_post: make `post` learn.
+        learn_res: make `res` learn.
 
     Raises:
-        ValueError: `dim`, `num_streams` or `layer_index` out of range.
+        ValueError: `dim`, `num_streams` or `layer_index` out of range, or no map that learns.
     """
 
-    def __init__(self, dim: int, num_streams: int = 4, layer_index: int = 0) -> None:
+    # TorchScript then leaves out what belongs to a map that it does not have
+    __constants__ = ("learn_pre", "learn_post", "learn_res")
+
+    def __init__(
+        self,
+        dim: int,
+        num_streams: int = 4,
+        layer_index: int = 0,
+        learn_pre: bool = True,
+        learn_post: bool = True,
+        learn_res: bool = True,
+    ) -> None:
         super().__init__()
         check_num_streams(num_streams)
         if not isinstance(dim, int) or dim < 1:
             raise ValueError(f"dim: got {dim!r}, expected a positive whole number of channels")
         if not isinstance(layer_index, int) or layer_index < 0:
             raise ValueError(f"layer_index: got {layer_index!r}, expected a whole number from 0")
+        for name, learns in (("learn_pre", learn_pre), ("learn_post", learn_post), ("learn_res", learn_res)):
+            if not isinstance(learns, bool):
+                raise ValueError(f"{name}: got {learns!r}, expected true or false")
+        if not (learn_pre or learn_post or learn_res):
+            raise ValueError(NOTHING_LEARNS)
         self.dim = dim
         self.num_streams = num_streams
         self.layer_index = layer_index
+        self.learn_pre = learn_pre
+        self.learn_post = learn_post
+        self.learn_res = learn_res
 
     @abstractmethod
     def coefficients(self, streams: Tensor) -> Coefficients:
@@ -85,7 +109,9 @@ class HyperConnection(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
-        return f"dim={self.dim}, num_streams={self.num_streams}, layer_index={self.layer_index}"
+        text = f"dim={self.dim}, num_streams={self.num_streams}, layer_index={self.layer_index}"
+        switches = {"learn_pre": self.learn_pre, "learn_post": self.learn_post, "learn_res": self.learn_res}
+        return text + "".join(f", {name}=False" for name, learns in switches.items() if not learns)
 
 
 def parameter_dtype(dtype: torch.dtype | None) -> torch.dtype:
@@ -93,11 +119,26 @@ def parameter_dtype(dtype: torch.dtype | None) -> torch.dtype:
     return torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
 
 
+def register_map(connection: nn.Module, name: str, values: Tensor, learns: bool) -> None:
+    """Give a connection a map: a parameter, or the buffer of one that does not learn, which checkpoints leave out."""
+    if learns:
+        connection.register_parameter(name, nn.Parameter(values))
+    else:
+        connection.register_buffer(name, values, persistent=False)
+
+
+def initial_pre(num_streams: int, layer_index: int, pre_init: float) -> Tensor:
+    """`pre` (n,) in fp64, which sums to one: `pre_init` for stream `layer_index mod n`, the rest shared equally."""
+    if num_streams == 1:
+        return torch.ones(1, dtype=torch.float64)
+    pre = torch.full((num_streams,), (1.0 - pre_init) / (num_streams - 1), dtype=torch.float64)
+    pre[layer_index % num_streams] = pre_init
+    return pre
+
+
 def initial_pre_logits(num_streams: int, layer_index: int, pre_init: float) -> Tensor:
-    """Logits (n,) whose sigmoids sum to one: `pre_init` for stream `layer_index mod n`, the rest shared equally."""
+    """Logits (n,) whose sigmoids are `initial_pre`, or nearly so for one stream."""
     if num_streams == 1:
         # σ(10) = 0.99995: a sigmoid reaches one only where it no longer moves
         return torch.tensor([10.0])
-    pre = torch.full((num_streams,), (1.0 - pre_init) / (num_streams - 1), dtype=torch.float64)
-    pre[layer_index % num_streams] = pre_init
-    return torch.logit(pre).float()
+    return torch.logit(initial_pre(num_streams, layer_index, pre_init)).float()

@@ -24,8 +24,8 @@ from mhc_vision.layers.streams import StreamExpansion, StreamReduction
 def can_fuse(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:
     """Whether these blocks can run fused on these tokens, (B, N, C).
 
-    They can where the Triton kernels run, every block is a `HyperBlock` of Sinkhorn-constrained mHC with LayerNorms,
-    and nobody listens to a module whose work the boundary takes over.
+    They can where the Triton kernels run, every block is a `HyperBlock` of Sinkhorn-constrained mHC, all of whose maps
+    learn, with LayerNorms, and nobody listens to a module whose work the boundary takes over.
     """
     # what torch.fx traces with is no tensor
     if is_traced() or not isinstance(tokens, Tensor) or tokens.dim() != 3:
@@ -56,6 +56,7 @@ def _can_fuse_block(block: Any) -> bool:
     taken_over = (block, *connections, *norms, block.ls1, block.ls2, block.drop_path1, block.drop_path2)
     return (
         all(isinstance(connection, ManifoldHyperConnection) for connection in connections)
+        and all(connection.learn_pre and connection.learn_post for connection in connections)
         and all(isinstance(connection.constraint, SinkhornConstraint) for connection in connections)
         and block.connection1.num_streams <= MAX_STREAMS
         and all(isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in norms)

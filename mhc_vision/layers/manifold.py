@@ -3,12 +3,20 @@
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.kernels import Coefficients, branch_input, stream_logits
+from mhc_vision.kernels import Coefficients, branch_input, read_streams, stream_logits
 from mhc_vision.kernels.checks import check_num_iters
-from mhc_vision.layers.connection import HyperConnection, initial_pre_logits, parameter_dtype
+from mhc_vision.layers.connection import (
+    NOTHING_LEARNS,
+    HyperConnection,
+    initial_pre,
+    initial_pre_logits,
+    parameter_dtype,
+    register_map,
+)
 from mhc_vision.layers.constraints import create_constraint
 
 torch.fx.wrap("branch_input")
+torch.fx.wrap("read_streams")
 torch.fx.wrap("stream_logits")
 
 
@@ -19,15 +27,24 @@ class ManifoldHyperConnection(HyperConnection):
     α = 0.01 at the start, but neither b nor φ; here φ = 0 and b is such that the connection is a plain residual
     connection: pre sums to one, post is one, the rows of res sum to one.
 
+    A map that does not learn is the constant of the paper's ablation: pre = 1/n, post = 1, res = I. Two of these leave
+    the n streams of every token equal, since they start as copies, so that `res` does nothing:
+    - post = 1, as the rows of res sum to one. With norms on what branches read, this is a plain residual connection;
+    - pre = 1/n, as nothing then tells one stream from another. `pre_init` makes it favour one all the same.
+
     Args:
         dim: channels C of a stream.
         num_streams: n, from 1 to 8.
         layer_index: which branch of the network this is, counted from 0.
+        learn_pre: make `pre` learn; see `HyperConnection`.
+        learn_post: make `post` learn.
+        learn_res: make `res` learn; false is `constraint='identity'`, whatever the constraint.
         sinkhorn_iters: iterations of the `sinkhorn` constraint, at least 1.
         constraint: of `res`: `sinkhorn` (the paper's), `permutation` (n <= 5), `kronecker` (n a power of two),
             `orthogonal` or `identity` (res = I, no parameters).
-        pre_init: initial entry of `pre` for the favoured stream, between 0 and 1; the others share the rest. Without
-            meaning for n = 1, where `pre` starts as close to one as a sigmoid that can still move comes.
+        pre_init: initial entry of `pre` for the favoured stream, between 0 and 1; the others share the rest. None is
+            0.7 where `pre` learns and 1/n where it does not. Without meaning for n = 1, where `pre` starts as close to
+            one as a sigmoid that can still move comes.
         res_init: initial off-diagonal logit of `res` against 0 on the diagonal, from -30 to 0. `permutation` and
             `kronecker` start with the diagonal that this gives; `orthogonal` and `identity` with the identity.
         eps: of the RMS norm.
@@ -35,24 +52,32 @@ class ManifoldHyperConnection(HyperConnection):
         dtype: of the model; the parameters are fp32 where it is narrower.
 
     Raises:
-        ValueError: an argument out of range, an unknown constraint, or one that does not exist for `num_streams`.
+        ValueError: an argument out of range, an unknown constraint, one that does not exist for `num_streams`, or no
+            map that learns.
     """
+
+    pre: Tensor  # where it does not learn
 
     def __init__(
         self,
         dim: int,
         num_streams: int = 4,
         layer_index: int = 0,
+        learn_pre: bool = True,
+        learn_post: bool = True,
+        learn_res: bool = True,
         sinkhorn_iters: int = 20,
         constraint: str = "sinkhorn",
-        pre_init: float = 0.7,
+        pre_init: float | None = None,
         res_init: float = -3.0,
         eps: float = 1e-6,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(dim, num_streams, layer_index)
+        super().__init__(dim, num_streams, layer_index, learn_pre, learn_post, learn_res)
         check_num_iters(sinkhorn_iters, "sinkhorn_iters")
+        if pre_init is None:
+            pre_init = 0.7 if learn_pre or num_streams == 1 else 1 / num_streams
         if not isinstance(pre_init, int | float) or not 0.0 < pre_init < 1.0:
             raise ValueError(f"pre_init: got {pre_init!r}, expected a number between 0 and 1")
         if not isinstance(res_init, int | float) or not -30.0 <= res_init <= 0.0:
@@ -61,13 +86,19 @@ class ManifoldHyperConnection(HyperConnection):
         self.res_init = res_init
         self.eps = eps
         self.constraint = create_constraint(constraint, num_streams, sinkhorn_iters, device)
-        num_logits = 2 * num_streams + self.constraint.num_logits
-        self.num_res_logits = self.constraint.num_logits
-        dtype = parameter_dtype(dtype)
-        # rows of weight and bias: pre n | post n | res
+        if not learn_res:
+            self.constraint = create_constraint("identity", num_streams)
+        # rows of weight and bias: pre n | post n | res, of the maps that learn, with one scale for each map
+        rows = (num_streams * learn_pre, num_streams * learn_post, self.constraint.num_logits)
+        self.rows_of_maps = [count for count in rows if count > 0]
+        if not self.rows_of_maps:
+            raise ValueError(NOTHING_LEARNS)
+        num_logits, dtype = sum(rows), parameter_dtype(dtype)
         self.weight = nn.Parameter(torch.empty(num_logits, num_streams * dim, device=device, dtype=dtype))
-        self.scale = nn.Parameter(torch.empty(3 if self.num_res_logits else 2, device=device, dtype=dtype))
+        self.scale = nn.Parameter(torch.empty(len(self.rows_of_maps), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(num_logits, device=device, dtype=dtype))
+        if not learn_pre:
+            register_map(self, "pre", torch.empty(num_streams, device=device, dtype=dtype), learns=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -75,30 +106,45 @@ class ManifoldHyperConnection(HyperConnection):
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.scale, 0.01)
         self.constraint.reset_parameters()
-        post = torch.zeros(self.num_streams)
-        pre = initial_pre_logits(self.num_streams, self.layer_index, self.pre_init)
+        start = (self.num_streams, self.layer_index, self.pre_init)
+        logits = [self.constraint.initial_logits(self.res_init)]
+        if self.learn_post:
+            logits.insert(0, torch.zeros(self.num_streams))
+        if self.learn_pre:
+            logits.insert(0, initial_pre_logits(*start))
         with torch.no_grad():
-            self.bias.copy_(torch.cat([pre, post, self.constraint.initial_logits(self.res_init)]))
+            if not self.learn_pre:
+                self.pre.copy_(initial_pre(*start))
+            self.bias.copy_(torch.cat(logits))
 
     def coefficients(self, streams: Tensor) -> Coefficients:
-        """Maps of every token: shapes (..., n), (..., n), (..., n, n); for `identity`, res is (n, n)."""
-        n = self.num_streams
+        """Maps of every token: (..., n), (..., n), (..., n, n); without (...) those that do not learn, and identity."""
         logits = stream_logits(streams, self.weight, self.row_scale(), self.bias, self.eps)
-        res, post = self._bounded(logits[..., n:])
-        return Coefficients(torch.sigmoid(logits[..., :n]), post, res)
+        if self.learn_pre:
+            pre = torch.sigmoid(logits[..., : self.num_streams])
+            logits = logits[..., self.num_streams :]
+        else:
+            pre = self.pre
+        res, post = self._bounded(logits)
+        return Coefficients(pre, post, res)
 
     def open(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As in `HyperConnection`, with one pass over the streams for the logits and the input of the branch."""
-        tokens, logits, streams = branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
-        res, post = self._bounded(logits)
+        """As in `HyperConnection`; where `pre` and `post` learn, logits and branch input take one pass over streams."""
+        if self.learn_pre and self.learn_post:
+            tokens, logits, streams = branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
+            res, post = self._bounded(logits)
+        else:
+            pre, post, res = self.coefficients(streams)
+            tokens = read_streams(streams, pre)
         return tokens, streams, res, post
 
     def row_scale(self) -> Tensor:
-        """One scale a row of `weight`, from the three (or two) that the connection has."""
-        n = self.num_streams
-        return torch.cat([self.scale[0].expand(n), self.scale[1].expand(n), self.scale[2:].expand(self.num_res_logits)])
+        """One scale a row of `weight`, from the one that each map has."""
+        return torch.cat([self.scale[i].expand(rows) for i, rows in enumerate(self.rows_of_maps)])
 
     def _bounded(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """`res` and `post` from their logits, (..., n + num_res_logits)."""
+        """`res` and `post` from their logits, (..., n + num_logits of the constraint)."""
         n = self.num_streams
-        return self.constraint(logits[..., n:]), 2.0 * torch.sigmoid(logits[..., :n])
+        if self.learn_post:
+            return self.constraint(logits[..., n:]), 2.0 * torch.sigmoid(logits[..., :n])
+        return self.constraint(logits), torch.ones(n, dtype=logits.dtype, device=logits.device)

@@ -18,7 +18,10 @@ from mhc_vision.layers.fused import is_fusable
 from mhc_vision.layers.stack import StreamSequential, StreamStack, adopt
 from mhc_vision.models.checkpoints import check_connections
 
-CONNECTION_OPTIONS = ("tanh", "constraint", "sinkhorn_iters", "pre_init", "res_init")
+CONNECTION_OPTIONS = (
+    *("learn_pre", "learn_post", "learn_res"),
+    *("tanh", "constraint", "sinkhorn_iters", "pre_init", "res_init"),
+)
 
 
 class HyperConnected(nn.Module):
@@ -32,10 +35,14 @@ class HyperConnected(nn.Module):
         connection: `shc` (static), `dhc` (dynamic) or `mhc` (manifold-constrained).
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
+        learn_pre: make `pre` learn (default true). A map that does not learn is constant and has no parameters: for
+            `shc` and `dhc` its initial value, for `mhc` 1/n (`pre`, or as `pre_init` says), 1 (`post`) or I (`res`).
+        learn_post: make `post` learn (default true).
+        learn_res: make `res` learn (default true).
         tanh: of `dhc`: bound the dynamic part by tanh (default true).
         constraint: of `mhc`: `sinkhorn` (default), `permutation`, `kronecker`, `orthogonal` or `identity`.
         sinkhorn_iters: of `mhc`: Sinkhorn-Knopp iterations (default 20).
-        pre_init: of `mhc`: initial entry of `pre` for the favoured stream (default 0.7).
+        pre_init: of `mhc`: initial entry of `pre` for the favoured stream (default 0.7; 1/n if `pre` does not learn).
         res_init: of `mhc`: initial off-diagonal logit of `res` (default -3).
         scale_output_init: divide the initial weights of the attention and MLP output projections by √n. The HC paper
             (arXiv 2409.19606) scales them "by a factor of √n"; dividing is our reading, as it keeps the standard
@@ -60,6 +67,9 @@ class HyperConnected(nn.Module):
         connection: str = "mhc",
         num_streams: int = 4,
         stream_reduce: str = "mean",
+        learn_pre: bool | None = None,
+        learn_post: bool | None = None,
+        learn_res: bool | None = None,
         tanh: bool | None = None,
         constraint: str | None = None,
         sinkhorn_iters: int | None = None,
@@ -69,7 +79,7 @@ class HyperConnected(nn.Module):
         stream_stride: int = 1,
         **kwargs: Any,
     ) -> None:
-        values = (tanh, constraint, sinkhorn_iters, pre_init, res_init)
+        values = (learn_pre, learn_post, learn_res, tanh, constraint, sinkhorn_iters, pre_init, res_init)
         options = dict(zip(CONNECTION_OPTIONS, values, strict=True))
         check_connection(connection, num_streams, stream_reduce, **options)
         if not isinstance(scale_output_init, bool):
@@ -99,7 +109,7 @@ class HyperConnected(nn.Module):
         """Keep the streams of every so many layer boundaries for the backward pass, and make the others again there.
 
         The results are the same bits. It acts where the Triton kernels run whole stacks: ViT with Sinkhorn-constrained
-        mHC, at most 4 streams, LayerNorm, and a mean or sum read-out.
+        mHC, all of whose maps learn, at most 4 streams, LayerNorm, and a mean or sum read-out.
 
         Raises:
             ValueError: no whole number from 1, or more than 1 for blocks that never run as a whole stack.
@@ -109,7 +119,8 @@ class HyperConnected(nn.Module):
         if stream_stride > 1 and not (isinstance(self.blocks, StreamSequential) and is_fusable(self.blocks)):
             raise ValueError(
                 f"stream_stride: got {stream_stride} for blocks that run one by one, expected 1 (more is for ViT with "
-                "Sinkhorn-constrained mHC, at most 4 streams, LayerNorm and a mean or sum read-out)"
+                "Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, LayerNorm and a mean or sum "
+                "read-out)"
             )
         if isinstance(self.blocks, StreamSequential):
             self.blocks.stream_stride = stream_stride

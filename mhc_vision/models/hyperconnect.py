@@ -47,7 +47,8 @@ def hyperconnect(
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
         inplace: change `model` itself; otherwise it stays as it is and a copy is changed.
-        **options: of the connection: `tanh`, `constraint`, `sinkhorn_iters`, `pre_init`, `res_init`.
+        **options: of the connection: `learn_pre`, `learn_post`, `learn_res`, `tanh`, `constraint`, `sinkhorn_iters`,
+            `pre_init`, `res_init`.
 
     Returns:
         The hyper-connected model; on the device, in the dtype and in the mode of `model`.

@@ -1,4 +1,4 @@
-"""Build the model of a run: a timm model, plain or hyper-connected."""
+"""Build the model of a run: a timm model, plain, hyper-connected or of another residual design."""
 
 import difflib
 from typing import Any
@@ -10,6 +10,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from mhc_vision.layers import CONNECTIONS
+from mhc_vision.models.designs import DESIGNS, create_with_design
 
 _OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
 
@@ -25,12 +26,13 @@ def create_classifier(
     pretrained: bool = False,
     model_args: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Creates a timm classifier, with hyper-connections if `connection` is given.
+    """Creates a timm classifier, with hyper-connections or another residual design if `connection` is given.
 
     Args:
         name: timm's name of the plain model, with or without a weight tag: `vit_base_patch16_224`.
-        connection: `None` for the plain model, else `"shc"`, `"dhc"` or `"mhc"`.
-        num_streams: Residual streams; the plain model has one and does not look at it.
+        connection: `None` for the plain model, `"shc"`, `"dhc"` or `"mhc"`, or a design to compare these with:
+            `"post_norm"`, `"parallel"`, `"resi_dual"` or `"alt_up"` (see `mhc_vision.models.designs`).
+        num_streams: Residual streams of hyper-connections and of AltUp; other models do not look at it.
         num_classes: Outputs of the head.
         in_chans: Channels of the images.
         img_size: Side of the square images in pixels; `None` takes the model's own.
@@ -48,12 +50,13 @@ def create_classifier(
     default_cfg = get_pretrained_cfg(name)
     if img_size is not None and (default_cfg is None or img_size != default_cfg.input_size[-1]):
         arguments["img_size"] = img_size
-    if connection is not None:
+    arguments.update(num_classes=num_classes, in_chans=in_chans)
+    if connection in CONNECTIONS:
         arguments["num_streams"] = num_streams
     try:
-        return timm.create_model(
-            full_name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **arguments
-        )
+        if connection in DESIGNS:
+            return create_with_design(full_name, connection, num_streams, pretrained=pretrained, **arguments)
+        return timm.create_model(full_name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}") from error
 
@@ -91,8 +94,9 @@ def registered_name(name: str, connection: str | None) -> str:
         ValueError: If the name or the connection is unknown, or the model has no such variant.
     """
     architecture, dot, tag = name.partition(".")
-    if connection is not None and connection not in CONNECTIONS:
-        raise ValueError(f"connection must be null or one of {', '.join(CONNECTIONS)}, got {connection!r}")
+    known_connections = (*CONNECTIONS, *DESIGNS)
+    if connection is not None and connection not in known_connections:
+        raise ValueError(f"connection must be null or one of {', '.join(known_connections)}, got {connection!r}")
     for suffix in CONNECTIONS:
         if architecture.endswith(f"_{suffix}"):
             plain = architecture.removesuffix(f"_{suffix}")
@@ -102,7 +106,7 @@ def registered_name(name: str, connection: str | None) -> str:
     known = timm.list_models()
     if architecture not in known:
         raise ValueError(f"unknown timm model {name!r}{nearest_names(architecture)}")
-    if connection is None:
+    if connection not in CONNECTIONS:
         return name
     if f"{architecture}_{connection}" not in known:
         offered = [entry.removesuffix(f"_{connection}") for entry in timm.list_models(f"*_{connection}")]

@@ -8,6 +8,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from mhc_vision.atomic_files import new_directory
+from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.checkpoint_model import CheckpointModel, load_checkpoint_model
 
 
@@ -24,12 +25,18 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
         The model.
 
     Raises:
-        ValueError: If the checkpoint is damaged or not one of ours, the directory is there, or a run without `EMA` is
-            asked for raw weights.
+        ValueError: If the checkpoint is damaged, not one of ours or of a model that timm has no name for, the directory
+            is there, or a run without `EMA` is asked for raw weights.
     """
     if directory.exists():
         raise ValueError(f"directory: {directory} is there already, expected a new one")
     loaded = load_checkpoint_model(checkpoint, weights)
+    design = loaded.settings["connection"]
+    if design in DESIGNS:
+        raise ValueError(
+            f"checkpoint: {checkpoint} holds a model of the design {design!r}, which timm has no name for; "
+            "expected a plain or hyper-connected one"
+        )
     card = _model_card(directory.name, loaded.settings, _records(checkpoint), weights)
     with new_directory(directory) as temporary:
         save_for_hf(loaded.model, str(temporary), model_config=_timm_config(loaded), safe_serialization=True)

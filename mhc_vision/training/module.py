@@ -20,7 +20,9 @@ from mhc_vision.training.sharding import is_sharded, shard_model
 
 
 class ClassificationModule(LightningModule):
-    """Trains a timm classifier, plain or hyper-connected, with AdamW or LAMB, linear warm-up and cosine decay.
+    """Trains a timm classifier, plain, hyper-connected or of another residual design.
+
+    The optimiser is AdamW or LAMB, with linear warm-up and cosine decay.
 
     Batches are (images float (B, in_chans, H, W), targets); targets are class indices (B,) or, from Mixup and CutMix
     in training, class probabilities (B, num_classes). Logs `train/{loss,lr,grad_norm}` and
@@ -29,8 +31,9 @@ class ClassificationModule(LightningModule):
     Args:
         name: timm's name of the plain model, e.g. `vit_base_patch16_224`.
         num_classes: Outputs of the head.
-        connection: `None` (plain residual), `"shc"`, `"dhc"` or `"mhc"`.
-        num_streams: Residual streams; the plain model has one and does not look at it.
+        connection: `None` (plain pre-norm residual), `"shc"`, `"dhc"` or `"mhc"`; or a design to compare these with:
+            `"post_norm"`, `"parallel"`, `"resi_dual"` or `"alt_up"`.
+        num_streams: Residual streams of hyper-connections and of AltUp; other models do not look at it.
         in_chans: Channels of the images.
         img_size: Side of the images in pixels; `None` takes the model's own.
         pretrained: Start from timm's weights.
@@ -59,7 +62,7 @@ class ClassificationModule(LightningModule):
         self,
         name: str,
         num_classes: int,
-        connection: Literal["shc", "dhc", "mhc"] | None = None,
+        connection: Literal["shc", "dhc", "mhc", "post_norm", "parallel", "resi_dual", "alt_up"] | None = None,
         num_streams: int = 4,
         in_chans: int = 3,
         img_size: int | None = None,

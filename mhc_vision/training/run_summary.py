@@ -53,7 +53,8 @@ class RunSummary(Callback):
         summary = {
             "name": pl_module.hparams["name"],
             "connection": pl_module.hparams["connection"],
-            "num_streams": pl_module.hparams["num_streams"] if pl_module.hparams["connection"] else 1,
+            # what the model has: not every residual design follows the setting
+            "num_streams": getattr(pl_module.get_submodule("model"), "num_streams", 1),
             "seed": self.seed,
             "metrics": dict(sorted(trainer.callback_metrics.items())),
             "params": count_parameters(pl_module.get_submodule("model")),

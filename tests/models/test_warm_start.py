@@ -147,7 +147,7 @@ CONNECTED = [
     ("shc", {}, "shc", {"num_streams": 3}, "shc with num_streams=4, .* are shc with num_streams=3"),
     ("dhc", {}, "mhc", {}, "its connections are dhc with num_streams=4"),
     ("shc", {}, "dhc", {}, "its connections are shc .* are dhc"),
-    ("mhc", {}, "mhc", {"constraint": "permutation"}, "16 logits for res.* and 24 logits for res"),
+    ("mhc", {}, "mhc", {"constraint": "permutation"}, "24 logits of 3 maps.* and 32 logits of 3 maps"),
     ("mhc", {}, "mhc", {"stream_reduce": "gated"}, "stream_reduce=mean or sum.*stream_reduce=gated"),
     ("mhc", {"stream_reduce": "gated"}, "mhc", {}, "stream_reduce=gated, the model's"),
 ]

@@ -28,7 +28,11 @@ def test_an_unknown_name_is_answered_with_the_nearest():
     ("name", "change", "message"),
     [
         ("test_vit_mhc", {}, "give name 'test_vit' with connection 'mhc'"),
-        ("test_vit", {"connection": "hc"}, "connection must be null or one of shc, dhc, mhc, got 'hc'"),
+        (
+            "test_vit",
+            {"connection": "hc"},
+            "connection must be null or one of shc, dhc, mhc, post_norm, parallel, .*, got 'hc'",
+        ),
         ("resnet18", {"connection": "mhc"}, "no mhc variant; models with one: .*test_vit"),
         ("test_vit", {"model_args": {"num_classes": 7}}, r"model_args must not hold \['num_classes'\]"),
         ("test_vit", {"model_args": {"sinkhorn_itres": 7}}, "sinkhorn_itres"),

@@ -47,3 +47,12 @@ def test_what_cannot_be_exported_is_named(train, tmp_path, capsys):
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
+
+
+def test_a_design_without_a_name_in_timm_is_refused(train, tmp_path, capsys):
+    checkpoint = train(connection="post_norm") / "checkpoints" / "last.ckpt"
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", str(checkpoint), str(tmp_path / "new")])
+    assert stopped.value.code == 2
+    assert "of the design 'post_norm', which timm has no name for" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,18 @@
+"""Other residual designs of a ViT, to compare hyper-connections with: timm's model and modules, connected otherwise."""
+
+from mhc_vision.models.designs.alt_up import AltUpBlock, AltUpConnection
+from mhc_vision.models.designs.apply import DESIGNS, DesignedVisionTransformer, apply_design, create_with_design
+from mhc_vision.models.designs.post_norm import PostNormBlock
+from mhc_vision.models.designs.resi_dual import ResiDualBlock, ResiDualNorm
+
+__all__ = [
+    "DESIGNS",
+    "AltUpBlock",
+    "AltUpConnection",
+    "DesignedVisionTransformer",
+    "PostNormBlock",
+    "ResiDualBlock",
+    "ResiDualNorm",
+    "apply_design",
+    "create_with_design",
+]

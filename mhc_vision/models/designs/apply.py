@@ -1,0 +1,139 @@
+"""From the name of a residual design to a timm ViT of that design."""
+
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models.vision_transformer import Block, ParallelScalingBlock, VisionTransformer
+from torch import nn
+
+from mhc_vision.kernels.checks import check_num_streams
+from mhc_vision.layers import connection_no_weight_decay
+from mhc_vision.models.designs.alt_up import AltUpBlock
+from mhc_vision.models.designs.post_norm import PostNormBlock
+from mhc_vision.models.designs.resi_dual import ResiDualBlock, ResiDualNorm
+
+# of a model's blocks; `parallel` is timm's own block and has to be asked for when the model is made
+_BLOCKS: dict[str, type[Block]] = {"post_norm": PostNormBlock, "resi_dual": ResiDualBlock, "alt_up": AltUpBlock}
+DESIGNS = ("post_norm", "parallel", "resi_dual", "alt_up")
+
+
+class DesignedVisionTransformer(VisionTransformer):
+    """timm's `VisionTransformer` after `apply_design`.
+
+    Attributes:
+        num_streams: that its blocks carry for a token: two for ResiDual, K for AltUp, else one.
+    """
+
+    num_streams: int
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay."""
+        return super().no_weight_decay() | connection_no_weight_decay(self)
+
+    @torch.jit.ignore
+    def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
+        """As timm's, for one stream; between blocks of several there are no features of timm's shape."""
+        self._check_single_stream()
+        return super().forward_intermediates(*args, **kwargs)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> Any:
+        """As timm's, for one stream."""
+        self._check_single_stream()
+        return super().prune_intermediate_layers(*args, **kwargs)
+
+    def _check_single_stream(self) -> None:
+        if self.num_streams > 1:
+            raise NotImplementedError(
+                f"features of single blocks: this design has {self.num_streams} streams between blocks, which only the "
+                "end of the network reads out; use forward_features"
+            )
+
+
+def create_with_design(name: str, design: str, num_streams: int = 4, pretrained: bool = False, **arguments: Any) -> Any:
+    """Create a timm ViT of another residual design.
+
+    Args:
+        name: timm's name of the plain model.
+        design: see `apply_design`; and `parallel`, attention and MLP side by side on one norm, x' = x + F1(y) + F2(y)
+            with y = norm(x): timm's `ParallelScalingBlock` (arXiv 2302.05442), whose parameters have names of its own.
+        num_streams: K of `alt_up`; the others do not look at it.
+        pretrained: load timm's weights; with `alt_up` only, which starts with the function of the plain model.
+        **arguments: of `timm.create_model`.
+
+    Raises:
+        ValueError: unknown design, a model that it does not exist for, or pretrained weights that it cannot use.
+    """
+    _check_design(design, DESIGNS)
+    if pretrained and design != "alt_up":
+        raise ValueError(f"pretrained: got True, but a {design} model is another function of the plain model's weights")
+    if design == "parallel":
+        if "block_fn" in arguments:
+            raise ValueError(f"block_fn: got {arguments['block_fn']!r}, expected none: {design} chooses it")
+        return timm.create_model(name, block_fn=ParallelScalingBlock, **arguments)
+    return apply_design(timm.create_model(name, pretrained=pretrained, **arguments), design, num_streams)
+
+
+def apply_design(model: nn.Module, design: str, num_streams: int = 4) -> DesignedVisionTransformer:
+    """Connect the branches of a timm ViT in another way, in place; its modules keep their names and weights.
+
+    - `post_norm`: x' = norm(x + F(x)); see `PostNormBlock`. The final norm would norm a second time and becomes
+      `nn.Identity()`; a norm after pooling (`fc_norm`) stays.
+    - `resi_dual`: two streams; see `ResiDualBlock`. The final norm becomes that of the dual stream, and so does
+      `fc_norm` where the model has that one instead, as it has to come before the streams are joined and pooled.
+    - `alt_up`: K streams; see `AltUpConnection`. Computes what the plain model does at its start, the others do not.
+
+    Args:
+        model: timm's `VisionTransformer` itself, with pre-norm blocks.
+        design: `post_norm`, `resi_dual` or `alt_up`.
+        num_streams: K of `alt_up`, from 1 to 8; the others do not look at it.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: unknown design, a model or blocks that are not supported, or `num_streams` out of range.
+    """
+    _check_design(design, tuple(_BLOCKS))
+    if type(model) is not VisionTransformer:
+        raise ValueError(f"model: got {type(model).__name__}, expected timm's VisionTransformer itself for {design}")
+    blocks: list[Any] = list(model.blocks)
+    others = {type(block).__name__ for block in blocks if type(block) is not Block}
+    if others or not blocks:
+        found = ", ".join(sorted(others)) or "none"
+        raise ValueError(f"blocks: got {found}, expected at least one of timm's pre-norm Block for {design}")
+    if design == "alt_up":
+        check_num_streams(num_streams)
+    if design == "resi_dual":
+        _use_norm_of_dual_stream(model)
+
+    designed = cast(Any, model)
+    designed.__class__ = DesignedVisionTransformer
+    for depth, block in enumerate(blocks):
+        block.__class__ = _BLOCKS[design]
+        if design == "resi_dual":
+            block.add_streams(depth == 0)
+        elif design == "alt_up":
+            block.add_streams(designed.embed_dim, num_streams, depth, len(blocks))
+    if design == "post_norm":
+        designed.norm = nn.Identity()
+    designed.num_streams = {"post_norm": 1, "resi_dual": 2, "alt_up": num_streams}[design]
+    return designed
+
+
+def _check_design(design: str, designs: tuple[str, ...]) -> None:
+    if not isinstance(design, str) or design not in designs:
+        raise ValueError(f"design: got {design!r}, expected one of {', '.join(designs)}")
+
+
+def _use_norm_of_dual_stream(model: VisionTransformer) -> None:
+    """Make the last LayerNorm of the model, wherever it stands, `norm` and ResiDual's read-out."""
+    norm: Any = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
+    if not isinstance(norm, nn.LayerNorm):
+        raise ValueError(f"norm: got {type(norm).__name__}, expected a final LayerNorm for resi_dual")
+    if norm is model.fc_norm:
+        model.fc_norm = nn.Identity()
+    norm.__class__ = ResiDualNorm
+    model.norm = norm

@@ -1,0 +1,206 @@
+"""Other residual designs: each against its paper's formula written out, and in everyday use."""
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
+from torch import Tensor, nn
+
+from mhc_vision.layers import connection_parameters, initial_coefficients, record_coefficients
+from mhc_vision.models.designs import DESIGNS, apply_design, create_with_design
+
+SMALL = {"img_size": 16, "patch_size": 4, "depth": 3, "num_classes": 10}
+POOLED = {"class_token": False, "global_pool": "avg"}
+LAYER_SCALE = {"init_values": 0.5}
+# fp64 sums of order one in another order
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+def images(batch_size: int = 2) -> Tensor:
+    return torch.randn(batch_size, 3, 16, 16, dtype=torch.float64)
+
+
+def embedded(model: nn.Module, x: Tensor) -> Tensor:
+    return model.norm_pre(model._pos_embed(model.patch_embed(x)))
+
+
+def branches(model: nn.Module):
+    """(norm, F) of every attention and MLP in turn, F being the branch without the norm."""
+    for block in model.blocks:
+        yield block.norm1, lambda x, block=block: block.drop_path1(block.ls1(block.attn(x)))
+        yield block.norm2, lambda x, block=block: block.drop_path2(block.ls2(block.mlp(x)))
+
+
+def post_norm(model: nn.Module, x: Tensor) -> Tensor:
+    """x' = norm(x + F(x)) (Vaswani et al., 2017, Sec. 3.1)."""
+    for norm, branch in branches(model):
+        x = norm(x + branch(x))
+    return x
+
+
+def parallel(model: nn.Module, x: Tensor) -> Tensor:
+    """y = LayerNorm(x), x' = x + MLP(y) + Attention(y) (Dehghani et al., 2023, Sec. 2)."""
+    for block in model.blocks:
+        hidden, q, k, v = block.in_proj(block.in_norm(x)).split(block.in_split, -1)
+        q, k, v = (part.unflatten(-1, (block.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        attended = (q @ k.mT / block.head_dim**0.5).softmax(-1) @ v
+        attention = block.attn_out_proj(attended.transpose(1, 2).flatten(-2))
+        x = x + block.drop_path(block.ls(block.mlp_out_proj(nn.functional.gelu(hidden)) + attention))
+    return model.norm(x)
+
+
+def resi_dual(model: nn.Module, x: Tensor) -> Tensor:
+    """x' = LN(x + f(x)), d' = d + f(x), y = x_N + LN(d_N) (Xie et al., 2023, Sec. 2.3)."""
+    dual = x
+    for norm, branch in branches(model):
+        output = branch(x)
+        x, dual = norm(x + output), dual + output
+    norm = model.norm
+    return x + nn.functional.layer_norm(dual, dual.shape[-1:], norm.weight, norm.bias, norm.eps)
+
+
+def alt_up(model: nn.Module, x: Tensor) -> Tensor:
+    """Predict, compute, correct (Baykal et al., 2023, Alg. 1), stream by stream; read out by the mean."""
+    num_streams = model.num_streams
+    streams = [x] * num_streams
+    for layer, block in enumerate(model.blocks):
+        p, g = block.connection.predict, block.connection.correct
+        chosen = layer % num_streams
+        predicted = [sum(p[i, j] * streams[j] for j in range(num_streams)) for i in range(num_streams)]
+        computed = streams[chosen]
+        computed = computed + block.drop_path1(block.ls1(block.attn(block.norm1(computed))))
+        computed = computed + block.drop_path2(block.ls2(block.mlp(block.norm2(computed))))
+        streams = [predicted[i] + g[i] * (computed - predicted[chosen]) for i in range(num_streams)]
+    return model.norm(sum(streams) / num_streams)
+
+
+FORMULAS = {"post_norm": post_norm, "parallel": parallel, "resi_dual": resi_dual, "alt_up": alt_up}
+
+
+@pytest.mark.parametrize("options", [{}, LAYER_SCALE, POOLED], ids=["token", "LayerScale", "pooled"])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_features_are_those_of_the_papers_formula(design, options, trained_like):
+    model = trained_like(create_with_design("test_vit", design, 2, **SMALL, **options).double()).eval()
+    x = images()
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_features(x), FORMULAS[design](model, embedded(model, x)), **EXACT)
+    assert model(x).shape == (2, 10)
+
+
+@pytest.mark.parametrize("options", [{}, LAYER_SCALE, POOLED], ids=["token", "LayerScale", "pooled"])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_every_parameter_gets_a_gradient(design, options):
+    model = create_with_design("test_vit", design, **SMALL, **options).double()
+    nn.functional.cross_entropy(model(images(8)), torch.arange(8)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_parameters_are_those_of_the_plain_model(design):
+    plain = {name: tuple(value.shape) for name, value in timm.create_model("test_vit", **SMALL).named_parameters()}
+    model = create_with_design("test_vit", design, 2, **SMALL)
+    ours = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    added = {name for name, _ in connection_parameters(model)}
+    if design == "parallel":
+        assert type(model) is timm.models.VisionTransformer
+        assert {type(block) for block in model.blocks} == {ParallelScalingBlock}
+    elif design == "post_norm":
+        assert ours == {name: shape for name, shape in plain.items() if not name.startswith("norm.")}
+    elif design == "resi_dual":
+        assert ours == plain
+    else:
+        # K² + K a layer
+        assert sum(value.numel() for _, value in connection_parameters(model)) == 3 * (2 * 2 + 2)
+        assert ours == plain | {name: ours[name] for name in added}
+    assert bool(added) == (design == "alt_up")
+    assert added <= model.no_weight_decay()
+    assert getattr(model, "num_streams", 1) == (2 if design in ("resi_dual", "alt_up") else 1)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_training_drops_branches(design, trained_like):
+    model = trained_like(create_with_design("test_vit", design, **SMALL, drop_path_rate=0.7).double()).train()
+    x, seed = images(8), 1
+    with torch.no_grad():
+        torch.manual_seed(seed)
+        features = model.forward_features(x)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(features, FORMULAS[design](model, embedded(model, x)), **EXACT)
+        assert not torch.allclose(features, model.eval().forward_features(x), atol=1e-3)
+
+
+def test_alt_up_starts_as_the_plain_model(trained_like):
+    plain, x = trained_like(timm.create_model("test_vit", **SMALL).double()).eval(), images()
+    expected = plain(x)
+    torch.testing.assert_close(apply_design(plain, "alt_up", 3)(x), expected, **EXACT)
+    for block in plain.blocks:
+        pre, post, res = initial_coefficients(block.connection)
+        assert torch.equal(post, torch.ones(3, dtype=torch.float64))
+        assert torch.equal(res, torch.eye(3, dtype=torch.float64))
+        assert pre.sum() == 1
+
+
+def test_alt_up_is_recorded_as_a_static_connection_around_each_block():
+    model = create_with_design("test_vit", "alt_up", 2, **SMALL).double().eval()
+    with torch.no_grad(), record_coefficients(model) as records:
+        model(images())
+    assert list(records) == [f"blocks.{index}.connection" for index in range(3)]
+    assert [maps.pre.argmax().item() for maps in records.values()] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up"])
+def test_masks_reach_attention(design, trained_like):
+    model = trained_like(create_with_design("test_vit", design, **SMALL).double()).eval()
+    x, mask = images(), torch.ones(17, 17, dtype=torch.bool).tril()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, attn_mask=mask), model(x, is_causal=True), **EXACT)
+        assert not torch.allclose(model(x, attn_mask=mask), model(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_checkpointed_gradients_and_a_compiled_graph(design):
+    model, x = create_with_design("test_vit", design, **SMALL).double(), images()
+    expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    model.set_grad_checkpointing()
+    actual = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    torch.testing.assert_close(actual, expected, **EXACT)
+    model.set_grad_checkpointing(False)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x), **EXACT)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_features_of_single_blocks_or_a_message(design):
+    model = create_with_design("test_vit", design, **SMALL).double()
+    if getattr(model, "num_streams", 1) == 1:
+        assert [tuple(tap.shape) for tap in model.forward_intermediates(images(), intermediates_only=True)] == [
+            (2, 64, 4, 4)
+        ] * 3
+    else:
+        with pytest.raises(NotImplementedError, match="streams between blocks"):
+            model.forward_intermediates(images())
+        with pytest.raises(NotImplementedError, match="streams between blocks"):
+            model.prune_intermediate_layers(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"design": "pre_norm"}, "design: got 'pre_norm', expected one of post_norm, parallel, resi_dual, alt_up"),
+        ({"design": "post_norm", "pretrained": True}, "pretrained: got True, but a post_norm model"),
+        ({"design": "parallel", "block_fn": ResPostBlock}, "block_fn: got .*ResPostBlock"),
+        ({"design": "resi_dual", "block_fn": ResPostBlock}, "blocks: got ResPostBlock, expected"),
+        ({"design": "resi_dual", "final_norm": False}, "norm: got Identity, expected a final LayerNorm"),
+        ({"design": "alt_up", "num_streams": 9}, "num_streams: got 9"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        create_with_design("test_vit", **arguments, **SMALL)
+
+
+@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up"])
+def test_other_models_are_refused(design):
+    with pytest.raises(ValueError, match="model: got Eva, expected timm's VisionTransformer itself"):
+        create_with_design("vit_small_patch16_dinov3", design, depth=1)
