@@ -210,7 +210,7 @@ def test_what_cannot_be_connected_is_named(make, options, message):
 
 def test_options_of_the_layers_are_not_options_of_the_model(plain):
     for options in ({"eps": 1e-3}, {"layer_index": 3}, {"device": "cpu"}):
-        with pytest.raises(ValueError, match=rf"options: got {next(iter(options))}, expected some of tanh, constraint"):
+        with pytest.raises(ValueError, match=rf"options: got {next(iter(options))}, expected some of learn_pre"):
             hyperconnect(plain, inplace=True, **options)
     assert type(plain) is VisionTransformer
 
