@@ -9,6 +9,7 @@ from mhc_vision.training.messages import fail
 
 COMMANDS = {
     "train": "train, validate or test a model on a dataset (LightningCLI)",
+    "evaluate": "accuracy of a checkpoint or a timm model on a folder of images",
     "export": "write a training checkpoint as a directory that timm loads",
     "pack": "write an image folder as a few large files, for PackedDataModule",
 }

@@ -5,6 +5,7 @@ import math
 from torchvision.transforms import InterpolationMode, v2
 
 INTERPOLATIONS = {mode.value: mode for mode in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)}
+CROP_MODES = ("center", "squash")
 MAX_MAGNITUDE = 30  # v2.RandAugment divides each operation's range into 31 magnitudes
 
 _GREY = 128  # what rotated and translated images are filled with: zero after normalising with mean 0.5
@@ -71,22 +72,26 @@ def train_transform(
     return v2.Compose(steps)
 
 
-def eval_transform(img_size: int, interpolation: str, crop_pct: float) -> v2.Compose:
+def eval_transform(img_size: int, interpolation: str, crop_pct: float, crop_mode: str = "center") -> v2.Compose:
     """Resize and centre crop, with timm's rule for the size: the shorter side becomes floor(img_size / crop_pct).
 
     Args:
         img_size: Height and width of the result, in pixels.
         interpolation: "bilinear" or "bicubic", with antialiasing.
         crop_pct: Part of the resized image's shorter side that the crop covers.
+        crop_mode: "center", or "squash": both sides become that long, whatever the image's shape.
 
     Raises:
         ValueError: If an argument is out of range.
     """
     _check_size(img_size, interpolation)
+    if crop_mode not in CROP_MODES:
+        raise ValueError(f"crop_mode must be one of {', '.join(CROP_MODES)}, got {crop_mode!r}")
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct must be in (0, 1], got {crop_pct}")
     mode = INTERPOLATIONS[interpolation]
-    resize = v2.Resize(math.floor(img_size / crop_pct), interpolation=mode, antialias=True)
+    side = math.floor(img_size / crop_pct)
+    resize = v2.Resize([side, side] if crop_mode == "squash" else side, interpolation=mode, antialias=True)
     return v2.Compose([resize, v2.CenterCrop(img_size)])
 
 

@@ -40,7 +40,7 @@ def create_classifier(
     Raises:
         ValueError: If the name, the connection or an argument in `model_args` is unknown.
     """
-    full_name = _registered_name(name, connection)
+    full_name = registered_name(name, connection)
     arguments = dict(model_args or {})
     if taken := sorted(set(arguments) & set(_OWN_ARGUMENTS)):
         raise ValueError(f"model_args must not hold {taken}: set them as arguments of the model itself")
@@ -84,7 +84,12 @@ def freeze_sincos_pos_embed(model: nn.Module) -> None:
     pos_embed.requires_grad_(False)
 
 
-def _registered_name(name: str, connection: str | None) -> str:
+def registered_name(name: str, connection: str | None) -> str:
+    """timm's name of the plain model `name`, with or without a tag, when it has this connection.
+
+    Raises:
+        ValueError: If the name or the connection is unknown, or the model has no such variant.
+    """
     architecture, dot, tag = name.partition(".")
     if connection is not None and connection not in CONNECTIONS:
         raise ValueError(f"connection must be null or one of {', '.join(CONNECTIONS)}, got {connection!r}")
@@ -96,11 +101,16 @@ def _registered_name(name: str, connection: str | None) -> str:
             )
     known = timm.list_models()
     if architecture not in known:
-        nearest = difflib.get_close_matches(architecture, known, n=5)
-        raise ValueError(f"unknown timm model {name!r}" + (f"; nearest: {', '.join(nearest)}" if nearest else ""))
+        raise ValueError(f"unknown timm model {name!r}{nearest_names(architecture)}")
     if connection is None:
         return name
     if f"{architecture}_{connection}" not in known:
         offered = [entry.removesuffix(f"_{connection}") for entry in timm.list_models(f"*_{connection}")]
         raise ValueError(f"{name!r} has no {connection} variant; models with one: {', '.join(offered)}")
     return f"{architecture}_{connection}{dot}{tag}"
+
+
+def nearest_names(architecture: str) -> str:
+    """The end of a message about an unknown architecture: registered names like it, or an empty text."""
+    nearest = difflib.get_close_matches(architecture, timm.list_models(), n=5)
+    return f"; nearest: {', '.join(nearest)}" if nearest else ""

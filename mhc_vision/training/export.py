@@ -8,11 +8,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from mhc_vision.atomic_files import new_directory
-from mhc_vision.training.classifier import create_classifier
-from mhc_vision.training.resume import damage, load
-
-# the arguments of `create_classifier` among the hyper-parameters of a run
-_MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
+from mhc_vision.training.checkpoint_model import CheckpointModel, load_checkpoint_model
 
 
 def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["default", "raw"] = "default") -> nn.Module:
@@ -31,33 +27,32 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
         ValueError: If the checkpoint is damaged or not one of ours, the directory is there, or a run without `EMA` is
             asked for raw weights.
     """
-    if reason := damage(checkpoint):
-        raise ValueError(f"checkpoint: got {checkpoint}, expected a checkpoint: {reason}")
     if directory.exists():
         raise ValueError(f"directory: {directory} is there already, expected a new one")
-    content = load(checkpoint)
-    settings = content.get("hyper_parameters", {})
-    if not set(_MODEL_SETTINGS) <= set(settings):
-        raise ValueError(f"checkpoint: {checkpoint} was not made by mhc-vision train: it has no model settings")
-    if weights == "raw" and "current_model_state" not in content:
-        raise ValueError(f"weights: got 'raw', but {checkpoint} has no average beside them; expected 'default'")
-    model = create_classifier(**{name: settings[name] for name in _MODEL_SETTINGS})
-    state = content["current_model_state" if weights == "raw" else "state_dict"]
-    prefix = "model."
-    model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
-    data = next((value for value in content.values() if isinstance(value, dict) and "class_names" in value), {})
-    card = _model_card(directory.name, settings, _records(checkpoint), weights)
+    loaded = load_checkpoint_model(checkpoint, weights)
+    card = _model_card(directory.name, loaded.settings, _records(checkpoint), weights)
     with new_directory(directory) as temporary:
-        save_for_hf(model, str(temporary), model_config=_timm_config(data), safe_serialization=True)
+        save_for_hf(loaded.model, str(temporary), model_config=_timm_config(loaded), safe_serialization=True)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-    return model
+    return loaded.model
 
 
-def _timm_config(data: dict[str, Any]) -> dict[str, Any]:
-    """What timm's config.json says of the data: normalisation, resizing and class names."""
-    names = ("mean", "std", "crop_pct", "interpolation")
-    config: dict[str, Any] = {"pretrained_cfg": {name: data[name] for name in names if name in data}}
+def _timm_config(loaded: CheckpointModel) -> dict[str, Any]:
+    """What timm's config.json says of the data: size, normalisation, resizing and class names.
+
+    What it would say otherwise belongs to timm's weights of the same architecture.
+    """
+    data, settings = loaded.data, loaded.settings
+    of_data: dict[str, Any] = {
+        name: data[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in data
+    }
+    if settings["img_size"] is not None:
+        of_data["input_size"] = [settings["in_chans"], settings["img_size"], settings["img_size"]]
+        of_data |= {"test_input_size": None, "test_crop_pct": None}
+    config: dict[str, Any] = {"pretrained_cfg": of_data}
     if "class_names" in data:
+        # that of our data modules
+        of_data["crop_mode"] = "center"
         config["label_names"] = list(data["class_names"])
     return config
 

@@ -3,6 +3,7 @@
 import warnings
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -58,7 +59,11 @@ def damage(path: Path) -> str:
         return f"it cannot be read: {error}"
     if member:
         return f"its part {member} is damaged"
-    return "" if "global_step" in load(path) else "it is no checkpoint of a training run"
+    try:
+        content = load(path)
+    except (RuntimeError, UnpicklingError) as error:
+        return f"torch cannot load it: {str(error).splitlines()[0]}"
+    return "" if isinstance(content, dict) and "global_step" in content else "it is no checkpoint of a training run"
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -44,10 +44,7 @@ class RunSummary(Callback):
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
             "wall_time_s": round(time.monotonic() - self._started, 1),
-            "versions": {
-                "mhc_vision": __version__,
-                **{package: version(package) for package in ("torch", "timm", "lightning")},
-            },
+            "versions": versions(),
             "command": self.command,
         }
         replace_text(self.path, json_text(summary, indent=2) + "\n")
@@ -62,3 +59,8 @@ def count_parameters(model: nn.Module) -> dict[str, Any]:
         "connections": connections,
         "extra_percent": round(100.0 * connections / (total - connections), 4),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that a result depends on."""
+    return {"mhc_vision": __version__, **{package: version(package) for package in ("torch", "timm", "lightning")}}

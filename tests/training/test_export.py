@@ -20,6 +20,8 @@ def test_an_exported_run_is_loaded_by_timm(train, tmp_path, connection, capsys):
             assert torch.equal(value, content[key][f"model.{name}"])
         assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
         assert list(model.pretrained_cfg["mean"]) == [0.5]
+        # not the 160 x 160 of timm's weights of this architecture
+        assert timm.data.resolve_model_data_config(model)["input_size"] == (1, 8, 8)
     config = json.loads((tmp_path / "default" / "config.json").read_text())
     assert config["label_names"] == [str(digit) for digit in range(10)]
     card = (tmp_path / "default" / "README.md").read_text()

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from mhc_vision.training.resume import newest_checkpoint
+from mhc_vision.training.resume import damage, newest_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS_AN_EPOCH, EPOCHS = 6, 4
@@ -140,6 +141,18 @@ def test_newest_whole_checkpoint(tmp_path):
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(damaged)
     with pytest.warns(UserWarning, match=r"last\.ckpt is left out: its part .* is damaged"):
         assert newest_checkpoint(tmp_path).name == "hpc_ckpt_1.ckpt"
+
+
+def test_archives_that_are_no_checkpoints_are_told_apart(tmp_path):
+    path = tmp_path / "some.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("words.txt", "no tensors")
+    assert damage(path).startswith("torch cannot load it: ")
+    # weights_only=True reads no classes
+    torch.save({"global_step": 1, "path": tmp_path}, path)
+    assert damage(path).startswith("torch cannot load it: ")
+    torch.save([1], path)
+    assert damage(path) == "it is no checkpoint of a training run"
 
 
 @pytest.mark.parametrize(

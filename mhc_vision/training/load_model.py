@@ -1,0 +1,175 @@
+"""A trained classifier from wherever it lies, with the data settings that belong to it."""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+from safetensors import SafetensorError
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from mhc_vision.training.checkpoint_model import load_checkpoint_model
+from mhc_vision.training.classifier import nearest_names, registered_name
+
+# what timm, the Hub's client and the readers of weight files raise for a model that cannot be had
+_LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier of RGB images in eval mode, and how its images are made.
+
+    Attributes:
+        model: Gives logits (B, num_classes).
+        source: What was loaded: `checkpoint PATH`, or a name that timm knows.
+        num_classes: Outputs of the head.
+        class_index: Index of each class by name; empty where the model does not say.
+        img_size: Height and width of an image, in pixels.
+        crop_pct: Part of the resized image's shorter side that the crop covers.
+        crop_mode: `"center"` or `"squash"`, as in `eval_transform`.
+        interpolation: Of resizing.
+        mean: Of red, green and blue, for pixels in 0..1.
+        std: Their standard deviation.
+    """
+
+    model: nn.Module
+    source: str
+    num_classes: int
+    class_index: dict[str, int]
+    img_size: int
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_model(
+    name: str,
+    *,
+    connection: str | None = None,
+    weights: Literal["default", "raw"] = "default",
+    img_size: int | None = None,
+    crop_pct: float | None = None,
+) -> LoadedModel:
+    """Loads a checkpoint of `mhc-vision train`, a directory that `mhc-vision export` or timm wrote, or a timm model.
+
+    Args:
+        name: Of a file or a directory, or what `timm.create_model` takes: a registered name with or without a tag,
+            `hf-hub:...` or `local-dir:...`. Names are loaded with their published weights.
+        connection: For a plain timm name: the variant with this connection.
+        weights: Of a checkpoint, as in `load_checkpoint_model`.
+        img_size: Height and width in pixels in place of the model's own; position embeddings are resampled.
+        crop_pct: In place of the model's own.
+
+    Raises:
+        ValueError: If there is no such model, it cannot be read or downloaded, it is no classifier of RGB images, an
+            option does not belong to its kind, or it has no images of this size.
+    """
+    path = Path(name)
+    is_checkpoint = path.suffix == ".ckpt" or path.is_file()
+    if weights == "raw" and not is_checkpoint:
+        raise ValueError(f"weights: got 'raw' for {name}, expected 'default' for all but training checkpoints")
+    if connection is not None and (is_checkpoint or path.is_dir() or ":" in name):
+        raise ValueError(f"connection: got {connection!r} for {name}, expected it with a plain timm name only")
+    if is_checkpoint:
+        loaded = load_checkpoint_model(path, weights)
+        model, source = loaded.model, f"checkpoint {path}"
+        config = {**resolve_model_data_config(model), **_recorded(loaded.data)}
+        size = loaded.settings["img_size"]
+        height_width = config["input_size"][1:] if size is None else (size, size)
+        config["input_size"] = (loaded.settings["in_chans"], *height_width)
+        class_names = loaded.data.get("class_names")
+    else:
+        source = _timm_source(name, connection)
+        model = _create_pretrained(source)
+        config = resolve_model_data_config(model)
+        class_names = getattr(model, "pretrained_cfg", {}).get("label_names")
+    in_chans, height, width = config["input_size"]
+    num_classes = getattr(model, "num_classes", 0)
+    if not num_classes:
+        raise ValueError(f"model: {name} has no classes: its weights are those of a backbone")
+    if in_chans != 3:
+        raise ValueError(f"model: {name} takes images of {in_chans} channel(s), expected 3: files are read as RGB")
+    if height != width:
+        raise ValueError(f"model: {name} takes images of {height} x {width}, expected square ones")
+    if img_size is not None and img_size != height:
+        _resize(model, name, img_size)
+    return LoadedModel(
+        model=model.eval(),
+        source=source,
+        num_classes=num_classes,
+        class_index=_class_index(class_names),
+        img_size=img_size or height,
+        crop_pct=config["crop_pct"] if crop_pct is None else crop_pct,
+        crop_mode=config["crop_mode"],
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _recorded(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data settings of a run by timm's names."""
+    if not data:
+        return {}
+    names = ("mean", "std", "crop_pct", "interpolation")
+    # our data modules crop the centre, whatever timm's weights of the same architecture want
+    return {"crop_mode": "center", **{name: data[name] for name in names if name in data}}
+
+
+def _timm_source(name: str, connection: str | None) -> str:
+    """What `timm.create_model` takes for a directory or a name."""
+    if ":" in name:
+        return name
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ValueError(f"model: {name} has no config.json, expected a directory that timm loads")
+        return f"local-dir:{name}"
+    if connection is not None:
+        return registered_name(name, connection)
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise ValueError(
+            f"model: got {name!r}, expected a checkpoint, a directory or a timm model{nearest_names(architecture)}"
+        )
+    return name
+
+
+def _create_pretrained(source: str) -> nn.Module:
+    try:
+        return timm.create_model(source, pretrained=True)
+    except _LOAD_ERRORS as error:
+        raise ValueError(f"model: {source} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _resize(model: nn.Module, name: str, img_size: int) -> None:
+    """Models without `set_input_size` either take any size or fail on their first image."""
+    if img_size < 1:
+        raise ValueError(f"img_size must be at least 1 pixel, got {img_size}")
+    patch_embed = getattr(model, "patch_embed", None)
+    patch_size = getattr(patch_embed, "patch_size", 1)
+    if not getattr(patch_embed, "dynamic_img_pad", False):
+        # timm would leave the pixels beyond the last whole patch out, without a word
+        for side in (patch_size,) if isinstance(patch_size, int) else patch_size:
+            if img_size % side:
+                raise ValueError(
+                    f"img_size: got {img_size} for {name}, expected a multiple of its patches' {side} pixels"
+                )
+    set_input_size = getattr(model, "set_input_size", None)
+    if set_input_size is None:
+        return
+    try:
+        set_input_size(img_size=(img_size, img_size))
+    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"img_size: got {img_size}, which {name} does not take: {error}") from error
+
+
+def _class_index(names: Sequence[str] | Mapping[str, str] | None) -> dict[str, int]:
+    """timm's label names are a list, or a dict from index to name where the indices have gaps."""
+    if isinstance(names, Mapping):
+        return {str(label): int(index) for index, label in names.items()}
+    return {str(label): index for index, label in enumerate(names or ())}

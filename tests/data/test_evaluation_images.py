@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+from mhc_vision.data.evaluation_images import (
+    EvaluationImages,
+    class_folders,
+    collate_readable,
+    evaluation_folder,
+    list_class_images,
+    list_flat_images,
+)
+from mhc_vision.data.transforms import eval_transform
+
+
+def write(path: Path, value: int = 0) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(torch.full((3, 8, 16), value, dtype=torch.uint8), str(path))
+    return str(path)
+
+
+def test_val_is_taken_before_test_and_both_before_the_folder(tmp_path):
+    for name in ("cat", "test", "val"):
+        (tmp_path / name).mkdir()
+        expected = tmp_path if name == "cat" else tmp_path / name
+        assert evaluation_folder(tmp_path) == expected
+
+
+def test_images_have_the_label_of_their_folder(tmp_path):
+    paths = {name: write(tmp_path / name) for name in ("b/deep/2.png", "b/1.png", "a/9.PNG")}
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    write(tmp_path / ".hidden" / "0.png")
+    assert class_folders(tmp_path) == ["a", "b"]
+    found, labels = list_class_images(tmp_path, {"a": 7, "b": 3})
+    assert dict(zip(found, labels, strict=True)) == {
+        paths["a/9.PNG"]: 7,
+        paths["b/1.png"]: 3,
+        paths["b/deep/2.png"]: 3,
+    }
+
+
+def test_what_cannot_be_evaluated_is_named(tmp_path):
+    write(tmp_path / "a" / "0.png")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ValueError, match=f"folder: no images in {tmp_path / 'b'}"):
+        list_class_images(tmp_path, {"a": 0, "b": 1})
+    with pytest.raises(ValueError, match="has neither class folders nor images"):
+        list_flat_images(tmp_path)
+    (tmp_path / "b" / "0.tiff").touch()
+    with pytest.raises(ValueError, match=r"0.tiff is none of .jpg"):
+        list_class_images(tmp_path, {"a": 0, "b": 1})
+    with pytest.raises(ValueError, match="is not a folder"):
+        evaluation_folder(tmp_path / "b" / "0.tiff")
+
+
+def test_unreadable_images_are_told_apart_from_the_others(tmp_path):
+    paths = [write(tmp_path / "0.png", 10), str(tmp_path / "broken.png"), write(tmp_path / "2.png", 30)]
+    dataset = EvaluationImages(paths, eval_transform(8, "bilinear", 1.0))
+    indices, images, errors = collate_readable([dataset[index] for index in range(3)])
+    assert indices.tolist() == [0, 2]
+    assert images.shape == (2, 3, 8, 8)
+    assert images[:, 0, 0, 0].tolist() == [10, 30]
+    assert [error.split(":")[0] for error in errors] == [f"cannot decode {tmp_path / 'broken.png'}"]
+    assert len(collate_readable([dataset[1]])[0]) == 0
+
+
+def test_squashing_keeps_what_a_centre_crop_cuts_off():
+    image = torch.zeros(3, 16, 64, dtype=torch.uint8)
+    image[:, :, :16] = 255
+    assert eval_transform(16, "bilinear", 1.0)(image).max() == 0
+    squashed = eval_transform(16, "bilinear", 1.0, "squash")(image)
+    assert squashed.shape == (3, 16, 16)
+    # a quarter of the width is white
+    assert squashed[:, :, :3].min() > 250
+    with pytest.raises(ValueError, match="crop_mode must be one of center, squash, got 'border'"):
+        eval_transform(16, "bilinear", 1.0, "border")
