@@ -3,6 +3,7 @@
 After Fig. 12 of HC (arXiv 2409.19606). The unit is an image: each coefficient is averaged over the image's tokens.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,14 +40,15 @@ class CoefficientDistribution:
         """None for maps that do not depend on the image.
 
         Args:
-            class_names: in the order of the labels.
+            class_names: in the order of the labels; a label beyond them is its number.
 
         Returns:
             `entries`: names of the E = n² + 2n coefficients; `std`: their standard deviation over images, (L, E);
             `class_share`: part of the variance that the class explains, (L, E), adjusted for the number of classes
             (ε², about 0 for classes that say nothing), None where nothing varies or no class has a second image;
-            `num_images`: of each class that there is; `class_mean`: (L, E) of each class; `shown`: the entries whose class
-            means differ most, with the percentiles `PERCENTILES` over the images of each class.
+            `num_images`: of each class that there is; `class_mean`: (L, E) of each class; `shown`: the entries whose
+            class means differ most (one of each map at most), with the percentiles `PERCENTILES` over the images of
+            each class.
         """
         if not self._is_dynamic:
             return None
@@ -56,13 +58,15 @@ class CoefficientDistribution:
         within = (coefficients - means[indices]).square().sum(0)
         total = (coefficients - coefficients.mean(0)).square().sum(0)
         share = explained_share(within, total, len(labels), len(classes))
-        names = [class_names[label] for label in classes.tolist()]
+        names = [class_names[label] if label < len(class_names) else str(label) for label in classes.tolist()]
         counts = torch.bincount(indices).tolist()
         shown = []
         for branch, entry in _most_different(share, total / len(labels)):
             values = coefficients[:, branch, entry]
             percentiles = {
-                name: torch.quantile(values[indices == index], torch.tensor(PERCENTILES, dtype=values.dtype) / 100).tolist()
+                name: torch.quantile(
+                    values[indices == index], torch.tensor(PERCENTILES, dtype=values.dtype) / 100
+                ).tolist()
                 for index, name in enumerate(names)
             }
             shown.append({"branch": branch, "entry": self._entry_names()[entry], "percentiles": percentiles})
@@ -114,8 +118,14 @@ def _image_means(maps: Coefficients, num_images: int) -> Tensor:
 
 
 def _most_different(share: Tensor, variance: Tensor) -> list[tuple[int, int]]:
-    """(branch, entry) of the coefficients with the largest standard deviation between classes, largest first."""
+    """(branch, entry) of the largest standard deviations between classes, largest first, one a map."""
     between = (share.nan_to_num(0).clamp_min(0) * variance).sqrt()
-    order = between.flatten().argsort(descending=True)[:_NUM_SHOWN].tolist()
     width = between.shape[1]
-    return [divmod(index, width) for index in order if between.flatten()[index] > 0]
+    num_streams = math.isqrt(width + 1) - 1
+    chosen: dict[tuple[int, int], tuple[int, int]] = {}
+    for index in between.flatten().argsort(descending=True).tolist():
+        branch, entry = divmod(index, width)
+        if between[branch, entry] > 0:
+            # of one map the entries often move together
+            chosen.setdefault((branch, min(2, entry // num_streams)), (branch, entry))
+    return list(chosen.values())[:_NUM_SHOWN]

@@ -1,7 +1,8 @@
-"""The unfolded connection matrix: how much of each branch's output every later branch reads (HC, arXiv 2409.19606, Eq. 27).
+"""The unfolded connection matrix: how much of each branch's output every later branch reads.
 
-L branches. Row k < L is the input of branch k, row L the output that the model reads from its streams. Column 0 is the
-input embedding, column j + 1 the output of branch j. A plain residual network has ones on and below the diagonal.
+It is Eq. 27 of HC (arXiv 2409.19606), for L branches. Row k < L is the input of branch k, row L the output that the
+model reads from its streams. Column 0 is the input embedding, column j + 1 the output of branch j. A plain residual
+network has ones on and below the diagonal.
 """
 
 from collections.abc import Iterator, Sequence
@@ -87,11 +88,11 @@ def matrix_measures(magnitudes: Tensor) -> dict[str, Any]:
 
     Returns:
         - `lambda_shape`: over the inputs of branches with more than four sources, the mean share of the row's |c| on
-          its `near` (two latest) and its `early` sources (embedding and first branch); `plain` has what a plain residual
-          network gives. A Λ shape has more than that in both. None for a model of fewer than five branches.
-        - `parallel_pairs`: pairs of adjacent branches of which the second hardly reads the first: `relative_weight`, its
-          |c| over the mean |c| of the row, is at most `PARALLEL_THRESHOLD` (1 in a plain network). `relative_weights`
-          has that of all pairs.
+          its `near` (two latest) and its `early` sources (embedding and first branch); `plain` has what a plain
+          residual network gives. A Λ shape has more than that in both. None for fewer than five branches.
+        - `parallel_pairs`: pairs of adjacent branches of which the second hardly reads the first: `relative_weight`,
+          its |c| over the mean |c| of the row, is at most `PARALLEL_THRESHOLD` (1 in a plain network).
+          `relative_weights` has that of all pairs.
         - `embedding_share`: |c| of the input embedding in the output over the sum of that row; `plain_embedding_share`:
           1 / (L + 1), that of a plain network.
     """

@@ -5,9 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-# Okabe and Ito's palette without black and yellow: told apart with every common colour blindness
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_LINE_STYLES = ("-", "--", "-.", ":")
+from mhc_vision.analysis.figure_files import COLOURS, LINE_STYLES, new_figure, save_figure
 
 
 def read_metric(path: str | os.PathLike[str], key: str) -> tuple[list[int], list[float]]:
@@ -70,26 +68,14 @@ def plot_loss_curves(
         ImportError: If matplotlib is missing.
         ValueError: If a log is broken, or lacks the metric.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'mhc_vision[plots]'") from error
+    figure = new_figure(6.4, 4.0)
     curves = {name: read_metric(path, key) for name, path in runs.items()}
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for index, (name, (steps, values)) in enumerate(curves.items()):
-        style = _LINE_STYLES[index % len(_LINE_STYLES)]
-        axes.plot(
-            steps, smooth(values, window), style, color=_COLOURS[index % len(_COLOURS)], linewidth=1.4, label=name
-        )
+        style, colour = LINE_STYLES[index % len(LINE_STYLES)], COLOURS[index % len(COLOURS)]
+        axes.plot(steps, smooth(values, window), style, color=colour, linewidth=1.4, label=name)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel(label + (f", mean of {window}" if window > 1 else ""))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    files = [Path(f"{os.fspath(destination)}{suffix}") for suffix in (".png", ".svg")]
-    files[0].parent.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        temporary = file.with_name(f".{file.name}")
-        figure.savefig(temporary, format=file.suffix[1:], dpi=160)
-        os.replace(temporary, file)
-    return files
+    return save_figure(figure, destination)

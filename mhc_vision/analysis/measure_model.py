@@ -11,7 +11,12 @@ from mhc_vision.analysis.coefficient_distribution import CoefficientDistribution
 from mhc_vision.analysis.connection_matrix import ConnectionMatrix
 from mhc_vision.analysis.gain_profile import GainProfile
 from mhc_vision.analysis.mean_maps import MeanMaps
-from mhc_vision.analysis.sinkhorn_residual import SinkhornResidual, observe_sinkhorn_logits
+from mhc_vision.analysis.sinkhorn_residual import (
+    ITERATIONS,
+    SinkhornResidual,
+    observe_sinkhorn_logits,
+    sinkhorn_iterations,
+)
 from mhc_vision.analysis.stream_statistics import StreamStatistics
 from mhc_vision.kernels import Coefficients
 from mhc_vision.layers import named_connections, observe_connections, observe_reduction
@@ -43,9 +48,10 @@ def measure_model(
         class_names: in the order of the labels.
 
     Returns:
-        `model` (`connection`, None for a plain one; `num_streams`, `num_branches`, `branches`: their names), `num_images`,
-        `num_tokens` (of an image), and the results of the modules beside this one: `gains`, `sinkhorn`, `maps`,
-        `connection_matrix`, `similarity`, `streams`, `coefficients`. All plain numbers, lists and dicts.
+        `model` (`connection`, None for a plain one; `num_streams`, `num_branches`, `branches`: their names;
+        `sinkhorn_iters`, None where there are none), `num_images`, `num_tokens` (of an image), and the results of the
+        modules beside this one: `gains`, `sinkhorn`, `maps`, `connection_matrix`, `similarity`, `streams`,
+        `coefficients`. All plain numbers, lists and dicts.
 
     Raises:
         ValueError: a model that cannot be measured or is in training mode, or no images.
@@ -65,6 +71,7 @@ def measure_model(
             "num_streams": hyper.num_streams,
             "num_branches": len(pass_through.names),
             "branches": pass_through.names,
+            "sinkhorn_iters": pass_through.sinkhorn_iters,
         },
         **pass_through.result(class_names),
     }
@@ -81,7 +88,9 @@ class _Collectors:
         self.num_tokens = 0
         self.gains, self.maps, self.matrix = GainProfile(), MeanMaps(), ConnectionMatrix()
         self.similarity, self.streams = BranchSimilarity(), StreamStatistics()
-        self.sinkhorn, self.coefficients = SinkhornResidual(), CoefficientDistribution()
+        self.sinkhorn_iters = sinkhorn_iterations(model)
+        self.sinkhorn = SinkhornResidual(sorted({*ITERATIONS, *([self.sinkhorn_iters] if self.sinkhorn_iters else [])}))
+        self.coefficients = CoefficientDistribution()
         self._batch_maps: list[Coefficients] = []
         self._read_weights: Tensor | None = None
 

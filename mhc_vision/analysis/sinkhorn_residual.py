@@ -14,6 +14,13 @@ from mhc_vision.layers.constraints import SinkhornConstraint
 ITERATIONS = (1, 2, 3, 5, 10, 20, 50)
 
 
+def sinkhorn_iterations(model: nn.Module) -> int | None:
+    """Iterations of the model's first Sinkhorn-constrained connection; None if it has none."""
+    for connection in _sinkhorn_connections(model).values():
+        return connection.constraint.num_iters
+    return None
+
+
 @contextmanager
 def observe_sinkhorn_logits(model: nn.Module, observer: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call `observer(branch, logits)` with logits (..., n, n) of each Sinkhorn-constrained `res` that the model makes.
@@ -21,14 +28,13 @@ def observe_sinkhorn_logits(model: nn.Module, observer: Callable[[int, Tensor], 
     Branches are counted in the order in which they run, those with other constraints included.
     """
     handles = []
-    for branch, connection in enumerate(named_connections(model).values()):
-        if isinstance(connection, ManifoldHyperConnection) and isinstance(connection.constraint, SinkhornConstraint):
-            n = connection.num_streams
+    for branch, connection in _sinkhorn_connections(model).items():
+        n = connection.num_streams
 
-            def observe(module: nn.Module, inputs: tuple[Tensor], branch: int = branch, n: int = n) -> None:
-                observer(branch, inputs[0].detach().unflatten(-1, (n, n)))
+        def observe(module: nn.Module, inputs: tuple[Tensor], branch: int = branch, n: int = n) -> None:
+            observer(branch, inputs[0].detach().unflatten(-1, (n, n)))
 
-            handles.append(connection.constraint.register_forward_pre_hook(observe))
+        handles.append(connection.constraint.register_forward_pre_hook(observe))
     try:
         yield
     finally:
@@ -73,3 +79,12 @@ class SinkhornResidual:
 def column_residual(res: Tensor) -> Tensor:
     """Largest |log column sum| of each map, (..., n, n) -> (...)."""
     return res.sum(-2).log().abs().amax(-1)
+
+
+def _sinkhorn_connections(model: nn.Module) -> dict[int, Any]:
+    """By index of the branch."""
+    return {
+        branch: connection
+        for branch, connection in enumerate(named_connections(model).values())
+        if isinstance(connection, ManifoldHyperConnection) and isinstance(connection.constraint, SinkhornConstraint)
+    }

@@ -51,9 +51,11 @@ class StreamStatistics:
             self._ranks.setdefault(place, TokenQuantiles()).add(effective_rank(streams))
 
     def result(self) -> dict[str, Any]:
-        """`norm`: mean L2 norm of each stream, (L + 1, n); `cosine` and `effective_rank`: L + 1 distributions over tokens.
+        """Of all places, one after the other.
 
-        The last two are None for one stream.
+        Returns:
+            `norm`: mean L2 norm of each stream, (L + 1, n); `cosine` and `effective_rank`: L + 1 distributions over
+            tokens, None for one stream.
         """
 
         def distributions(places: dict[int, TokenQuantiles]) -> list[dict[str, float]] | None:

@@ -95,9 +95,7 @@ def initial_coefficients(connection: HyperConnection) -> Coefficients:
         return fresh.coefficients(streams)
 
 
-def _observed_open(
-    name: str, connection: HyperConnection, observer: ConnectionObserver
-) -> Callable[[Tensor], Opened]:
+def _observed_open(name: str, connection: HyperConnection, observer: ConnectionObserver) -> Callable[[Tensor], Opened]:
     def observe_and_open(streams: Tensor) -> Opened:
         pre, post, res = connection.coefficients(streams)
         tokens = read_streams(streams, pre)
