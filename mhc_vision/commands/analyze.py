@@ -87,10 +87,8 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     loaded = load_model(
         arguments.model, connection=arguments.connection, weights=arguments.weights, needs_rgb_classes=False
     )
-    model = as_hyper_connected(loaded.model)
     images = _images(arguments, loaded)
-    model.to(device)
-    record = measure_model(model, _on_device(images, device), images.class_names)
+    record = measure_model(loaded.model.to(device), _on_device(images, device), images.class_names)
     return {"source": loaded.source, "data": images.source, **record, "versions": versions()}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
@@ -66,10 +67,10 @@ def images_of_data(data: LightningDataModule, num_images: int, batch_size: int) 
         data.prepare_data()
         data.setup("validate")
     # ours have everything from construction on; their setup is for a trainer's device
+    if not is_overridden("val_dataloader", data):
+        raise ValueError(f"data: {type(data).__name__} has no validation images")
     loader: Any = data.val_dataloader()
     loader = loader[0] if isinstance(loader, list | tuple) else loader
-    if not isinstance(loader, DataLoader):
-        raise ValueError(f"data: {type(data).__name__} has no validation images")
     return SampleImages(
         _data_batches(data, loader, num_images, batch_size),
         list(getattr(data, "class_names", ())),

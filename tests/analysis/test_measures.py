@@ -115,7 +115,7 @@ def test_similarity_of_adjacent_branches_token_by_token():
 
 
 def maps_of_images(pre: torch.Tensor) -> Coefficients:
-    """Maps (B, 3 tokens, ...) of n = 2 streams whose first `pre` is this for each image; the rest is always the same."""
+    """Maps (B, 3 tokens, ...) of n = 2 streams whose first `pre` is this for each image; the rest never differs."""
     num_images = len(pre)
     all_pre = torch.full((num_images, 3, 2), 0.5)
     # tokens differ around the image's mean
@@ -171,6 +171,26 @@ def test_mhc_has_gain_one_forward_whatever_its_maps_are():
     ranks = [entry["median"] for entry in record["streams"]["effective_rank"]]
     assert ranks[0] == pytest.approx(1, abs=1e-5)
     assert ranks[-1] > 1.05
+
+
+def test_batches_change_nothing():
+    model = timm.create_model("test_vit_mhc", img_size=32, depth=2).eval()
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
+    few, at_once = (
+        measure_model(model, zip(images.split(size), labels.split(size), strict=True), "ab") for size in (3, 8)
+    )
+    for key in ("gains", "maps", "streams"):
+        # fp32 matrix products of other shapes
+        torch.testing.assert_close(flat(few[key]), flat(at_once[key]), rtol=1e-4, atol=1e-5)
+
+
+def flat(value: object) -> torch.Tensor:
+    """All numbers in nested lists and dicts."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return torch.cat([flat(entry) for entry in value])
+    return torch.tensor([float(value)])
 
 
 def test_a_model_in_training_mode_and_no_images_are_refused():
