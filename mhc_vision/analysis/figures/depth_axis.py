@@ -12,6 +12,11 @@ def set_depth_axis(axes: Any, label: str = BRANCH_LABEL) -> None:
     axes.grid(alpha=0.25)
 
 
+def set_cosine_scale(axes: Any, distributions: list[dict[str, float]]) -> None:
+    """Let the y axis show the band, but no less than 0.9 to 1: rounding is not to look like a landscape."""
+    axes.set_ylim(min(0.9, min(entry["p5"] for entry in distributions) - 0.05), 1.01)
+
+
 def draw_band(axes: Any, places: list[int], distributions: list[dict[str, float]], colour: str) -> None:
     """The median over tokens as a line, and the band from the 5th to the 95th percentile."""
     low, median, high = ([entry[key] for entry in distributions] for key in ("p5", "median", "p95"))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mhc_vision.analysis.figure_files import COLOURS, new_figure
-from mhc_vision.analysis.figures.depth_axis import draw_band, set_depth_axis
+from mhc_vision.analysis.figures.depth_axis import draw_band, set_cosine_scale, set_depth_axis
 
 
 def draw_similarity(similarity: list[dict[str, float]]) -> Any:
@@ -19,6 +19,7 @@ def draw_similarity(similarity: list[dict[str, float]]) -> Any:
     axes = figure.subplots()
     draw_band(axes, [int(entry["branch"]) for entry in similarity], similarity, COLOURS[0])
     axes.set_ylabel("cosine with the input of the branch before")
+    set_cosine_scale(axes, similarity)
     set_depth_axis(axes)
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mhc_vision.analysis.figure_files import COLOURS, line_look, new_figure
-from mhc_vision.analysis.figures.depth_axis import draw_band, set_depth_axis
+from mhc_vision.analysis.figures.depth_axis import draw_band, set_cosine_scale, set_depth_axis
 
 _PLACE_LABEL = "in front of branch (last point: read-out)"
 
@@ -36,5 +36,6 @@ def draw_streams(streams: dict[str, Any]) -> Any:
         axes.legend(frameon=False, fontsize=8)
     if others:
         others[1].set_ylim(0.9, n + 0.1)
+        set_cosine_scale(others[0], streams["cosine"])
         others[0].axhline(1.0, color="0.4", linewidth=0.8, zorder=0)
     return figure
