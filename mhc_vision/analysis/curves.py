@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mhc_vision.analysis.figure_files import COLOURS, LINE_STYLES, new_figure, save_figure
 from mhc_vision.metrics_log import read_metric
-
-# Okabe and Ito's palette without black and yellow: told apart with every common colour blindness
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_LINE_STYLES = ("-", "--", "-.", ":")
 
 
 def smooth(values: list[float], window: int) -> list[float]:
@@ -91,11 +88,7 @@ def plot_seed_bands(
 
 
 def _figure(label: str) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'mhc_vision[plots]'") from error
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()
     axes.set_xlabel("optimiser step")
     axes.set_ylabel(label)
@@ -104,16 +97,10 @@ def _figure(label: str) -> tuple[Any, Any]:
 
 
 def _look(index: int) -> dict[str, Any]:
-    colour, style = _COLOURS[index % len(_COLOURS)], _LINE_STYLES[index % len(_LINE_STYLES)]
+    colour, style = COLOURS[index % len(COLOURS)], LINE_STYLES[index % len(LINE_STYLES)]
     return {"color": colour, "linestyle": style, "linewidth": 1.4}
 
 
 def _save(figure: Any, axes: Any, destination: str | os.PathLike[str]) -> list[Path]:
     axes.legend(frameon=False)
-    files = [Path(f"{os.fspath(destination)}{suffix}") for suffix in (".png", ".svg")]
-    files[0].parent.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        temporary = file.with_name(f".{file.name}")
-        figure.savefig(temporary, format=file.suffix[1:], dpi=160)
-        os.replace(temporary, file)
-    return files
+    return save_figure(figure, destination)

@@ -9,7 +9,13 @@ from mhc_vision.layers.dynamic import DynamicHyperConnection
 from mhc_vision.layers.factory import CONNECTIONS, check_connection, create_connection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters, muon_fallback_list
-from mhc_vision.layers.recording import initial_coefficients, named_connections, record_coefficients
+from mhc_vision.layers.recording import (
+    initial_coefficients,
+    named_connections,
+    observe_connections,
+    observe_reduction,
+    record_coefficients,
+)
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
     REDUCTIONS,
@@ -49,6 +55,8 @@ __all__ = [
     "initial_coefficients",
     "muon_fallback_list",
     "named_connections",
+    "observe_connections",
+    "observe_reduction",
     "record_coefficients",
     "reduce_streams",
 ]

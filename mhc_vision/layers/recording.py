@@ -1,4 +1,4 @@
-"""What the connections of a model do with one batch: their maps, as they are made."""
+"""What the connections of a model do with one batch: their maps, what they read, and the streams, as they are made."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from mhc_vision.kernels import Coefficients, read_streams, use_backend
 from mhc_vision.layers.connection import HyperConnection
+from mhc_vision.layers.streams import GatedReduction, StreamReduction
 
 Opened = tuple[Tensor, Tensor, Tensor, Tensor]
+ConnectionObserver = Callable[[str, Tensor, Tensor, Coefficients], None]
 
 
 def named_connections(model: nn.Module) -> dict[str, HyperConnection]:
@@ -19,26 +21,68 @@ def named_connections(model: nn.Module) -> dict[str, HyperConnection]:
 
 
 @contextmanager
-def record_coefficients(model: nn.Module) -> Iterator[dict[str, Coefficients]]:
-    """Collect the maps of every connection while the `with` block runs the model.
+def observe_connections(model: nn.Module, observer: ConnectionObserver) -> Iterator[None]:
+    """Call `observer(name, streams, tokens, maps)` at every connection while the `with` block runs the model.
 
-    The maps are detached and those of the last forward pass: (B, N, n), (B, N, n), (B, N, n, n), or without B and N
-    where all tokens share them. The model runs block by block and on plain PyTorch meanwhile, as the fused kernels keep
-    their maps to themselves; a compiled model has to be run eagerly (`torch.compiler.set_stance("force_eager")`).
+    It gets the connection's name, the streams (B, N, n, C) in front of it, what its branch reads (B, N, C), and its
+    maps: (B, N, n), (B, N, n), (B, N, n, n), or without B and N where all tokens share them; all detached. What it does
+    not keep is freed, so the memory is that of a forward pass. The model runs block by block and on plain PyTorch
+    meanwhile, as the fused kernels keep their maps to themselves; a compiled model has to be run eagerly
+    (`torch.compiler.set_stance("force_eager")`).
+
+    Args:
+        model: with hyper-connections; others have nothing to observe.
+        observer: called in the order in which the connections run.
+    """
+    connections = named_connections(model)
+    for name, connection in connections.items():
+        connection.open = _observed_open(name, connection, observer)  # type: ignore[assignment]
+    try:
+        with use_backend("torch"):
+            yield
+    finally:
+        for connection in connections.values():
+            del connection.open
+
+
+@contextmanager
+def observe_reduction(model: nn.Module, observer: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Call `observer(streams, weights)` at the read-out of the streams while the `with` block runs the model.
+
+    It gets the streams (B, N, n, C) behind the last branch, and the weights of their sum that the model reads: (n,), or
+    (B, N, n) of a gated read-out. Where whole stacks run fused, the read-out is no module call: use this within
+    `observe_connections`.
+    """
+
+    def observe(module: StreamReduction | GatedReduction, inputs: tuple[Tensor]) -> None:
+        streams = inputs[0].detach()
+        observer(streams, module.weights(streams).detach())
+
+    reductions = [module for module in model.modules() if isinstance(module, StreamReduction | GatedReduction)]
+    handles = [module.register_forward_pre_hook(observe) for module in reductions]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def record_coefficients(model: nn.Module) -> Iterator[dict[str, Coefficients]]:
+    """Collect the maps of every connection while the `with` block runs the model, as in `observe_connections`.
+
+    The maps are those of the last forward pass.
 
     Args:
         model: with hyper-connections; others have nothing to record.
     """
     records: dict[str, Coefficients] = {}
-    connections = named_connections(model)
-    for name, connection in connections.items():
-        connection.open = _recording_open(name, connection, records)  # type: ignore[assignment]
-    try:
-        with use_backend("torch"):
-            yield records
-    finally:
-        for connection in connections.values():
-            del connection.open
+
+    def record(name: str, streams: Tensor, tokens: Tensor, maps: Coefficients) -> None:
+        records[name] = maps
+
+    with observe_connections(model, record):
+        yield records
 
 
 def initial_coefficients(connection: HyperConnection) -> Coefficients:
@@ -51,12 +95,11 @@ def initial_coefficients(connection: HyperConnection) -> Coefficients:
         return fresh.coefficients(streams)
 
 
-def _recording_open(
-    name: str, connection: HyperConnection, records: dict[str, Coefficients]
-) -> Callable[[Tensor], Opened]:
-    def record_and_open(streams: Tensor) -> Opened:
+def _observed_open(name: str, connection: HyperConnection, observer: ConnectionObserver) -> Callable[[Tensor], Opened]:
+    def observe_and_open(streams: Tensor) -> Opened:
         pre, post, res = connection.coefficients(streams)
-        records[name] = Coefficients(pre.detach(), post.detach(), res.detach())
-        return read_streams(streams, pre), streams, res, post
+        tokens = read_streams(streams, pre)
+        observer(name, streams.detach(), tokens.detach(), Coefficients(pre.detach(), post.detach(), res.detach()))
+        return tokens, streams, res, post
 
-    return record_and_open
+    return observe_and_open

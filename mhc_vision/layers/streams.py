@@ -85,6 +85,11 @@ class StreamReduction(nn.Module):
         """(..., n, C) -> (..., C)."""
         return reduce_streams(streams, self.mode)
 
+    def weights(self, streams: Tensor) -> Tensor:
+        """What each stream counts in the result, the same for all tokens: (..., n, C) -> (n,)."""
+        n = streams.shape[-2]
+        return streams.new_full((n,), 1.0 / n if self.mode == "mean" else 1.0)
+
 
 class GatedReduction(nn.Module):
     """Learned read-out: a sum of the streams with sigmoid weights that each token makes for itself.
@@ -131,9 +136,12 @@ class GatedReduction(nn.Module):
 
     def forward(self, streams: Tensor) -> Tensor:
         """(..., n, C) -> (..., C)."""
+        return read_streams(streams, self.weights(streams))
+
+    def weights(self, streams: Tensor) -> Tensor:
+        """What each stream counts in the result: (..., n, C) -> (..., n)."""
         scale = self.scale.expand(self.num_streams)
-        weights = torch.sigmoid(stream_logits(streams, self.weight, scale, self.bias, self.eps))
-        return read_streams(streams, weights)
+        return torch.sigmoid(stream_logits(streams, self.weight, scale, self.bias, self.eps))
 
 
 def create_reduction(

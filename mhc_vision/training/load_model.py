@@ -20,24 +20,26 @@ _LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pi
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier of RGB images in eval mode, and how its images are made.
+    """A model in eval mode, and how its images are made.
 
     Attributes:
         model: Gives logits (B, num_classes).
         source: What was loaded: `checkpoint PATH`, or a name that timm knows.
-        num_classes: Outputs of the head.
+        num_classes: Outputs of the head, 0 without one.
+        in_chans: Channels of an image.
         class_index: Index of each class by name; empty where the model does not say.
         img_size: Height and width of an image, in pixels.
         crop_pct: Part of the resized image's shorter side that the crop covers.
         crop_mode: `"center"` or `"squash"`, as in `eval_transform`.
         interpolation: Of resizing.
-        mean: Of red, green and blue, for pixels in 0..1.
+        mean: Of each channel, for pixels in 0..1.
         std: Their standard deviation.
     """
 
     model: nn.Module
     source: str
     num_classes: int
+    in_chans: int
     class_index: dict[str, int]
     img_size: int
     crop_pct: float
@@ -51,9 +53,10 @@ def load_model(
     name: str,
     *,
     connection: str | None = None,
-    weights: Literal["default", "raw"] = "default",
+    weights: Literal["default", "raw", "initial"] = "default",
     img_size: int | None = None,
     crop_pct: float | None = None,
+    needs_rgb_classes: bool = True,
 ) -> LoadedModel:
     """Loads a checkpoint of `mhc-vision train`, a directory that `mhc-vision export` or timm wrote, or a timm model.
 
@@ -61,22 +64,26 @@ def load_model(
         name: Of a file or a directory, or what `timm.create_model` takes: a registered name with or without a tag,
             `hf-hub:...` or `local-dir:...`. Names are loaded with their published weights.
         connection: For a plain timm name: the variant with this connection.
-        weights: Of a checkpoint, as in `load_checkpoint_model`.
+        weights: Of a checkpoint, as in `load_checkpoint_model`; `"initial"` for a timm name: those before any training.
         img_size: Height and width in pixels in place of the model's own; position embeddings are resampled.
         crop_pct: In place of the model's own.
+        needs_rgb_classes: Refuse what is no classifier of RGB images.
 
     Raises:
-        ValueError: If there is no such model, it cannot be read or downloaded, it is no classifier of RGB images, an
+        ValueError: If there is no such model, it cannot be read or downloaded, it is refused by `needs_rgb_classes`, an
             option does not belong to its kind, or it has no images of this size.
     """
     path = Path(name)
     is_checkpoint = path.suffix == ".ckpt" or path.is_file()
     if weights == "raw" and not is_checkpoint:
         raise ValueError(f"weights: got 'raw' for {name}, expected 'default' for all but training checkpoints")
-    if connection is not None and (is_checkpoint or path.is_dir() or ":" in name):
+    is_name = not (is_checkpoint or path.is_dir() or ":" in name)
+    if weights == "initial" and not is_name:
+        raise ValueError(f"weights: got 'initial' for {name}, expected it with a timm name only")
+    if connection is not None and not is_name:
         raise ValueError(f"connection: got {connection!r} for {name}, expected it with a plain timm name only")
     if is_checkpoint:
-        loaded = load_checkpoint_model(path, weights)
+        loaded = load_checkpoint_model(path, "raw" if weights == "raw" else "default")
         model, source = loaded.model, f"checkpoint {path}"
         config = {**resolve_model_data_config(model), **_recorded(loaded.data)}
         size = loaded.settings["img_size"]
@@ -85,14 +92,14 @@ def load_model(
         class_names = loaded.data.get("class_names")
     else:
         source = _timm_source(name, connection)
-        model = _create_pretrained(source)
+        model = _create(source, pretrained=weights != "initial")
         config = resolve_model_data_config(model)
         class_names = getattr(model, "pretrained_cfg", {}).get("label_names")
     in_chans, height, width = config["input_size"]
     num_classes = getattr(model, "num_classes", 0)
-    if not num_classes:
+    if needs_rgb_classes and not num_classes:
         raise ValueError(f"model: {name} has no classes: its weights are those of a backbone")
-    if in_chans != 3:
+    if needs_rgb_classes and in_chans != 3:
         raise ValueError(f"model: {name} takes images of {in_chans} channel(s), expected 3: files are read as RGB")
     if height != width:
         raise ValueError(f"model: {name} takes images of {height} x {width}, expected square ones")
@@ -102,6 +109,7 @@ def load_model(
         model=model.eval(),
         source=source,
         num_classes=num_classes,
+        in_chans=in_chans,
         class_index=_class_index(class_names),
         img_size=img_size or height,
         crop_pct=config["crop_pct"] if crop_pct is None else crop_pct,
@@ -139,9 +147,9 @@ def _timm_source(name: str, connection: str | None) -> str:
     return name
 
 
-def _create_pretrained(source: str) -> nn.Module:
+def _create(source: str, pretrained: bool) -> nn.Module:
     try:
-        return timm.create_model(source, pretrained=True)
+        return timm.create_model(source, pretrained=pretrained)
     except _LOAD_ERRORS as error:
         raise ValueError(f"model: {source} cannot be loaded: {type(error).__name__}: {error}") from error
 

@@ -4,7 +4,13 @@ import torch
 from torch import nn
 
 import mhc_vision
-from mhc_vision.layers import initial_coefficients, named_connections, record_coefficients
+from mhc_vision.layers import (
+    initial_coefficients,
+    named_connections,
+    observe_connections,
+    observe_reduction,
+    record_coefficients,
+)
 
 OPTIONS = {"depth": 2, "num_classes": 3, "img_size": 32, "patch_size": 16}
 
@@ -67,3 +73,26 @@ def test_a_plain_model_has_nothing_to_record():
     with record_coefficients(model) as records:
         model(torch.randn(1, 3, 32, 32))
     assert records == {}
+
+
+@pytest.mark.parametrize("stream_reduce", ["mean", "sum", "gated"])
+def test_observers_see_what_branches_read_and_what_the_model_reads_out(stream_reduce):
+    model = timm.create_model("test_vit_mhc", num_streams=3, stream_reduce=stream_reduce, **OPTIONS).eval()
+    seen, read_out = [], []
+    final = model.norm.register_forward_pre_hook(lambda module, args: read_out.append(args[0]))
+    with (
+        torch.no_grad(),
+        observe_connections(model, lambda name, streams, tokens, maps: seen.append((name, streams, tokens, maps))),
+        observe_reduction(model, lambda streams, weights: read_out.append((weights.unsqueeze(-1) * streams).sum(-2))),
+    ):
+        model(torch.randn(2, 3, 32, 32))
+    final.remove()
+    assert [name for name, *_ in seen] == list(named_connections(model))
+    for _, streams, tokens, maps in seen:
+        assert streams.shape == (2, 5, 3, 64)
+        torch.testing.assert_close(tokens, (maps.pre.unsqueeze(-1) * streams).sum(-2))
+    torch.testing.assert_close(read_out[0], read_out[1])
+    seen.clear()
+    model(torch.randn(2, 3, 32, 32))
+    assert not seen
+    assert not model.blocks[-1].reduction._forward_pre_hooks

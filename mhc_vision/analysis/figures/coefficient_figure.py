@@ -1,0 +1,79 @@
+"""Dynamic coefficients over images and classes, after Fig. 12 of HC (arXiv 2409.19606)."""
+
+from typing import Any
+
+import numpy as np
+
+from mhc_vision.analysis.figure_files import COLOURS, SEQUENTIAL, new_figure
+
+_NUM_CLASSES = 16
+
+
+def draw_coefficients(coefficients: dict[str, Any]) -> Any:
+    """Heat maps of how much each coefficient varies over images and what part of that the class explains.
+
+    Args:
+        coefficients: of `CoefficientDistribution.result`.
+
+    Returns:
+        A matplotlib figure.
+    """
+    entries = coefficients["entries"]
+    std = np.array(coefficients["std"]).T
+    share = np.array(coefficients["class_share"], dtype=float).T
+    figure = new_figure(11.0, max(3.6, 1.4 + 0.14 * len(entries)))
+    panels = figure.subplots(1, 2, sharey=True)
+    _draw_heat_map(figure, panels[0], std, "Standard deviation over images (no unit)", None)
+    # NaN, where nothing varies or no class has a second image, stays grey
+    _draw_heat_map(figure, panels[1], share.clip(0, 1), "Part of the variance that the class explains", 1.0)
+    panels[0].set_yticks(range(len(entries)), entries, fontsize=min(7.0, 200 / len(entries)))
+    panels[0].set_ylabel("coefficient (res: to, from)")
+    return figure
+
+
+def draw_classes(coefficients: dict[str, Any]) -> Any:
+    """For the coefficients whose class means differ most, a box a class: median, quartiles, 5th and 95th percentile.
+
+    Args:
+        coefficients: of `CoefficientDistribution.result`, with `shown` entries.
+
+    Returns:
+        A matplotlib figure.
+    """
+    shown = coefficients["shown"]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    classes = list(shown[0]["percentiles"])
+    longest = max(len(name) for name in classes[:_NUM_CLASSES])
+    height = 2.4 + (0.07 * longest if longest > 2 else 0)
+    figure = new_figure(3.6 * columns, height * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, entry in zip(panels.flat, shown, strict=False):
+        axes.set_axis_on()
+        boxes = [_box(entry["percentiles"][name]) for name in classes[:_NUM_CLASSES]]
+        drawn = axes.bxp(boxes, showfliers=False, patch_artist=True, medianprops={"color": "black"})
+        for box in drawn["boxes"]:
+            box.set(facecolor=COLOURS[4], linewidth=0.8)
+        axes.set_xticks(range(1, len(boxes) + 1), classes[:_NUM_CLASSES], fontsize=7, rotation=90 if longest > 2 else 0)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set_title(f"branch {entry['branch']}, {entry['entry']}", fontsize=9)
+        axes.grid(alpha=0.25, axis="y")
+    more = f" (first {_NUM_CLASSES} of {len(classes)})" if len(classes) > _NUM_CLASSES else ""
+    figure.supxlabel(f"class{more}", fontsize=9)
+    figure.supylabel("coefficient, mean over an image's tokens", fontsize=9)
+    return figure
+
+
+def _draw_heat_map(figure: Any, axes: Any, values: Any, title: str, largest: float | None) -> None:
+    axes.set_facecolor("0.92")
+    image = axes.imshow(values, aspect="auto", cmap=SEQUENTIAL, vmin=0.0, vmax=largest, interpolation="nearest")
+    axes.set_xlabel("branch (even: attention, odd: MLP)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes)
+
+
+def _box(percentiles: list[float]) -> dict[str, float]:
+    return dict(zip(("whislo", "q1", "med", "q3", "whishi"), percentiles, strict=True))

@@ -1,0 +1,80 @@
+"""Mean maps as heat maps."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mhc_vision.analysis.figure_files import DIVERGING, SEQUENTIAL, new_figure
+
+_COLUMNS = 8
+
+
+def draw_maps(maps: dict[str, dict[str, Any]]) -> Any:
+    """The mean `res` of every branch as a grid of n x n heat maps, and the mean `pre` and `post` of all branches below.
+
+    Args:
+        maps: of `MeanMaps.result`.
+
+    Returns:
+        A matplotlib figure.
+    """
+    res = np.array(maps["res"]["mean"])
+    num_branches, n, _ = res.shape
+    columns = min(_COLUMNS, num_branches)
+    rows = math.ceil(num_branches / columns)
+    figure = new_figure(11.0, 1.55 * rows + 0.5 + 2 * (0.75 + 0.22 * n))
+    top, *others = figure.subfigures(3, 1, height_ratios=[1.55 * rows + 0.5, 0.75 + 0.22 * n, 0.75 + 0.22 * n])
+    panels = top.subplots(rows, columns, squeeze=False)
+    scale = colour_scale(res)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for branch, axes in zip(range(num_branches), panels.flat, strict=False):
+        axes.set_axis_on()
+        image = axes.imshow(res[branch], **scale)
+        axes.set_title(f"branch {branch}", fontsize=8)
+        axes.set_xticks(range(n))
+        axes.set_yticks(range(n))
+        axes.tick_params(labelsize=6, length=2)
+        if n <= 4:
+            _write_numbers(axes, res[branch], image, fontsize=5.5)
+    top.supxlabel("from stream", fontsize=9)
+    top.supylabel("to stream", fontsize=9)
+    top.suptitle("Mean res over tokens", fontsize=10)
+    top.colorbar(image, ax=panels, label="weight (no unit)", shrink=0.9)
+    for part, field, verb in zip(others, ("pre", "post"), ("reads", "writes"), strict=True):
+        values = np.array(maps[field]["mean"]).T
+        axes = part.subplots()
+        image = axes.imshow(values, aspect="auto", **colour_scale(values))
+        if num_branches <= 24 and n <= 4:
+            _write_numbers(axes, values, image, fontsize=6)
+        axes.set_yticks(range(n))
+        axes.set_ylabel("stream")
+        axes.set_xlabel("branch (even: attention, odd: MLP)")
+        axes.set_title(f"Mean {field} over tokens: what a branch {verb}", fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        part.colorbar(image, ax=axes, label="weight (no unit)", pad=0.01)
+    return figure
+
+
+def colour_scale(values: Any) -> dict[str, Any]:
+    """Colours for `imshow`: from 0 for values of one sign, centred on 0 for both."""
+    largest = float(np.nanmax(np.abs(values))) or 1.0
+    if np.nanmin(values) < -1e-6:
+        return {"cmap": DIVERGING, "vmin": -largest, "vmax": largest}
+    return {"cmap": SEQUENTIAL, "vmin": 0.0, "vmax": largest}
+
+
+def _write_numbers(axes: Any, values: Any, image: Any, fontsize: float) -> None:
+    for (row, column), value in np.ndenumerate(values):
+        red, green, blue, _ = image.cmap(image.norm(value))
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        axes.text(
+            column,
+            row,
+            f"{round(value, 2) + 0.0:.2f}",  # no minus sign in front of zero
+            ha="center",
+            va="center",
+            fontsize=fontsize,
+            color="black" if light else "white",
+        )

@@ -1,0 +1,52 @@
+"""Residual of Sinkhorn-Knopp against its number of iterations."""
+
+from typing import Any
+
+from mhc_vision.analysis.figure_files import SEQUENTIAL, new_figure
+
+_SMALLEST = 1e-9
+
+
+def draw_sinkhorn(sinkhorn: dict[str, Any], num_iters: int | None) -> Any:
+    """Two panels, the largest and the median residual over tokens, one line a branch.
+
+    Args:
+        sinkhorn: of `SinkhornResidual.result`.
+        num_iters: the model's own number of iterations, marked in the figure; None to leave it out.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure = new_figure(9.0, 3.6)
+    panels = figure.subplots(1, 2, sharey=True)
+    colours = ScalarMappable(Normalize(0, max(1, *sinkhorn["branches"])), colormaps[SEQUENTIAL])
+    for axes, key, title in zip(panels, ("max", "median"), ("Largest over tokens", "Median over tokens"), strict=True):
+        for branch, values in zip(sinkhorn["branches"], sinkhorn[key], strict=True):
+            drawn = [max(value, _SMALLEST) for value in values]
+            axes.plot(sinkhorn["iterations"], drawn, "o-", markersize=3, linewidth=1.1, color=colours.to_rgba(branch))
+        if num_iters is not None:
+            axes.axvline(num_iters, color="0.4", linestyle=":", linewidth=1.2)
+            axes.annotate(
+                f"model: {num_iters}",
+                (num_iters, 1),
+                xycoords=("data", "axes fraction"),
+                fontsize=8,
+                xytext=(-3, -3),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(sinkhorn["iterations"], [str(count) for count in sinkhorn["iterations"]])
+        axes.minorticks_off()
+        axes.set_xlabel("Sinkhorn-Knopp iterations")
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel(f"|log column sum|, drawn from {_SMALLEST:g}")
+    figure.colorbar(colours, ax=panels, label="branch")
+    return figure

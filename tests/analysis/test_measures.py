@@ -1,0 +1,206 @@
+import math
+
+import pytest
+import timm
+import torch
+
+from mhc_vision.analysis.branch_similarity import BranchSimilarity
+from mhc_vision.analysis.coefficient_distribution import CoefficientDistribution
+from mhc_vision.analysis.gain_profile import GainProfile
+from mhc_vision.analysis.measure_model import measure_model
+from mhc_vision.analysis.sinkhorn_residual import SinkhornResidual, column_residual
+from mhc_vision.analysis.stream_statistics import StreamStatistics, effective_rank, stream_cosine, stream_norms
+from mhc_vision.analysis.token_statistics import TokenMoments, TokenQuantiles
+from mhc_vision.kernels import Coefficients, sinkhorn_knopp
+
+
+def test_moments_of_parts_are_those_of_the_whole():
+    values = 100 + torch.randn(10, 7, 3, dtype=torch.float64)
+    moments = TokenMoments(1)
+    for part in values.split(4):
+        moments.add(part)
+    torch.testing.assert_close(moments.mean, values.mean((0, 1)))
+    torch.testing.assert_close(moments.std, values.flatten(0, 1).std(0, correction=0))
+
+
+def test_quantiles_over_parts():
+    quantiles = TokenQuantiles()
+    for part in torch.randperm(101).split(30):
+        quantiles.add(part)
+    assert quantiles.result() == {"median": 50, "p5": 5, "p95": 95, "max": 100}
+
+
+def test_gains_of_constructed_maps():
+    double, swap = 2 * torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    mixing = torch.tensor([[1.0, 1.0], [0.0, 0.5]])
+    profile = GainProfile()
+    profile.add([double, swap, mixing])
+    result = profile.result()
+    assert result["forward"] == [2, 1, 2]
+    assert result["backward"] == [2, 1, 1.5]
+    # mixing · swap · double = [[2, 2], [1, 0]]
+    assert result["composite_forward"] == [4, 2, 2]
+    assert result["composite_backward"] == [3, 1.5, 1.5]
+    assert result["column_error"] == pytest.approx([math.log(2), 0, math.log(1.5)])
+
+
+def test_gains_of_batches_count_by_their_images():
+    profile = GainProfile()
+    profile.add([torch.eye(2).expand(3, 5, 2, 2)], weight=3)
+    profile.add([5 * torch.eye(2).expand(1, 5, 2, 2)], weight=1)
+    assert profile.result()["forward"] == [2]
+    assert profile.result()["column_error"] == pytest.approx([math.log(5)])
+
+
+def test_column_sums_that_are_not_positive_are_not_hidden():
+    profile = GainProfile()
+    profile.add([torch.tensor([[1.0, -1.0], [0.0, 0.0]])])
+    assert not math.isfinite(profile.result()["column_error"][0])
+
+
+def test_sinkhorn_residual_falls_with_iterations():
+    logits = 3 * torch.randn(50, 4, 4)
+    residual = SinkhornResidual((1, 5, 50))
+    residual.add(2, logits[:20])
+    residual.add(2, logits[20:])
+    result = residual.result()
+    assert result["branches"] == [2]
+    (largest,), (median,) = result["max"], result["median"]
+    assert largest == sorted(largest, reverse=True)
+    assert largest[1] == pytest.approx(column_residual(sinkhorn_knopp(logits.double(), 5)).max().item(), rel=1e-6)
+    assert all(low < high for low, high in zip(median, largest, strict=True))
+
+
+def test_the_model_s_own_iterations_are_among_those_looked_at():
+    model = timm.create_model("test_vit_mhc", depth=1, img_size=32, sinkhorn_iters=7).eval()
+    record = measure_model(model, [(torch.randn(1, 3, 32, 32), torch.tensor([0]))], ["a"])
+    assert record["sinkhorn"]["iterations"] == [1, 2, 3, 5, 7, 10, 20, 50]
+    assert record["model"]["sinkhorn_iters"] == 7
+
+
+def test_effective_rank_of_known_matrices():
+    copies = torch.randn(6, 1, 32).expand(6, 4, 32)
+    # the singular values beside the first are fp64 rounding of their squares
+    torch.testing.assert_close(effective_rank(copies), torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-5)
+    assert effective_rank(torch.eye(4, 9)) == pytest.approx(4)
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(
+        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    )
+    assert effective_rank(torch.zeros(4, 9)) == 1
+
+
+def test_cosine_and_norms_of_streams():
+    assert stream_cosine(torch.randn(1, 8).expand(3, 8)) == pytest.approx(1)
+    assert stream_cosine(torch.eye(3, 8)) == pytest.approx(0, abs=1e-12)
+    assert stream_cosine(torch.tensor([[1.0, 0.0], [-2.0, 0.0]])) == pytest.approx(-1)
+    assert stream_norms(torch.tensor([[3.0, 4.0], [0.0, 2.0]])).tolist() == [5, 2]
+
+
+def test_one_stream_has_norms_only():
+    statistics = StreamStatistics()
+    statistics.add(0, torch.ones(2, 3, 1, 4))
+    assert statistics.result() == {"norm": [[2.0]], "cosine": None, "effective_rank": None}
+
+
+def test_similarity_of_adjacent_branches_token_by_token():
+    similarity = BranchSimilarity()
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    for tokens in torch.randn(2, 4, 5, 2):
+        similarity.add(0, tokens)
+        similarity.add(1, 3 * tokens)
+        similarity.add(2, tokens @ turn)
+    first, second = similarity.result()
+    assert first == pytest.approx({"branch": 1, "median": 1, "p5": 1, "p95": 1})
+    assert second == pytest.approx({"branch": 2, "median": 0, "p5": 0, "p95": 0}, abs=1e-6)
+
+
+def maps_of_images(pre: torch.Tensor) -> Coefficients:
+    """Maps (B, 3 tokens, ...) of n = 2 streams whose first `pre` is this for each image; the rest never differs."""
+    num_images = len(pre)
+    all_pre = torch.full((num_images, 3, 2), 0.5)
+    # tokens differ around the image's mean
+    all_pre[..., 0] = pre[:, None] + torch.tensor([-1.0, 0.0, 1.0])
+    return Coefficients(all_pre, torch.ones(num_images, 3, 2), torch.eye(2).expand(num_images, 3, 2, 2))
+
+
+def test_coefficients_that_the_class_decides_and_some_that_it_does_not():
+    labels = torch.arange(60) % 3
+    decided = labels.float() + 0.01 * torch.randn(60)
+    undecided = torch.randn(60)
+    distribution = CoefficientDistribution()
+    for rows in (slice(0, 32), slice(32, 60)):
+        distribution.add([maps_of_images(values[rows]) for values in (decided, undecided)], labels[rows])
+    result = distribution.result(["red", "green", "blue"])
+    assert result["entries"] == ["pre 0", "pre 1", "post 0", "post 1", "res 0,0", "res 0,1", "res 1,0", "res 1,1"]
+    assert result["num_images"] == {"red": 20, "green": 20, "blue": 20}
+    assert result["class_share"][0][0] > 0.99
+    # the adjustment takes out what chance gives to three classes, 2 / 59, up to its spread
+    assert abs(result["class_share"][1][0]) < 0.15
+    assert result["class_share"][0][1:] == [None] * 7
+    assert [result["class_mean"][name][0][0] for name in ("red", "green", "blue")] == pytest.approx([0, 1, 2], abs=0.01)
+    assert (result["shown"][0]["branch"], result["shown"][0]["entry"]) == (0, "pre 0")
+    medians = [result["shown"][0]["percentiles"][name][2] for name in ("red", "green", "blue")]
+    assert medians == pytest.approx([0, 1, 2], abs=0.02)
+
+
+def test_one_image_a_class_explains_nothing():
+    distribution = CoefficientDistribution()
+    distribution.add([maps_of_images(torch.randn(4))], torch.arange(4))
+    result = distribution.result(["a", "b"])
+    assert result["class_share"] == [[None] * 8]
+    assert result["shown"] == []
+    assert list(result["num_images"]) == ["a", "b", "2", "3"]
+
+
+def test_static_maps_have_no_distribution():
+    distribution = CoefficientDistribution()
+    distribution.add([Coefficients(torch.ones(2), torch.ones(2), torch.eye(2))], torch.tensor([0, 1]))
+    assert distribution.result(["a", "b"]) is None
+
+
+def test_mhc_has_gain_one_forward_whatever_its_maps_are():
+    model = timm.create_model("test_vit_mhc", img_size=32, num_streams=4).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".connection" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    record = measure_model(model, [(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))] * 2, ["a", "b"])
+    assert record["num_images"] == 4
+    # rows are normalised last: 12 products of fp32 maps
+    assert record["gains"]["composite_forward"] == pytest.approx([1] * 12, abs=1e-5)
+    ranks = [entry["median"] for entry in record["streams"]["effective_rank"]]
+    assert ranks[0] == pytest.approx(1, abs=1e-5)
+    assert ranks[-1] > 1.05
+
+
+def test_batches_change_nothing():
+    model = timm.create_model("test_vit_mhc", img_size=32, depth=2).eval()
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
+    few, at_once = (
+        measure_model(model, zip(images.split(size), labels.split(size), strict=True), "ab") for size in (3, 8)
+    )
+    for key in ("gains", "maps", "streams"):
+        # fp32 matrix products of other shapes
+        torch.testing.assert_close(flat(few[key]), flat(at_once[key]), rtol=1e-4, atol=1e-5)
+
+
+def flat(value: object) -> torch.Tensor:
+    """All numbers in nested lists and dicts."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return torch.cat([flat(entry) for entry in value])
+    return torch.tensor([float(value)])
+
+
+def test_a_model_in_training_mode_and_no_images_are_refused():
+    model = timm.create_model("test_vit", img_size=32)
+    with pytest.raises(ValueError, match="eval mode"):
+        measure_model(model.train(), [], [])
+    with pytest.raises(ValueError, match="no images"):
+        measure_model(model.eval(), [], [])
+
+
+def test_a_model_without_residual_additions_to_replace_is_named():
+    with pytest.raises(ValueError, match="got ResNet, expected one of timm's VisionTransformer"):
+        measure_model(timm.create_model("resnet18").eval(), [], [])
