@@ -187,7 +187,8 @@ def test_the_script_trains_every_family_under_the_debug_overlay(family, connecti
         [
             *(sys.executable, "train_imagenet.py", "--config", f"configs/imagenet/vit_{family}.yaml"),
             *("--config", f"configs/connections/{connection}.yaml", "--config", "configs/debug.yaml"),
-            *("--model.model_args.depth", "1", "--trainer.default_root_dir", str(tmp_path / "run")),
+            *("--model.model_args.depth", "1", "--trainer.limit_train_batches", "20"),
+            *("--trainer.default_root_dir", str(tmp_path / "run")),
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -197,6 +198,6 @@ def test_the_script_trains_every_family_under_the_debug_overlay(family, connecti
     )
     assert finished.returncode == 0, finished.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["steps"] == 2
+    assert summary["steps"] == 20
     assert summary["connection"] == (None if connection == "baseline" else connection)
     assert 0 <= summary["metrics"]["val/top1"] <= 1

@@ -14,6 +14,9 @@ from mhc_vision.data.lazy_loader import LazyDataLoader
 from mhc_vision.data.samplers import EvaluationSampler, Position, ShuffledSampler
 from mhc_vision.data.seeding import SeededDataset, derive_seed
 
+# options that do not change what is trained on; batch_size counts as what follows from it and total_batch_size
+FREE_TO_CHANGE = ("root", "cache", "num_workers", "batch_size", "total_batch_size", "keep_on", "_instantiator")
+
 
 class ImageDataModule(LightningDataModule):
     """Base of the datasets; a subclass sets the attributes below at construction.
@@ -62,6 +65,8 @@ class ImageDataModule(LightningDataModule):
         self, batch_size: int, num_workers: int, seed: int, repeats: int = 1, total_batch_size: int | None = None
     ) -> None:
         super().__init__()
+        # those of the subclass, for checkpoints; the model's are the ones that loggers show
+        self.save_hyperparameters(logger=False)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
@@ -161,7 +166,9 @@ class ImageDataModule(LightningDataModule):
             "num_train": len(self.train_set),  # type: ignore[arg-type]
             "batch_size": self.batch_size,
             "num_processes": self._process()[1],
+            "accumulate_grad_batches": 1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             "seed": self.seed,
+            "options": {name: value for name, value in self.hparams.items() if name not in FREE_TO_CHANGE},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -170,10 +177,10 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: If anything differs.
         """
-        given = self.state_dict()
-        for name in sorted(given.keys() & state_dict.keys()):
-            if given[name] != state_dict[name]:
-                raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {state_dict[name]}")
+        given, saved = ({**state, **state.get("options", {})} for state in (self.state_dict(), state_dict))
+        for name in sorted(given.keys() & saved.keys() - {"options"}):
+            if _plain(given[name]) != _plain(saved[name]):
+                raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
 
     def _seeded_train_set(self) -> Dataset:
         """Training samples by (index, seed), which is what the training sampler gives."""
@@ -202,3 +209,8 @@ class ImageDataModule(LightningDataModule):
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
+
+
+def _plain(value: Any) -> Any:
+    """Tuples come back as lists from a configuration file."""
+    return list(value) if isinstance(value, tuple) else value

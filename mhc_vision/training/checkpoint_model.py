@@ -7,10 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from mhc_vision.training.classifier import create_classifier
-from mhc_vision.training.resume import damage, load
-
-# the arguments of `create_classifier` among the hyper-parameters of a run
-_MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
+from mhc_vision.training.resume import MODEL_SETTINGS, damage, load
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,11 @@ def load_checkpoint_model(checkpoint: Path, weights: Literal["default", "raw"] =
         raise ValueError(f"checkpoint: got {checkpoint}, expected a checkpoint: {reason}")
     content = load(checkpoint)
     settings = content.get("hyper_parameters", {})
-    if not set(_MODEL_SETTINGS) <= set(settings):
+    if not set(MODEL_SETTINGS) <= set(settings):
         raise ValueError(f"checkpoint: {checkpoint} was not made by mhc-vision train: it has no model settings")
     if weights == "raw" and "current_model_state" not in content:
         raise ValueError(f"weights: got 'raw', but {checkpoint} has no average beside them; expected 'default'")
-    model = create_classifier(**{name: settings[name] for name in _MODEL_SETTINGS})
+    model = create_classifier(**{name: settings[name] for name in MODEL_SETTINGS})
     state = content["current_model_state" if weights == "raw" else "state_dict"]
     prefix = "model."
     model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})

@@ -1,6 +1,6 @@
 """The command `train`: LightningCLI with a run directory of our layout."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.loss_spikes import LossSpikes
 from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
-from mhc_vision.training.resume import check_same_run, resume_path
+from mhc_vision.training.resume import check_same_model, check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
 from mhc_vision.training.throughput import Throughput
 
@@ -37,7 +37,10 @@ class SaveConfigOnStart(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the full configuration, defaults included."""
         if trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_none=False)
+            config = self.config.clone()
+            # the file repeats a run, also one that was resumed
+            config["ckpt_path"] = None
+            text = self.parser.dump(config, skip_none=False)
             replace_text(Path(trainer.default_root_dir) / self.config_filename, text)
 
 
@@ -104,9 +107,7 @@ class TrainCLI(LightningCLI):
         self.config = parser.parse_args(self.command)
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would put the model settings of a checkpoint over those given, unsaid; `fit` compares them."""
-        if self.config.get("subcommand") != "fit":
-            super()._parse_ckpt_path()
+        """Lightning would put the model settings of a checkpoint over those given, unsaid; here they are compared."""
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """`Trainer.fit`, from the checkpoint that `ckpt_path` means: a file, or `last` for the newest of the run.
@@ -119,16 +120,34 @@ class TrainCLI(LightningCLI):
                 # it says how many processes share the data; `Trainer.fit` sets it, too late
                 self.datamodule.trainer = self.trainer
                 check_same_run(path, self.model, self.datamodule)
-        except ValueError as error:
-            fail(f"error: {error}", status=2)
-        if ckpt_path is not None:
-            rank_zero_only(print)(f"resuming from {path}" if path else "no checkpoint yet: starting from the beginning")
-        try:
+            if ckpt_path is not None:
+                said = f"resuming from {path}" if path else "no checkpoint yet: starting from the beginning"
+                rank_zero_only(print)(said)
             self.trainer.fit(ckpt_path=path, **kwargs)
         except ValueError as error:
             if self._setup_mark.is_set_up:
                 raise
             fail(f"error: {error}", status=2)
+
+    def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """`Trainer.validate` of the given weights, or of a checkpoint as in `fit`."""
+        self._evaluate(self.trainer.validate, ckpt_path, kwargs)
+
+    def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """`Trainer.test` of the given weights, or of a checkpoint as in `fit`."""
+        self._evaluate(self.trainer.test, ckpt_path, kwargs)
+
+    def _evaluate(self, evaluate: Callable[..., Any], ckpt_path: str | None, kwargs: dict[str, Any]) -> None:
+        run_dir = Path(self.trainer.default_root_dir)
+        try:
+            path = resume_path(ckpt_path, run_dir)
+            if ckpt_path is not None and path is None:
+                raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} has no checkpoint yet")
+            if path is not None:
+                check_same_model(path, self.model)
+        except ValueError as error:
+            fail(f"error: {error}", status=2)
+        evaluate(ckpt_path=path, **kwargs)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
@@ -171,7 +190,8 @@ class TrainCLI(LightningCLI):
             added.append(ForgetLaterSteps())
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
-            added.append(TQDMProgressBar())
+            # each refresh reads the loss and so waits for the GPU
+            added.append(TQDMProgressBar(refresh_rate=config["log_every_n_steps"] or 50))
         if config["enable_checkpointing"] is not False:
             added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
             added.extend(checkpoint_callbacks(run_dir))
@@ -180,6 +200,6 @@ class TrainCLI(LightningCLI):
 
 def _instruments(log_every_n_steps: int, configured: list[Callback]) -> list[Callback]:
     """Callbacks that watch a run; one that the configuration sets up itself takes the place of ours."""
-    ours = [Throughput(log_every_n_steps), LossSpikes(log_every_n_steps), ConnectionMonitor(10 * log_every_n_steps)]
+    ours = [LossSpikes(log_every_n_steps), ConnectionMonitor(10 * log_every_n_steps), Throughput(log_every_n_steps)]
     present = {type(callback) for callback in configured}
     return [callback for callback in ours if type(callback) not in present]

@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mhc_vision.training.step_interval import StepInterval
 
+_AGREE_EVERY_N_STEPS = 10
+
 
 class TrainingInterrupted(BaseException):
     """Training stopped on request, after saving `checkpoint`. Not an error, so not an `Exception`."""
@@ -23,6 +25,8 @@ class TrainingInterrupted(BaseException):
 
 class InterruptCheckpoint(Callback):
     """Turns the first SIGINT into a checkpoint after the running optimiser step; a second one interrupts at once.
+
+    Several processes agree on it every tenth step, as each agreement waits for all GPUs.
 
     The stop raises `TrainingInterrupted`. Setting `trainer.should_stop` would run a validation first and count the
     epoch as finished.
@@ -36,7 +40,6 @@ class InterruptCheckpoint(Callback):
         self._requested = False
         self._process = os.getpid()
         self._previous_handler: Any = None
-        # ends with every optimiser step
         self._interval = StepInterval(1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,6 +51,7 @@ class InterruptCheckpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the step the run starts from."""
+        self._interval = StepInterval(1 if trainer.world_size == 1 else _AGREE_EVERY_N_STEPS)
         self._interval.start(trainer)
 
     def on_train_batch_end(

@@ -1,12 +1,24 @@
 """The last words of a command that cannot go on."""
 
+import os
+import socket
 import sys
 from typing import NoReturn
 
 from lightning.pytorch.utilities import rank_zero_only
 
+_LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+
 
 def fail(message: str, *, status: int) -> NoReturn:
-    """Ends the program with a message on stderr, printed by the first process only."""
-    rank_zero_only(print)(f"mhc-vision: {message}", file=sys.stderr)
+    """Ends the program with a message on stderr.
+
+    Of a run of several processes the first one speaks, and the first one on every other machine, where something else
+    may be wrong.
+    """
+    rank = getattr(rank_zero_only, "rank", None) or 0
+    if rank == 0:
+        print(f"mhc-vision: {message}", file=sys.stderr)
+    elif not any(int(os.environ.get(name, 0)) for name in _LOCAL_RANKS):
+        print(f"mhc-vision: process {rank} on {socket.gethostname()}: {message}", file=sys.stderr)
     sys.exit(status)

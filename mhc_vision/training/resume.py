@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 NEWEST = "last"
+# the arguments of `create_classifier` among the hyper-parameters of a run
+MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
 # what may change between the parts of a run: it does not change what is computed
 FREE_TO_CHANGE = ("compile", "pretrained")
 
@@ -71,17 +73,28 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
+def check_same_model(path: Path, model: LightningModule) -> None:
+    """Raise ValueError unless a checkpoint is of a model of the same architecture."""
+    saved = load(path).get("hyper_parameters", {})
+    _compare(path, {name: saved.get(name) for name in MODEL_SETTINGS}, dict(model.hparams))
+
+
 def check_same_run(path: Path, model: LightningModule, data: LightningDataModule) -> None:
     """Raise ValueError unless model settings and data are those that the checkpoint was made with."""
     checkpoint = load(path)
     saved, given = checkpoint.get("hyper_parameters", {}), dict(model.hparams)
-    for name in sorted(set(saved) | set(given)):
-        if name not in FREE_TO_CHANGE and _plain(saved.get(name)) != _plain(given.get(name)):
-            raise ValueError(f"model.{name}: got {given.get(name)!r}, but {path} was made with {saved.get(name)!r}")
+    names = (set(saved) | set(given)) - set(FREE_TO_CHANGE)
+    _compare(path, {name: saved.get(name) for name in names}, given)
     name = type(data).__qualname__
     if name not in checkpoint:
         raise ValueError(f"data: got {name}, but {path} was made with other data")
     data.load_state_dict(checkpoint[name])
+
+
+def _compare(path: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
+    for name in sorted(saved):
+        if _plain(saved[name]) != _plain(given.get(name)):
+            raise ValueError(f"model.{name}: got {given.get(name)!r}, but {path} was made with {saved[name]!r}")
 
 
 def _plain(value: Any) -> Any:

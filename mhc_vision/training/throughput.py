@@ -12,7 +12,7 @@ from mhc_vision.training.step_interval import StepInterval
 
 
 class Throughput(Callback):
-    """Logs, every so many optimiser steps, figures of these steps; validation is left out.
+    """Logs, every so many optimiser steps, figures of these steps; validation and checkpoints are left out.
 
     - `perf/images_per_s`: of all processes together;
     - `perf/data_wait`: share of the time between the end of a batch and the start of the next, for data and transfer;
@@ -21,7 +21,7 @@ class Throughput(Callback):
       where the peak is known.
 
     Without a GPU there is no memory. The clock is read on the host: a GPU works behind it, which evens out
-    over an interval.
+    over an interval. As the last of the callbacks that work after a batch, it counts their work to the step.
 
     Args:
         every_n_steps: The interval; best the trainer's `log_every_n_steps`.
@@ -41,19 +41,33 @@ class Throughput(Callback):
         self._waited = 0.0
         self._batch_ended = 0.0
         self._began = 0.0
+        self._interrupted = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._interval.start(trainer)
         self._reset()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves validation out."""
-        self._reset()
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves out what happens until the next batch."""
+        self._interrupted = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves out what happens until the next batch."""
+        self._interrupted = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leaves out what happens until the next batch."""
+        self._interrupted = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Ends the wait for a batch."""
-        self._waited += time.perf_counter() - self._batch_ended
+        gap = time.perf_counter() - self._batch_ended
+        if self._interrupted:
+            self._began += gap
+            self._interrupted = False
+        else:
+            self._waited += gap
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -32,6 +32,21 @@ def test_losses_that_are_not_finite_are_spikes_and_do_not_end_the_watch(loss):
     assert feed(spikes, [loss, *noisy(2.0, 50), 4.0]) == 2
 
 
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 5])
+def test_the_averages_never_hold_what_is_not_finite(loss, place):
+    losses = noisy(2.0, 300)
+    losses[place] = loss
+    assert feed(LossSpikes(), losses) == 1
+    assert feed(LossSpikes(), [*losses, 4.0]) == 2
+
+
+def test_an_outlier_in_the_first_epoch_does_not_blind():
+    losses = noisy(2.0, 300)
+    losses[40] = 1e6
+    assert feed(LossSpikes(), [*losses, 4.0]) == 2
+
+
 def test_a_falling_loss_is_no_spike():
     assert feed(LossSpikes(), [7.0 * math.exp(-step / 100) + 0.05 * (-1) ** step for step in range(600)]) == 0
 
@@ -64,7 +79,7 @@ def test_goes_on_from_its_state():
     [
         ({"threshold": 0.0}, "threshold must be positive, got 0.0"),
         ({"decay": 1.0}, r"decay must be in \(0, 1\), got 1.0"),
-        ({"warmup": 1}, "warmup must be at least 2 batches, got 1"),
+        ({"warmup": 1}, "warmup must be at least 2 losses, got 1"),
         ({"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
     ],
 )

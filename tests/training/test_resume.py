@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from mhc_vision.data import FakeDataModule
 from mhc_vision.training.resume import damage, newest_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -161,6 +163,7 @@ def test_archives_that_are_no_checkpoints_are_told_apart(tmp_path):
         (["--model.num_streams", "2"], "model.num_streams: got 2, but "),
         (["--model.lr", "0.1"], "model.lr: got 0.1, but "),
         (["--data.batch_size", "4"], "data: batch_size is 4, but the checkpoint was made with 8"),
+        (["--trainer.accumulate_grad_batches", "2"], "data: accumulate_grad_batches is 2, but the checkpoint was made"),
     ],
 )
 def test_a_changed_run_is_refused_before_it_starts(train, capsys, words, message):
@@ -171,6 +174,38 @@ def test_a_changed_run_is_refused_before_it_starts(train, capsys, words, message
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert (run_dir / "metrics.jsonl").read_text() == before
+
+
+def test_options_of_the_data_are_compared_but_for_those_that_change_nothing(tmp_path):
+    first = FakeDataModule(batch_size=4, mixup=0.2, repeats=1)
+    state = {**first.state_dict(), "options": {**first.state_dict()["options"], "num_images": 256}}
+    FakeDataModule(total_batch_size=4, num_workers=2, mixup=0.2).load_state_dict(state)
+    for options, message in (({"mixup": 0.0}, "mixup is 0.0"), ({"mixup": 0.2, "repeats": 3}, "repeats is 3")):
+        with pytest.raises(ValueError, match=f"data: {message}, but the checkpoint was made with"):
+            FakeDataModule(batch_size=4, **options).load_state_dict(state)
+
+
+def test_the_saved_config_of_a_resumed_run_repeats_it_from_the_beginning(train):
+    run_dir = train()
+    train("--ckpt_path", "last", "--trainer.max_epochs", "2")
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["ckpt_path"] is None
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test"])
+def test_evaluation_refuses_what_training_refuses(train, tmp_path, capsys, subcommand):
+    run_dir = train(connection="mhc")
+    for words, message in (
+        (["--ckpt_path", str(tmp_path / "none.ckpt")], "expected a checkpoint: there is no such file"),
+        (["--ckpt_path", "last", "--model.num_streams", "2"], "model.num_streams: got 2, but "),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            train(*words, connection="mhc", subcommand=subcommand)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    train("--ckpt_path", "last", connection="mhc", subcommand=subcommand)
+    with pytest.raises(SystemExit):
+        train("--ckpt_path", "last", subcommand=subcommand, run_dir=run_dir.with_name("empty"))
+    assert "has no checkpoint yet" in capsys.readouterr().err
 
 
 def test_a_missing_or_broken_file_is_refused_and_no_checkpoint_yet_is_not(train, tmp_path, capsys):

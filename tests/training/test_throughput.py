@@ -1,7 +1,9 @@
 import json
+import time
 
 import pytest
 
+from mhc_vision.training.checkpoint import AtomicCheckpointIO
 from mhc_vision.training.device_peak import peak_flops
 
 
@@ -14,6 +16,22 @@ def test_figures_of_each_interval(train):
         assert line["perf/images_per_s"] > 0
         assert 0 <= line["perf/data_wait"] < 1
         assert "perf/mfu" not in line
+
+
+def test_slow_checkpoints_are_no_wait_for_data(train, monkeypatch):
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def slowly(*args, **kwargs):
+        time.sleep(0.5)
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", slowly)
+    run_dir = train("--trainer.max_epochs", "3")
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["perf/images_per_s"] for line in lines if "perf/images_per_s" in line]
+    # 8 images take milliseconds: with a checkpoint in an interval it would be 16 a second at most
+    assert len(rates) == 9
+    assert min(rates) > 16
 
 
 def test_peaks_of_cards():
