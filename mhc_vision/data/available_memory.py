@@ -4,14 +4,31 @@ import os
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CONTAINER = Path("/sys/fs/cgroup")
+_FILE_CACHE = ("active_file", "inactive_file")
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping, and not above the limit of a container; elsewhere than on Linux all."""
+    """Bytes that can be taken without swapping, and not above the limit of a container; elsewhere than on Linux all.
+
+    What a container holds already counts against its limit, except for its cache of files, which the kernel gives back
+    when memory is asked for. Where only the limit can be read, it is taken as a whole.
+    """
     if not _MEMINFO.exists():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     lines = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
     available = 1024 * int(lines["MemAvailable"].removesuffix("kB"))
-    limit = _CONTAINER_LIMIT.read_text().strip() if _CONTAINER_LIMIT.exists() else "max"
-    return available if limit == "max" else min(available, int(limit))
+    limit = _read("memory.max")
+    if limit in (None, "max"):
+        return available
+    usage = dict(line.split() for line in (_read("memory.stat") or "").splitlines())
+    held = int(_read("memory.current") or 0) - sum(int(usage.get(name, 0)) for name in _FILE_CACHE)
+    return min(available, max(0, int(limit) - max(0, held)))
+
+
+def _read(name: str) -> str | None:
+    """What a file of the container's memory controller says, `None` where it cannot be read."""
+    try:
+        return (_CONTAINER / name).read_text().strip()
+    except OSError:
+        return None

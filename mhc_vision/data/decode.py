@@ -1,6 +1,7 @@
 """Image files to RGB tensors."""
 
 import io
+import struct
 
 import torch
 from PIL import Image
@@ -9,6 +10,9 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 DECODABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+PILLOW_ERRORS = (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for images that are broken, or so large that they may be an attack."""
 
 
 def decode_rgb(path: str) -> Tensor:
@@ -60,8 +64,8 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return pil_to_rgb(image)
-    except OSError as error:
-        raise ValueError(f"cannot decode {name}: truncated or not an image") from error
+    except PILLOW_ERRORS as error:
+        raise ValueError(f"cannot decode {name}: truncated, too large or not an image: {error}") from error
 
 
 def pil_to_rgb(image: Image.Image) -> Tensor:

@@ -1,5 +1,6 @@
 """Many image files to one tensor."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,28 +9,41 @@ from torch import Tensor
 
 from mhc_vision.data.available_memory import available_memory
 from mhc_vision.data.decode import decode_rgb
+from mhc_vision.data.naming import first_few
 
-_NUM_NAMED = 5  # broken files that an error message names
 
+def check_memory(num_images: int, channels: int, img_size: int, num_copies: int = 1) -> None:
+    """Check that the memory can hold so many uint8 images (channels, img_size, img_size).
 
-def check_memory(num_images: int, channels: int, img_size: int) -> None:
-    """Raise ValueError if the memory cannot hold so many uint8 images (channels, img_size, img_size)."""
-    needed, available = num_images * channels * img_size**2, available_memory()
+    Args:
+        num_images: Images in each copy.
+        channels: Of an image.
+        img_size: Height and width of an image.
+        num_copies: Processes on this machine, each of which holds all images.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    needed, available = num_copies * num_images * channels * img_size**2, available_memory()
     if needed > available:
+        times = f" in each of {num_copies} processes" if num_copies > 1 else ""
         raise ValueError(
-            f"img_size: {num_images} images of {channels} x {img_size} x {img_size} need {needed / 2**30:.1f} GiB, "
-            f"but only {available / 2**30:.1f} GiB of memory are available: "
+            f"img_size: {num_images} images of {channels} x {img_size} x {img_size}{times} need "
+            f"{needed / 2**30:.1f} GiB, but only {available / 2**30:.1f} GiB of memory are available: "
             "make img_size smaller, set max_train_images, or read them from files (ImageFolderDataModule)"
         )
 
 
-def decode_all(paths: Sequence[str], transform: Callable[[Tensor], Tensor], img_size: int) -> Tensor:
-    """Decode all files, in as many threads as there are cores and a few more: decoding leaves Python's lock.
+def decode_all(
+    paths: Sequence[str], transform: Callable[[Tensor], Tensor], img_size: int, num_processes: int = 1
+) -> Tensor:
+    """Decode all files, in as many threads as this process has cores for itself: decoding leaves Python's lock.
 
     Args:
         paths: The files.
         transform: From uint8 (3, H, W) of any size to (3, img_size, img_size).
         img_size: Height and width of the results.
+        num_processes: Processes that share the cores of this machine and decode at the same time.
 
     Returns:
         (N, 3, img_size, img_size), uint8, in the order of the paths.
@@ -46,10 +60,8 @@ def decode_all(paths: Sequence[str], transform: Callable[[Tensor], Tensor], img_
             return str(error)
         return None
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // num_processes)) as pool:
         errors = [error for error in pool.map(decode, range(len(paths))) if error is not None]
     if errors:
-        more = f"\nand {len(errors) - _NUM_NAMED} more" if len(errors) > _NUM_NAMED else ""
-        shown = "\n".join(errors[:_NUM_NAMED]) + more
-        raise ValueError(f"{len(errors)} of {len(paths)} images are broken:\n{shown}")
+        raise ValueError(f"{len(errors)} of {len(paths)} images are broken:\n{first_few(errors, in_lines=True)}")
     return images

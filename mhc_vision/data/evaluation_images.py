@@ -1,16 +1,25 @@
 """The images that a model is evaluated on, each once, with those that cannot be read told apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from mhc_vision.data.decode import DECODABLE_SUFFIXES, decode_rgb
-from mhc_vision.data.folder_labels import shown
+from mhc_vision.data.class_folders import check_formats, class_folders, list_class_images
+from mhc_vision.data.decode import decode_rgb
+
+__all__ = [
+    "EvaluationImages",
+    "class_folders",
+    "collate_readable",
+    "evaluation_folder",
+    "list_class_images",
+    "list_flat_images",
+]
 
 _SPLITS = ("val", "test")
 
@@ -31,29 +40,6 @@ def evaluation_folder(folder: Path) -> Path:
     return folder
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Sorted names of the folders in `folder`, hidden ones left out."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def list_class_images(folder: Path, labels: Mapping[str, int]) -> tuple[list[str], list[int]]:
-    """The image files under each class folder, and their labels.
-
-    Args:
-        folder: Has the class folders.
-        labels: Label of each class folder by name.
-
-    Raises:
-        ValueError: If a class has no images or a file has a format that cannot be decoded.
-    """
-    samples = make_dataset(str(folder), dict(labels), extensions=IMG_EXTENSIONS, allow_empty=True)
-    if empty := set(labels.values()) - {label for _, label in samples}:
-        raise ValueError(f"folder: no images in {shown(folder / name for name in labels if labels[name] in empty)}")
-    paths = [path for path, _ in samples]
-    _check_formats(paths)
-    return paths, [label for _, label in samples]
-
-
 def list_flat_images(folder: Path) -> list[str]:
     """The image files in `folder` itself, sorted.
 
@@ -63,7 +49,7 @@ def list_flat_images(folder: Path) -> list[str]:
     paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
     if not paths:
         raise ValueError(f"folder: {folder} has neither class folders nor images")
-    _check_formats(paths)
+    check_formats(paths, "folder")
     return paths
 
 
@@ -96,9 +82,3 @@ def collate_readable(samples: Sequence[tuple[int, Tensor | str]]) -> tuple[Tenso
     indices = torch.tensor([index for index, _ in images], dtype=torch.int64)
     batch = torch.stack([image for _, image in images]) if images else torch.empty(0, dtype=torch.uint8)
     return indices, batch, errors
-
-
-def _check_formats(paths: Sequence[str]) -> None:
-    for path in paths:
-        if not path.lower().endswith(DECODABLE_SUFFIXES):
-            raise ValueError(f"folder: {path} is none of {', '.join(DECODABLE_SUFFIXES)}: convert it or take it away")

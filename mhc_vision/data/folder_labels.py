@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
+from mhc_vision.data.naming import first_few
+
 _WORDNET_ID = re.compile(r"n\d{8}")
-_NUM_NAMED = 5
 
 
 def folder_labels(names: Sequence[str], num_classes: int, class_index: Mapping[str, int]) -> tuple[dict[str, int], str]:
@@ -33,18 +34,22 @@ def folder_labels(names: Sequence[str], num_classes: int, class_index: Mapping[s
         return {name: class_index[name] for name in names}, "names of the model's classes"
     if known:
         unknown = set(names) - set(known)
-        raise ValueError(f"folder: {shown(unknown)}: not among the {num_classes} classes of the model, as others are")
+        raise ValueError(
+            f"folder: {first_few(unknown)}: not among the {num_classes} classes of the model, as others are"
+        )
     if all(map(_is_number, names)) and not (class_index and all(map(_is_number, class_index))):
         return _numbers(names, num_classes), "folder names as class numbers"
     subset = infer_imagenet_subset({"num_classes": num_classes})
     if not class_index and subset is not None and all(map(_WORDNET_ID.fullmatch, names)):
         synsets = {synset: index for index, synset in enumerate(ImageNetInfo(subset).label_names())}
         if foreign := set(names) - set(synsets):
-            raise ValueError(f"folder: {shown(foreign)}: not in {subset}, whose {num_classes} classes the model has")
+            raise ValueError(
+                f"folder: {first_few(foreign)}: not in {subset}, whose {num_classes} classes the model has"
+            )
         return {name: synsets[name] for name in names}, f"WordNet ids of {subset}"
-    expected = f"{shown(class_index)}, or " if class_index else ""
+    expected = f"{first_few(class_index)}, or " if class_index else ""
     raise ValueError(
-        f"folder: class folders {shown(names)} do not tell which of the model's {num_classes} classes they are; "
+        f"folder: class folders {first_few(names)} do not tell which of the model's {num_classes} classes they are; "
         f"expected {expected}numbers from 0 to {num_classes - 1}, or WordNet ids for a model of ImageNet's classes"
     )
 
@@ -57,13 +62,6 @@ def is_imagenet_1k(num_classes: int, class_index: Mapping[str, int]) -> bool:
     return dict(class_index) == {synset: index for index, synset in enumerate(synsets)}
 
 
-def shown(names: Iterable[object]) -> str:
-    """The first few of `names` and how many more there are."""
-    ordered = sorted(map(str, names))
-    some = ", ".join(ordered[:_NUM_NAMED])
-    return some if len(ordered) <= _NUM_NAMED else f"{some} and {len(ordered) - _NUM_NAMED} more"
-
-
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdecimal()
 
@@ -71,7 +69,7 @@ def _is_number(name: str) -> bool:
 def _numbers(names: Sequence[str], num_classes: int) -> dict[str, int]:
     labels = {name: int(name) for name in names}
     if large := [name for name, label in labels.items() if label >= num_classes]:
-        raise ValueError(f"folder: class numbers {shown(large)} are too large for a model of {num_classes} classes")
+        raise ValueError(f"folder: class numbers {first_few(large)} are too large for a model of {num_classes} classes")
     if twice := {label for label, count in Counter(labels.values()).items() if count > 1}:
-        raise ValueError(f"folder: more than one class folder for number {shown(twice)}")
+        raise ValueError(f"folder: more than one class folder for number {first_few(twice)}")
     return labels

@@ -7,9 +7,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from mhc_vision.data.augmented import AugmentedDataModule
-from mhc_vision.data.decode import DECODABLE_SUFFIXES, decode_rgb
-
-_NUM_NAMED = 5  # classes or folders that an error message lists
+from mhc_vision.data.class_folders import check_class_images, class_folders
+from mhc_vision.data.decode import decode_rgb
+from mhc_vision.data.naming import first_few
 
 
 class ImageFolderDataModule(AugmentedDataModule):
@@ -40,7 +40,7 @@ class ImageFolderDataModule(AugmentedDataModule):
 
 
 def find_classes(root: Path, train_split: str = "train", val_split: str = "val") -> list[str]:
-    """Sorted names of the class folders, which must be the same in both splits.
+    """Sorted names of the class folders (see `class_folders`), which must be the same in both splits.
 
     Args:
         root: Folder with the splits.
@@ -60,16 +60,25 @@ def find_classes(root: Path, train_split: str = "train", val_split: str = "val")
     for split in (train_split, val_split):
         if not (root / split).is_dir():
             raise ValueError(f"root: {root} has no folder {split}; {layout}")
-        classes[split] = {entry.name for entry in (root / split).iterdir() if entry.is_dir()}
+        classes[split] = set(class_folders(root / split))
         if not classes[split]:
             raise ValueError(f"root: {root / split} has no class folders; {layout}")
     for one, other in ((train_split, val_split), (val_split, train_split)):
         if extra := classes[one] - classes[other]:
-            raise ValueError(f"root: {_first(extra)} in {root / one}, but not in {root / other}; {layout}")
+            raise ValueError(f"root: {first_few(extra)} in {root / one}, but not in {root / other}; {layout}")
     return sorted(classes[train_split])
 
 
-def list_images(folder: Path, transform: v2.Transform) -> ImageFolder:
+class ClassFolderImages(ImageFolder):
+    """torchvision's ImageFolder with the classes of `class_folders`: it would take hidden folders for classes, too."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Names of the class folders, and the label of each."""
+        names = class_folders(Path(directory))
+        return names, {name: label for label, name in enumerate(names)}
+
+
+def list_images(folder: Path, transform: v2.Transform) -> ClassFolderImages:
     """The images in the class folders of `folder`, decoded by `decode_rgb`.
 
     Args:
@@ -79,17 +88,6 @@ def list_images(folder: Path, transform: v2.Transform) -> ImageFolder:
     Raises:
         ValueError: If a class has no images or a file has a format that cannot be decoded.
     """
-    dataset = ImageFolder(folder, transform, loader=decode_rgb, allow_empty=True)
-    empty = set(range(len(dataset.classes))) - set(dataset.targets)
-    if empty:
-        raise ValueError(f"root: no images in {_first({str(folder / dataset.classes[label]) for label in empty})}")
-    for path, _ in dataset.samples:
-        if not path.lower().endswith(DECODABLE_SUFFIXES):
-            raise ValueError(f"root: {path} is none of {', '.join(DECODABLE_SUFFIXES)}: convert it or take it away")
+    dataset = ClassFolderImages(folder, transform, loader=decode_rgb, allow_empty=True)
+    check_class_images(folder, dataset.samples, dataset.class_to_idx, "root")
     return dataset
-
-
-def _first(names: set[str]) -> str:
-    """The first few of `names` and how many more there are."""
-    shown = ", ".join(sorted(names)[:_NUM_NAMED])
-    return shown if len(names) <= _NUM_NAMED else f"{shown} and {len(names) - _NUM_NAMED} more"

@@ -12,6 +12,7 @@ from mhc_vision.data.decode_all import check_memory, decode_all
 from mhc_vision.data.image_folder import find_classes, list_images
 from mhc_vision.data.in_memory import InMemoryDataModule, KeepOn
 from mhc_vision.data.in_memory_images import InMemoryImages
+from mhc_vision.data.local_processes import local_processes
 from mhc_vision.data.subset import balanced_subset
 from mhc_vision.data.transforms import eval_transform
 
@@ -49,7 +50,8 @@ class InMemoryFolderDataModule(InMemoryDataModule):
 
     Raises:
         ValueError: If an argument is out of range, the folders are not laid out as above, or the images need more
-            memory than there is. Broken images are an error, with their names, when they are decoded.
+            memory than there is, in all processes on this machine together. That is checked again when the trainer
+            starts, which knows them. Broken images are an error, with their names, when they are decoded.
     """
 
     in_chans = 3
@@ -89,7 +91,15 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase, crop_padding, hflip)
         self._train_files = self._choose(Path(root) / train_split, "max_train_images", max_train_images)
         self._val_files = self._choose(Path(root) / val_split, "max_val_images", max_val_images)
-        check_memory(len(self._train_files) + len(self._val_files), self.in_chans, img_size)
+        self._check_memory()
+
+    def prepare_data(self) -> None:
+        """Check the memory once more, in one process of each machine and before any of them takes it.
+
+        Raises:
+            ValueError: If the copies of all processes do not fit.
+        """
+        self._check_memory()
 
     @cached_property
     def train_set(self) -> InMemoryImages:  # type: ignore[override]
@@ -110,8 +120,15 @@ class InMemoryFolderDataModule(InMemoryDataModule):
             return dataset.samples
         return [dataset.samples[index] for index in balanced_subset(dataset.targets, count)]
 
+    def _check_memory(self) -> None:
+        sets = {"train_set": self._train_files, "eval_set": self._val_files}
+        # what is decoded has its memory
+        count = sum(len(files) for name, files in sets.items() if name not in vars(self))
+        check_memory(count, self.in_chans, self.img_size, local_processes(self.trainer))
+
     def _decode(self, files: list[tuple[str, int]]) -> InMemoryImages:
         began = time.perf_counter()
-        images = decode_all([path for path, _ in files], self._transform, self.img_size)
+        paths = [path for path, _ in files]
+        images = decode_all(paths, self._transform, self.img_size, local_processes(self.trainer))
         rank_zero_info(f"data: {len(images)} images decoded in {time.perf_counter() - began:.1f} s")
         return InMemoryImages(images, torch.tensor([label for _, label in files]))

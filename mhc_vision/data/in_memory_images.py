@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from mhc_vision.data.seeding import Place
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -34,13 +36,13 @@ class InMemoryImages(TensorDataset):
         """Move images and labels."""
         self.tensors = tuple(tensor.to(device) for tensor in self.tensors)
 
-    def __getitems__(self, places: Sequence[int | tuple[int, int]]) -> Batch:
+    def __getitems__(self, drawn: Sequence[int | tuple[int, Place]]) -> Batch:
         """A batch, images (B, C, H, W) and labels (B,), on the device where the images are.
 
         Args:
-            places: Indices, or the training sampler's (index, seed) pairs: nothing is random here, so seeds are unused.
+            drawn: Indices, or the training sampler's (index, place) pairs: nothing is random here, which needs no seed.
         """
-        indices = torch.tensor([place if isinstance(place, int) else place[0] for place in places])
+        indices = torch.tensor([one if isinstance(one, int) else one[0] for one in drawn])
         if self.device.type == "cuda":
             # a copy from pinned memory does not wait for the step that the GPU is busy with
             indices = indices.pin_memory().to(self.device, non_blocking=True)

@@ -10,9 +10,10 @@ import struct
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from mhc_vision.data.skip_broken import StorageError
 
 SAMPLE_FORMAT = ("bytes", "bytes", "int")  # litdata's names for (file name, encoded image, label)
 INDEX_FILE = "index.json"
@@ -35,10 +36,10 @@ class ChunkReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = _load_index(folder / INDEX_FILE)
-        self.files: list[str] = [chunk["filename"] for chunk in index["chunks"]]
-        self.sizes: list[int] = [chunk["chunk_bytes"] for chunk in index["chunks"]]
-        self._ends = list(accumulate(chunk["chunk_size"] for chunk in index["chunks"]))
+        chunks = _load_index(folder / INDEX_FILE)
+        self.files: list[str] = [name for name, _, _ in chunks]
+        self.sizes: list[int] = [num_bytes for _, num_bytes, _ in chunks]
+        self._ends = list(accumulate(num_samples for _, _, num_samples in chunks))
         self._offsets: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -52,7 +53,9 @@ class ChunkReader:
         """File name, encoded image and label of a sample.
 
         Raises:
-            ValueError: If the chunk is missing or too short.
+            StorageError: If the chunk is missing or does not say where its samples are.
+            ValueError: If it is too short for this sample, or the sample is not of the form; the message names the
+                file.
         """
         chunk = self.chunk_of(index)
         first = self._ends[chunk - 1] if chunk else 0
@@ -60,7 +63,7 @@ class ChunkReader:
         try:
             handle = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise ValueError(f"packed data: {path} cannot be opened: {error.strerror}") from error
+            raise StorageError(f"packed data: {path} cannot be opened: {error.strerror}") from error
         try:
             offsets = self._chunk_offsets(chunk, handle, self._ends[chunk] - first)
             start, stop = offsets[index - first : index - first + 2].tolist()
@@ -69,31 +72,39 @@ class ChunkReader:
             os.close(handle)
         if len(content) < stop - start:
             raise ValueError(f"packed data: {path} is too short for sample {index}; copy it again")
-        name_end = _SIZES.size + _SIZES.unpack_from(content)[0]
-        name = content[_SIZES.size : name_end].decode()
+        sizes = _SIZES.unpack_from(content) if len(content) >= _SIZES.size else (0, 0, 0)
+        if _SIZES.size + sum(sizes) != len(content) or sizes[-1] != _LABEL.size:
+            raise ValueError(f"packed data: {path} has a broken header before sample {index}; copy it again")
+        name_end = _SIZES.size + sizes[0]
+        name = os.fsdecode(content[_SIZES.size : name_end])
         return name, content[name_end : -_LABEL.size], _LABEL.unpack_from(content, len(content) - _LABEL.size)[0]
 
     def _chunk_offsets(self, chunk: int, handle: int, count: int) -> np.ndarray:
         """Where each sample of a chunk starts, and where the last one ends: (count + 1,), kept from the first read."""
         if chunk not in self._offsets:
+            path = self.folder / self.files[chunk]
             table = os.pread(handle, 4 * (count + 2), 0)
+            if len(table) < 4 * (count + 2):
+                raise StorageError(f"packed data: {path} is too short for the table of its {count} samples")
             offsets = np.frombuffer(table, np.uint32)
-            if len(offsets) != count + 2 or offsets[0] != count:
-                raise ValueError(f"packed data: {self.folder / self.files[chunk]} does not have its {count} samples")
+            if offsets[0] != count or (offsets[2:] < offsets[1:-1]).any():
+                raise StorageError(f"packed data: {path} does not have the table of its {count} samples")
             self._offsets[chunk] = offsets[1:]
         return self._offsets[chunk]
 
 
-def _load_index(path: Path) -> dict[str, Any]:
+def _load_index(path: Path) -> list[tuple[str, int, int]]:
+    """File name, bytes and number of samples of each chunk."""
     try:
         index = json.loads(path.read_text())
         config = index["config"]
         form, compression, encryption = config["data_format"], config["compression"], config.get("encryption")
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"packed data: {path} is missing or no index of litdata: {error}") from error
+        chunks = [(chunk["filename"], chunk["chunk_bytes"], chunk["chunk_size"]) for chunk in index["chunks"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"packed data: {path} is missing or no index of litdata: {error!r}") from error
     if tuple(form or ()) != SAMPLE_FORMAT or compression or encryption:
         raise ValueError(
             f"packed data: {path} has samples {form}, compression {compression}, encryption {encryption}; "
             f"expected uncompressed {list(SAMPLE_FORMAT)}, as `mhc-vision pack` writes"
         )
-    return index
+    return chunks

@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+from mhc_vision.data.skip_broken import StorageError
+
 URL_PREFIXES = ("s3://", "gs://", "r2://", "azure://", "hf://", "local:")
 
 
@@ -36,7 +38,8 @@ class RemoteFolder:
         """The local path of a file, downloaded if it is not there.
 
         Raises:
-            Exception: What litdata's downloader raises, if there is no such file or no way to it.
+            ImportError: If the package for this kind of URL is missing.
+            StorageError: A ValueError, if there is no such file, no way to it or no space for it.
         """
         path = self.local / name
         if path.exists():
@@ -48,8 +51,15 @@ class RemoteFolder:
         # litdata's own lock makes the others go on without the file; here they wait for it
         with FileLock(path.with_name(f".{path.name}.wait")):
             if not path.exists():
-                downloader = get_downloader(self.url, str(self.local), [])
-                downloader.download_file(f"{self.url}/{name}", str(path))
+                try:
+                    downloader = get_downloader(self.url, str(self.local), [])
+                    downloader.download_file(f"{self.url}/{name}", str(path))
+                except ImportError:
+                    raise
+                # the errors of botocore, google.cloud, azure and huggingface_hub, of which each URL needs one package,
+                # have no base in common but this
+                except Exception as error:
+                    raise StorageError(f"root: {self.url}/{name} cannot be fetched: {error}") from error
         return path
 
     def check_space(self, files: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ from timm.data.readers import create_reader
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mhc_vision.data.decode import decode_any_bytes, pil_to_rgb
+from mhc_vision.data.decode import PILLOW_ERRORS, decode_any_bytes, pil_to_rgb
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -77,7 +77,7 @@ class TorchvisionImages(Dataset):
         try:
             image, label = self.dataset[index]
             pixels = pil_to_rgb(image)
-        except OSError as error:
+        except PILLOW_ERRORS as error:
             raise ValueError(f"cannot decode {name}: {error}") from error
         return self.transform(pixels), checked_label(label, self.num_classes, name)
 

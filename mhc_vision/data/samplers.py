@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.utils.data import Sampler
 
-from mhc_vision.data.seeding import derive_seed
+from mhc_vision.data.seeding import Place
 
 Position = tuple[int, int]
 """An epoch, and how many samples of this process's share of it are already trained on."""
@@ -14,8 +14,10 @@ Position = tuple[int, int]
 _SEED_STRIDE = 1_000_003
 
 
-class ShuffledSampler(Sampler[tuple[int, int]]):
-    """A random order for training that depends on nothing but (seed, epoch), as (index, seed of the sample) pairs.
+class ShuffledSampler(Sampler[tuple[int, Place]]):
+    """A random order for training that depends on nothing but (seed, epoch), as pairs of an index and a place.
+
+    The place is what the seed of the sample is derived from, where one is needed (see `SeededDataset`).
 
     All processes draw the same permutation and take every `world_size`-th index of it. Up to `world_size - 1` samples
     at its end are left out, other ones each epoch, so that every process has the same number of samples.
@@ -30,7 +32,7 @@ class ShuffledSampler(Sampler[tuple[int, int]]):
         rank: Index of this process.
         world_size: Number of processes.
         repeats: Repeated augmentation (arXiv 1902.05509; DeiT uses 3): each sample comes so many times in a row, to
-            different processes, each time with a seed of its own. An epoch keeps its length, so it has fewer samples.
+            different processes, each time at a place of its own. An epoch keeps its length, so it has fewer samples.
     """
 
     def __init__(
@@ -53,14 +55,14 @@ class ShuffledSampler(Sampler[tuple[int, int]]):
         """Samples of a whole epoch in this process, whatever part of it `position` leaves to do."""
         return self.num_samples // self.world_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, Place]]:
         epoch, done = self.position()
         generator = torch.Generator().manual_seed(self.seed * _SEED_STRIDE + epoch)
         order = torch.randperm(self.num_samples, generator=generator)
         for place in range(self.rank + done * self.world_size, len(self) * self.world_size, self.world_size):
             turn, copy = divmod(place, self.repeats)
             index = int(order[turn])
-            yield index, derive_seed("sample", self.seed, epoch, index, copy)
+            yield index, ("sample", self.seed, epoch, index, copy)
 
 
 class EvaluationSampler(Sampler[int]):

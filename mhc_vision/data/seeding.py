@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+Place = tuple[int | str, ...]
+"""Where a run stands: what a seed is derived from."""
+
 
 def derive_seed(*place: int | str) -> int:
     """A seed of 63 bits for each place; neighbouring places have unrelated ones."""
@@ -40,8 +43,8 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, place: tuple[int, int]) -> Any:
-        """The sample of an index, drawn with a seed."""
-        index, seed = place
-        with seeded(seed):
+    def __getitem__(self, drawn: tuple[int, Place]) -> Any:
+        """The sample of an index, drawn with the seed of a place."""
+        index, place = drawn
+        with seeded(derive_seed(*place)):
             return self.dataset[index]

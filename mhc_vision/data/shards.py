@@ -75,7 +75,10 @@ class Shards:
                 raise ValueError(f"{name} has no file with the suffix cls; label_key reads a field of its json instead")
             text = sample["cls"].decode(errors="replace").strip()
             return int(text) if text.removeprefix("-").isdecimal() else text
-        value = json.loads(sample.get("json", b"{}"))
+        try:
+            value = json.loads(sample.get("json", b"{}"))
+        except ValueError as error:
+            raise ValueError(f"{name} has a json that cannot be read (label_key): {error}") from error
         for part in self.label_key.split("/"):
             if not isinstance(value, dict) or part not in value:
                 raise ValueError(f"{name} has no field {self.label_key!r} in its json (label_key)")

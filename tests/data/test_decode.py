@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mhc_vision.data.decode import decode_rgb
+from mhc_vision.data.decode import decode_any_bytes, decode_rgb
 
 ORANGE = (240, 120, 8)
 
@@ -87,3 +88,16 @@ def test_an_animation_is_named(tmp_path: Path) -> None:
     orange().save(path, format="gif", save_all=True, append_images=[orange("L")])
     with pytest.raises(ValueError, match=f"cannot use {path}.* 2 frames"):
         decode_rgb(str(path))
+
+
+def test_formats_that_only_pillow_reads_are_named_when_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    bitmap = io.BytesIO()
+    orange().save(bitmap, "bmp")
+    assert decode_any_bytes(bitmap.getvalue(), "sample 7").shape == (3, 10, 20)
+    for broken in (bitmap.getvalue()[:60], b"P3 2 2 255 1 2 x 4", b"P3 2 z 255"):
+        with pytest.raises(ValueError, match="cannot decode sample 7: truncated, too large or not an image"):
+            decode_any_bytes(broken, "sample 7")
+    # Pillow refuses twice as many pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    with pytest.raises(ValueError, match=r"cannot decode sample 7: .*200 pixels"):
+        decode_any_bytes(bitmap.getvalue(), "sample 7")

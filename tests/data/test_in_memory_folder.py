@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,6 +99,22 @@ def test_images_that_do_not_fit_are_refused_before_they_are_decoded(
         make(root, img_size=4096)
     # what is left out takes no memory
     make(root, img_size=4096, max_train_images=3, max_val_images=3)
+
+
+def test_all_processes_of_the_machine_need_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mhc_vision.data.decode_all.available_memory", lambda: 20_000)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    data = make(root)
+    data.prepare_data()
+    data.trainer = SimpleNamespace(num_devices=2)
+    with pytest.raises(ValueError, match="20 images of 3 x 16 x 16 in each of 2 processes need"):
+        data.prepare_data()
+    # images that are decoded have their memory: a test after training needs none
+    assert (len(data.train_set), len(data.eval_set)) == (14, 6)
+    data.prepare_data()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="in each of 2 processes"):
+        make(root)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+import struct
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,72 @@ def test_an_incomplete_copy_is_found(packed: Path) -> None:
     (packed / "packed.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match=r"val has 9 images, but packed\.json says 8"):
         PackedDataModule(str(packed), **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is too short for the table"),
+        (b"\x01\x00\x00", "is too short for the table"),
+        (bytes(400), "does not have the table"),
+    ],
+    ids=["empty", "short", "zeros"],
+)
+@pytest.mark.parametrize("broken", ["raise", "skip"])
+def test_a_chunk_without_its_table_is_named_and_not_skipped(
+    packed: Path, content: bytes, message: str, broken: str
+) -> None:
+    chunk = packed / "train" / "chunk-0-0.bin"
+    chunk.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{chunk} {message}"):
+        list(PackedDataModule(str(packed), broken=broken, **OPTIONS).train_dataloader())
+
+
+def test_a_table_that_runs_backwards_and_broken_headers_are_named(packed: Path) -> None:
+    chunk = packed / "train" / "chunk-0-0.bin"
+    whole = bytearray(chunk.read_bytes())
+    num_samples, first, second = struct.unpack_from("<3I", whole)
+    assert num_samples > 1
+    # sizes that do not add up, and a label that has none of them
+    for header in ((0, 0, 0), (2**31, 5, 8), (second - first - 12, 0, 0)):
+        chunk.write_bytes(whole[:first] + struct.pack("<3I", *header) + whole[first + 12 :])
+        with pytest.raises(ValueError, match=f"{chunk} has a broken header before sample 0"):
+            ChunkReader(packed / "train").read(0)
+    # samples of 0 and 4 bytes have no room for a header
+    for end in (first, first + 4):
+        chunk.write_bytes(whole[:8] + struct.pack("<I", end) + whole[12:])
+        with pytest.raises(ValueError, match=f"{chunk} has a broken header before sample 0"):
+            ChunkReader(packed / "train").read(0)
+    chunk.write_bytes(whole[:8] + struct.pack("<I", first - 1) + whole[12:])
+    with pytest.raises(ValueError, match=f"{chunk} does not have the table"):
+        ChunkReader(packed / "train").read(0)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"config": {"data_format": 1}}', "no json"])
+def test_an_index_that_is_none_is_named(packed: Path, content: str) -> None:
+    (packed / "train" / "index.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"{packed}/train/index\.json is missing or no index of litdata"):
+        ChunkReader(packed / "train")
+
+
+def test_what_cannot_be_fetched_is_named_and_not_skipped(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, cache = f"local:{packed}", str(tmp_path / "cache")
+    data = PackedDataModule(url, cache, broken="skip", **OPTIONS)
+    (packed / "train" / "chunk-0-0.bin").unlink()
+    with pytest.raises(ValueError, match=rf"root: {url}/train/chunk-0-0\.bin cannot be fetched: .*doesn't exist"):
+        list(data.train_dataloader())
+    with pytest.raises(ValueError, match=rf"root: {url}/nothing/packed\.json cannot be fetched"):
+        PackedDataModule(f"{url}/nothing", cache, **OPTIONS)
+
+    def without_package(*_: Any) -> None:
+        raise ModuleNotFoundError("boto3")
+
+    # a package that is missing stays what it is
+    monkeypatch.setattr("litdata.streaming.downloader.get_downloader", without_package)
+    with pytest.raises(ImportError, match="boto3"):
+        PackedDataModule(f"{url}/nothing", cache, **OPTIONS)
 
 
 def test_chunks_of_other_samples_are_refused(tmp_path: Path) -> None:

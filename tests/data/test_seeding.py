@@ -12,7 +12,7 @@ class Noise(Dataset):
         return index, torch.rand(3)
 
 
-PLACES = [(index, derive_seed("sample", 0, 1, index)) for index in range(8)]
+PLACES = [(index, ("sample", 0, 1, index)) for index in range(8)]
 
 
 def test_places_have_unrelated_seeds():

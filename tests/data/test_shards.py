@@ -175,6 +175,10 @@ def test_labels_from_json(root: Path) -> None:
     assert labels_of(list(make(root, label_key="place/label").val_dataloader())) == list(range(NUM_VAL))
     with pytest.raises(ValueError, match=r"sample folder/0000 of .* has no field 'class' in its json"):
         list(make(root, label_key="class").val_dataloader())
+    for broken in (b"{", b"\xff"):
+        write_shard(root / "val-0.tar", range(VAL_LENGTHS[0]), lambda sample, broken=broken: sample | {"json": broken})
+        with pytest.raises(ValueError, match=r"sample folder/0000 of .*val-0\.tar has a json that cannot be read"):
+            list(make(root, label_key="place/label").val_dataloader())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mhc_vision.data import ImageFolderDataModule, TimmDataModule
+from mhc_vision.data.reader_images import TorchvisionImages
 
 OPTIONS: dict[str, Any] = {"batch_size": 5, "num_workers": 0, "img_size": 32, "seed": 3}
 
@@ -78,6 +79,16 @@ def test_torchvision_datasets(image_folder: Path) -> None:
         assert torch.equal(labels, same_labels)
         # Pillow's JPEG decoder rounds differently
         assert (images.float() - same_images.float()).abs().mean() < 2
+
+
+def test_a_torchvision_image_that_is_broken_further_in_is_named() -> None:
+    noise = Image.fromarray(torch.randint(256, (200, 200, 3), dtype=torch.uint8).numpy())
+    first, second, rest = encoded(noise, "png").split(b"IDAT", 2)
+    broken = b"IDAT".join((first, second)) + b"\0\1\2\3" + rest
+    # Pillow opens it, and raises a SyntaxError when it comes to the pixels
+    dataset = TorchvisionImages([(Image.open(io.BytesIO(broken)), 0)], lambda image: image, num_classes=1)
+    with pytest.raises(ValueError, match="cannot decode image 0: broken PNG file"):
+        dataset[0]
 
 
 def encoded(image: Image.Image, form: str) -> bytes:
