@@ -183,7 +183,7 @@ class ImageDataModule(LightningDataModule):
                 raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
 
     def _seeded_train_set(self) -> Dataset:
-        """Training samples by (index, seed), which is what the training sampler gives."""
+        """Training samples by (index, place), which is what the training sampler gives."""
         return SeededDataset(self.train_set)
 
     def _process(self) -> tuple[int, int]:

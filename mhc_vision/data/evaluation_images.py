@@ -9,17 +9,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from mhc_vision.data.class_folders import check_formats, class_folders, list_class_images
+from mhc_vision.data.class_folders import check_formats
 from mhc_vision.data.decode import decode_rgb
-
-__all__ = [
-    "EvaluationImages",
-    "class_folders",
-    "collate_readable",
-    "evaluation_folder",
-    "list_class_images",
-    "list_flat_images",
-]
 
 _SPLITS = ("val", "test")
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mhc_vision.data.evaluation_images import class_folders, evaluation_folder, list_class_images, list_flat_images
+from mhc_vision.data.class_folders import class_folders, list_class_images
+from mhc_vision.data.evaluation_images import evaluation_folder, list_flat_images
 from mhc_vision.data.folder_labels import folder_labels, is_imagenet_1k
 from mhc_vision.data.real_labels import load_real_labels, real_accuracy, real_labels_of
 from mhc_vision.training.evaluate import EvaluationOptions, evaluate

@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from mhc_vision.data import ImageDataModule
 from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.class_folders import class_folders, list_class_images
 from mhc_vision.data.evaluation_images import (
     EvaluationImages,
-    class_folders,
     collate_readable,
     evaluation_folder,
-    list_class_images,
     list_flat_images,
 )
 from mhc_vision.data.transforms import eval_transform
