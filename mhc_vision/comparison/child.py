@@ -37,6 +37,8 @@ def _interrupt_with_parent() -> Callable[[], None] | None:
     parent = os.getpid()
 
     def ask() -> None:
+        # a shell's background jobs ignore it, and so would what they start
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)

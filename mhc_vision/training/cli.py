@@ -39,7 +39,8 @@ class SaveConfigOnStart(SaveConfigCallback):
         if trainer.is_global_zero:
             config = self.config.clone()
             # the file repeats a run, also one that was resumed
-            config["ckpt_path"] = None
+            if "ckpt_path" in config:
+                config["ckpt_path"] = None
             text = self.parser.dump(config, skip_none=False)
             replace_text(Path(trainer.default_root_dir) / self.config_filename, text)
 

@@ -31,9 +31,16 @@ def test_the_batch_of_a_process_keeps_its_meaning_without_it() -> None:
 
 def test_a_checkpoint_fits_where_the_division_is_the_same() -> None:
     saved = with_trainer(96, 2, 1).state_dict()
-    with_trainer(192, 2, 2).load_state_dict(saved)
-    with pytest.raises(ValueError, match="batch_size is 24, but the checkpoint was made with 48"):
-        with_trainer(96, 2, 2).load_state_dict(saved)
+    same = DigitsDataModule(batch_size=48)
+    same.trainer = with_trainer(96, 2, 1).trainer
+    same.load_state_dict(saved)
+    for division, difference in (
+        ((192, 2, 1), "batch_size is 96, but the checkpoint was made with 48"),
+        ((192, 2, 2), "accumulate_grad_batches is 2, but the checkpoint was made with 1"),
+        ((192, 4, 1), "num_processes is 4, but the checkpoint was made with 2"),
+    ):
+        with pytest.raises(ValueError, match=difference):
+            with_trainer(*division).load_state_dict(saved)
 
 
 def test_a_rest_is_refused() -> None:
