@@ -13,7 +13,7 @@ from mhc_vision.analysis.figures.matrix_figure import draw_matrix
 from mhc_vision.analysis.figures.similarity_figure import draw_similarity
 from mhc_vision.analysis.figures.sinkhorn_figure import draw_sinkhorn
 from mhc_vision.analysis.figures.stream_figure import draw_streams
-from mhc_vision.analysis.html_page import HtmlPage
+from mhc_vision.analysis.report_blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.atomic_files import json_text, new_directory
 
@@ -68,8 +68,8 @@ def write_analysis(record: dict[str, Any], directory: Path) -> Path:
     figures = {name: figure for name, figure in _figures(record).items() if figure is not None}
     with new_directory(directory) as temporary:
         (temporary / "analysis.json").write_text(json_text(record) + "\n", encoding="utf-8")
-        files = {name: save_figure(figure, temporary / "figures" / name)[1] for name, figure in figures.items()}
-        (temporary / "report.html").write_text(_page(record, files), encoding="utf-8")
+        files = {name: save_figure(figure, temporary / "figures" / name) for name, figure in figures.items()}
+        (temporary / "report.html").write_text(to_html(_blocks(record, files)), encoding="utf-8")
     return directory / "report.html"
 
 
@@ -107,23 +107,27 @@ _WITHOUT = {
 }
 
 
-def _page(record: dict[str, Any], files: dict[str, Path]) -> str:
+def _blocks(record: dict[str, Any], files: dict[str, list[Path]]) -> list[Block]:
     model = record["model"]
     kind = f"{model['connection']}, {model['num_streams']} streams" if model["connection"] else "plain residual"
-    page = HtmlPage(f"Analysis of {record['source']}")
-    page.paragraph(
-        f"{kind}; {model['num_branches']} branches; {record['num_images']} images of {record['num_tokens']} tokens "
-        f"({record['data']})."
-    )
-    page.table(summary_rows(record))
+    images = f"{record['num_images']} images of {record['num_tokens']} tokens ({record['data']})"
+    blocks: list[Block] = [
+        Heading(1, f"Analysis of {record['source']}"),
+        Paragraph(f"{kind}; {model['num_branches']} branches; {images}."),
+        Table(summary_rows(record)),
+    ]
     for name, heading in _HEADINGS.items():
-        page.heading(heading)
+        blocks.append(Heading(2, heading))
         if name in files:
-            page.figure(files[name], _CAPTIONS[name])
+            png, svg = files[name]
+            blocks.append(Figure(png, svg, _CAPTIONS[name]))
         else:
-            page.paragraph(_WITHOUT[name])
-    page.heading("How this was made")
-    page.paragraph("; ".join(f"{package} {version}" for package, version in record["versions"].items()) + ".")
-    page.code(shlex.join(record["command"]))
-    page.paragraph("All numbers are in analysis.json, the figures as PNG and SVG in figures/.")
-    return page.text()
+            blocks.append(Paragraph(_WITHOUT[name]))
+    versions = "; ".join(f"{package} {version}" for package, version in record["versions"].items())
+    return [
+        *blocks,
+        Heading(2, "How this was made"),
+        Paragraph(f"{versions}."),
+        Code(shlex.join(record["command"])),
+        Paragraph("All numbers are in `analysis.json`, the figures as PNG and SVG in `figures/`."),
+    ]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mhc_vision.analysis.curves import plot_seed_bands
+from mhc_vision.analysis.report_blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.atomic_files import replace_text
-from mhc_vision.comparison.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.comparison.directory import ComparisonDirectory
 from mhc_vision.comparison.matrix import FIGURES, Matrix
 from mhc_vision.comparison.records import RunRecord

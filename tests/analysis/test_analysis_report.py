@@ -6,7 +6,6 @@ import timm
 import torch
 
 from mhc_vision.analysis.analysis_report import check_new_directory, write_analysis
-from mhc_vision.analysis.html_page import HtmlPage
 from mhc_vision.analysis.measure_model import measure_model
 
 
@@ -84,18 +83,3 @@ def test_a_directory_in_use_is_left_alone(tmp_path):
 def test_an_empty_directory_is_as_good_as_a_new_one(tmp_path):
     (tmp_path / "out").mkdir()
     assert write_analysis(record("test_vit"), tmp_path / "out").is_file()
-
-
-def test_html_pages_escape_texts_and_refuse_ragged_tables(tmp_path):
-    page = HtmlPage("a < b")
-    page.heading("<h>")
-    page.table([{"x & y": "<1>"}])
-    (tmp_path / "figure.svg").write_text("<svg/>")
-    page.figure(tmp_path / "figure.svg", 'the "figure"')
-    text = page.text()
-    for escaped in ("a &lt; b", "&lt;h&gt;", "x &amp; y", "&lt;1&gt;", 'alt="the &quot;figure&quot;"', "PHN2Zy8+"):
-        assert escaped in text
-    with pytest.raises(ValueError, match="got none"):
-        page.table([])
-    with pytest.raises(ValueError, match="expected the keys"):
-        page.table([{"a": 1}, {"b": 1}])
