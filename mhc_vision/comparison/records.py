@@ -13,6 +13,8 @@ from mhc_vision.metrics_log import read_metric
 SUMMARY = "summary.json"
 LOG = "metrics.jsonl"
 
+MAPS = ("travel/pre", "travel/post", "travel/res", "gain/composite_forward", "gain/composite_backward")
+
 _NEEDED = (
     "steps", "epochs", "seed", "params", "gmacs", "images_per_s", "peak_memory_gib", "device", "versions"
 )  # fmt: skip
@@ -44,11 +46,13 @@ class RunRecord:
         cell: The run.
         summary: Its `summary.json`.
         curves: `val/loss`, `val/top1` and the smoothed `train/loss` by name.
+        maps: The last figures of its connections' maps that were logged, by the names of `MAPS`; those there are.
     """
 
     cell: Cell
     summary: Mapping[str, Any]
     curves: Mapping[str, Curve]
+    maps: Mapping[str, float]
 
 
 def read_record(cell: Cell, run_dir: Path) -> RunRecord:
@@ -75,4 +79,10 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
     loss = curves["train/loss"]
     window = max(1, len(loss.values) // 10)
     curves["train/loss"] = Curve(loss.steps, smooth(list(loss.values), window))
-    return RunRecord(cell, summary, curves)
+    return RunRecord(cell, summary, curves, _last_logged(run_dir / LOG, MAPS))
+
+
+def _last_logged(log: Path, keys: Sequence[str]) -> dict[str, float]:
+    """The last value of each key that a log has; plain models log nothing of maps, nor do runs of a few steps."""
+    text = log.read_text(encoding="utf-8")
+    return {key: read_metric(log, key)[1][-1] for key in keys if f'"{key}"' in text}

@@ -13,12 +13,15 @@ from mhc_vision.comparison.records import RunRecord
 from mhc_vision.comparison.results import TaskResults, read_results
 from mhc_vision.comparison.tables import (
     METRICS,
+    UNMOVED,
     convergence_table,
     cost_table,
     difference_table,
     failure_table,
     final_table,
+    maps_table,
     settings_table,
+    unmoved_arms,
 )
 
 _FINAL = (
@@ -39,6 +42,14 @@ _CONVERGENCE = (
 _COST = (
     "GMACs of one image; images/s in training is the median of the logged rates without the first tenth, and the step "
     "time is relative to that of `{baseline}`, seed by seed. Memory is {memory}. Measured on {devices}."
+)
+_MAPS = (
+    "What the connections were at the last look of a run: how far the entries of their maps had come from their start "
+    "(mean absolute change), and the largest Amax gains of products of `res` (1 for a plain residual)."
+)
+_UNMOVED = (
+    " The maps of {arms} stayed within {limit} of their start in every run: there, the model is a plain residual at a "
+    "higher price."
 )
 _NOISE = " The runs shared the CPU with each other and with whatever else it did: speeds are rough."
 _ONE_SEED = (
@@ -92,8 +103,15 @@ def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
     points = max(len(record.curves["val/loss"].steps) for record in records)
     text = _CONVERGENCE.format(baseline=results.baseline, points=points)
     blocks += [Heading(3, "Steps to the baseline's final values"), Paragraph(text), Table(convergence_table(results))]
+    if maps := maps_table(results):
+        blocks += [Heading(3, "Maps"), Paragraph(_maps_text(results)), Table(maps)]
     blocks += [Heading(3, "Cost"), Paragraph(_cost_text(results, records)), Table(cost_table(results))]
     return [*blocks, Heading(3, "Curves"), *_figures(results, directory)]
+
+
+def _maps_text(results: TaskResults) -> str:
+    unmoved = [f"`{arm}`" for arm in unmoved_arms(results)]
+    return _MAPS + (_UNMOVED.format(arms=", ".join(unmoved), limit=UNMOVED) if unmoved else "")
 
 
 def _figures(results: TaskResults, directory: Path) -> list[Block]:

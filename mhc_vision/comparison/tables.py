@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mhc_vision.comparison.matrix import Matrix
-from mhc_vision.comparison.records import RunRecord
+from mhc_vision.comparison.records import MAPS, RunRecord
 from mhc_vision.comparison.results import Reached, TaskResults
 from mhc_vision.comparison.statistics import paired_difference, spread
 
 Rows = list[dict[str, str]]
 NOTHING = "-"
+UNMOVED = 0.01
+"""Mean absolute change of the maps' entries below which a connection still is a plain residual."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,30 @@ def cost_table(results: TaskResults) -> Rows:
             row["peak memory (GiB)"] = _known_spread(records, "peak_memory_gib")
         rows.append({"arm": arm, **row})
     return rows
+
+
+def maps_table(results: TaskResults) -> Rows:
+    """How far the maps of each arm have come from their start, and how much their products amplify."""
+    rows = []
+    for arm, runs in results.records.items():
+        records = [record for record in runs.values() if record.maps]
+        if records:
+            columns = {key: _spread([record.maps[key] for record in records], 4) for key in MAPS}
+            rows.append({"arm": arm, **columns})
+    return rows
+
+
+def unmoved_arms(results: TaskResults) -> list[str]:
+    """Arms with maps that have all stayed within `UNMOVED` of their start, in every run."""
+    return [
+        arm
+        for arm, runs in results.records.items()
+        if runs and all(record.maps and _travel(record) < UNMOVED for record in runs.values())
+    ]
+
+
+def _travel(record: RunRecord) -> float:
+    return max(value for key, value in record.maps.items() if key.startswith("travel/"))
 
 
 def failure_table(results: TaskResults) -> Rows:

@@ -46,6 +46,7 @@ def write_run() -> Callable[..., None]:
         loss: tuple[float, float] = (1.0, 0.5),
         total: int = 1000,
         images_per_s: float | None = 100.0,
+        travel: float | None = None,
     ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         summary = {
@@ -62,6 +63,10 @@ def write_run() -> Callable[..., None]:
         (run_dir / "summary.json").write_text(json.dumps(summary))
         records: list[dict[str, float]] = [{"step": step, "train/loss": 2.0 - 0.1 * step} for step in range(4)]
         records += [{"step": 2 * i + 1, "val/top1": top1[i], "val/loss": loss[i]} for i in range(2)]
+        if travel is not None:
+            moved = {f"travel/{name}": travel for name in ("pre", "post", "res")}
+            gains = {"gain/composite_forward": 1.0, "gain/composite_backward": 1.5}
+            records += [{"step": 1, **dict.fromkeys(moved, 0.0), **gains}, {"step": 3, **moved, **gains}]
         (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
     return write

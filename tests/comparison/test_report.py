@@ -54,6 +54,21 @@ def test_figures_by_hand(matrix, directory, write_run):
     assert text.count("](figures/digits-") == 4
 
 
+@pytest.mark.parametrize(("travel", "unmoved"), [(0.009, True), (0.2, False)])
+def test_maps_that_stayed_at_their_start_are_said_to_be_a_plain_residual(matrix, directory, write_run, travel, unmoved):
+    _fill(directory, matrix, write_run, travel=travel)
+    text = write_report(matrix, directory, "command").read_text()
+    maps = _row(text, "Maps", ["mhc"])
+    assert maps["travel/res"] == f"{travel:.4f} ± 0.0000"
+    assert maps["gain/composite_backward"] == "1.5000 ± 0.0000"
+    assert ("The maps of `mhc` stayed within 0.01" in text) == unmoved
+
+
+def test_runs_that_logged_nothing_of_maps_have_no_table_of_them(matrix, directory, write_run):
+    _fill(directory, matrix, write_run)
+    assert "### Maps" not in write_report(matrix, directory, "command").read_text()
+
+
 def test_what_is_never_reached_is_said(matrix, directory, write_run):
     _fill(directory, matrix, write_run, top1=(0.1, 0.55), loss=(2.0, 1.5))
     text = write_report(matrix, directory, "command").read_text()
