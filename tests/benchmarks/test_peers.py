@@ -41,7 +41,9 @@ def test_dry_run(tmp_path):
     }
     for name in ("ours", "plain PyTorch"):
         assert max(rows[name][f"error_{of}"] for of in ("streams", "input", "gradient")) < 1e-5
-        assert rows[name]["forward_backward_ms"] > rows[name]["forward_ms"] > 0
+        # a dry run takes each time once, beside whatever else runs: which is longer says nothing
+        assert rows[name]["forward_ms"] > 0
+        assert rows[name]["forward_backward_ms"] > 0
     assert rows["ours"]["forward_ratio"] == 1
     for row in rows.values():
         assert "forward_ms" in row or row["skipped"]
