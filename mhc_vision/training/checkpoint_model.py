@@ -1,12 +1,14 @@
 """The model of a training checkpoint, with what its run recorded of model and data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from mhc_vision.training.classifier import create_classifier
+from mhc_vision.models.lora import LoraOptions, add_adapters, merge_adapters
+from mhc_vision.training.classifier import rebuild_classifier
 from mhc_vision.training.resume import MODEL_SETTINGS, damage, load
 
 
@@ -26,16 +28,22 @@ class CheckpointModel:
     data: dict[str, Any]
 
 
-def load_checkpoint_model(checkpoint: Path, weights: Literal["default", "raw"] = "default") -> CheckpointModel:
-    """Builds the model that a checkpoint was made with and loads its weights.
+def load_checkpoint_model(
+    checkpoint: Path,
+    weights: Literal["default", "raw"] = "default",
+    model_args: Mapping[str, Any] | None = None,
+) -> CheckpointModel:
+    """Builds the model that a checkpoint was made with and loads its weights; adapters of LoRA are merged into them.
 
     Args:
-        checkpoint: Of a run of `mhc-vision train`.
+        checkpoint: Of a run of `mhc-vision train` or `mhc-vision finetune`.
         weights: `"default"`: those that were validated, the average where the run had `EMA`; `"raw"`: in that case,
             the weights themselves.
+        model_args: Arguments of `timm.create_model` in place of those of the run.
 
     Raises:
-        ValueError: If the checkpoint is damaged or not one of ours, or a run without `EMA` is asked for raw weights.
+        ImportError: If the checkpoint has adapters and peft is missing.
+        ValueError: If the checkpoint is damaged or not one of ours, `model_args` do not fit it, or a run without `EMA` is asked for raw weights.
     """
     if weights not in ("default", "raw"):
         raise ValueError(f"weights: got {weights!r}, expected 'default' or 'raw'")
@@ -47,9 +55,20 @@ def load_checkpoint_model(checkpoint: Path, weights: Literal["default", "raw"] =
         raise ValueError(f"checkpoint: {checkpoint} was not made by mhc-vision train: it has no model settings")
     if weights == "raw" and "current_model_state" not in content:
         raise ValueError(f"weights: got 'raw', but {checkpoint} has no average beside them; expected 'default'")
-    model = create_classifier(**{name: settings[name] for name in MODEL_SETTINGS})
+    arguments = {name: settings[name] for name in MODEL_SETTINGS}
+    arguments["model_args"] = {**(arguments["model_args"] or {}), **(model_args or {})}
+    model = rebuild_classifier(**arguments)
+    has_adapters = settings.get("method") == "lora"
+    if has_adapters:
+        add_adapters(model, LoraOptions.from_settings(settings))
     state = content["current_model_state" if weights == "raw" else "state_dict"]
     prefix = "model."
-    model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    try:
+        model.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"model_args: got {model_args}, which {checkpoint} was not made with: {error}") from error
+    if has_adapters:
+        merge_adapters(model)
     data = next((value for value in content.values() if isinstance(value, dict) and "class_names" in value), {})
     return CheckpointModel(model, settings, data)

@@ -1,6 +1,7 @@
 """Build the model of a run: a timm model, plain, hyper-connected or of another residual design."""
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -11,8 +12,11 @@ from torch import nn
 
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS, create_with_design
+from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS
+from mhc_vision.models.hyperconnect import hyperconnect
 
-_OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
+OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
+"""Of `create_classifier`, which `model_args` must not hold."""
 
 
 def create_classifier(
@@ -44,7 +48,7 @@ def create_classifier(
     """
     full_name = registered_name(name, connection)
     arguments = dict(model_args or {})
-    if taken := sorted(set(arguments) & set(_OWN_ARGUMENTS)):
+    if taken := sorted(set(arguments) & set(OWN_ARGUMENTS)):
         raise ValueError(f"model_args must not hold {taken}: set them as arguments of the model itself")
     # timm's convolutional models take no img_size: leave it out when it says nothing new
     default_cfg = get_pretrained_cfg(name)
@@ -59,6 +63,42 @@ def create_classifier(
         return timm.create_model(full_name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}") from error
+
+
+def rebuild_classifier(
+    name: str, *, connection: str | None, num_streams: int, model_args: dict[str, Any] | None = None, **arguments: Any
+) -> nn.Module:
+    """The architecture of `create_classifier`, also where only `hyperconnect` has made such a model before.
+
+    timm has names for some plain models with connections; all others that `hyperconnect` takes can be fine-tuned, too.
+
+    Args:
+        name: As in `create_classifier`.
+        connection: The same.
+        num_streams: The same.
+        model_args: The same.
+        **arguments: The others of `create_classifier`.
+
+    Raises:
+        ValueError: As `create_classifier` and `hyperconnect`.
+    """
+    architecture = name.partition(".")[0]
+    if connection not in CONNECTIONS or timm.is_model(f"{architecture}_{connection}"):
+        return create_classifier(
+            name, connection=connection, num_streams=num_streams, model_args=model_args, **arguments
+        )
+    of_connection, of_timm = split_options(model_args or {})
+    plain = create_classifier(name, connection=None, num_streams=1, model_args=of_timm, **arguments)
+    return hyperconnect(plain, connection, num_streams, inplace=True, **of_connection)
+
+
+def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of `model_args` that belong to connections, and those of timm's model."""
+    names = {"stream_reduce", *CONNECTION_OPTIONS}
+    return (
+        {name: value for name, value in model_args.items() if name in names},
+        {name: value for name, value in model_args.items() if name not in names},
+    )
 
 
 def freeze_sincos_pos_embed(model: nn.Module) -> None:

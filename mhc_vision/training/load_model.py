@@ -12,7 +12,9 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
-from mhc_vision.training.classifier import nearest_names, registered_name
+from mhc_vision.training.classifier import OWN_ARGUMENTS, nearest_names, registered_name
+from mhc_vision.training.resume import MODEL_SETTINGS
+from mhc_vision.training.weights_file import create_from_file
 
 # what timm, the Hub's client and the readers of weight files raise for a model that cannot be had
 _LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError)
@@ -34,6 +36,7 @@ class LoadedModel:
         interpolation: Of resizing.
         mean: Of each channel, for pixels in 0..1.
         std: Their standard deviation.
+        settings: The arguments of `rebuild_classifier` that give a model of this architecture.
     """
 
     model: nn.Module
@@ -47,6 +50,7 @@ class LoadedModel:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    settings: dict[str, Any]
 
 
 def load_model(
@@ -57,6 +61,8 @@ def load_model(
     img_size: int | None = None,
     crop_pct: float | None = None,
     needs_rgb_classes: bool = True,
+    model_args: Mapping[str, Any] | None = None,
+    weights_file: Path | None = None,
 ) -> LoadedModel:
     """Loads a checkpoint of `mhc-vision train`, a directory that `mhc-vision export` or timm wrote, or a timm model.
 
@@ -68,6 +74,9 @@ def load_model(
         img_size: Height and width in pixels in place of the model's own; position embeddings are resampled.
         crop_pct: In place of the model's own.
         needs_rgb_classes: Refuse what is no classifier of RGB images.
+        model_args: Further arguments of `timm.create_model`, in place of those the model was made with; with
+            `in_chans`, timm adapts the weights of the first layer to other images.
+        weights_file: For a timm name: a file in place of the published weights (see `create_from_file`).
 
     Raises:
         ValueError: If there is no such model, it cannot be read or downloaded, it is refused by `needs_rgb_classes`, an
@@ -82,17 +91,26 @@ def load_model(
         raise ValueError(f"weights: got 'initial' for {name}, expected it with a timm name only")
     if connection is not None and not is_name:
         raise ValueError(f"connection: got {connection!r} for {name}, expected it with a plain timm name only")
+    if weights_file is not None and (not is_name or weights == "initial"):
+        raise ValueError(f"weights_file: got {weights_file} for {name} with its own weights, expected a timm name")
+    arguments = dict(model_args or {})
     if is_checkpoint:
-        loaded = load_checkpoint_model(path, "raw" if weights == "raw" else "default")
+        loaded = load_checkpoint_model(path, "raw" if weights == "raw" else "default", arguments)
         model, source = loaded.model, f"checkpoint {path}"
         config = {**resolve_model_data_config(model), **_recorded(loaded.data)}
         size = loaded.settings["img_size"]
         height_width = config["input_size"][1:] if size is None else (size, size)
         config["input_size"] = (loaded.settings["in_chans"], *height_width)
         class_names = loaded.data.get("class_names")
+        settings = {key: loaded.settings[key] for key in MODEL_SETTINGS}
+        settings["model_args"] = {**(settings["model_args"] or {}), **arguments}
     else:
         source = _timm_source(name, connection)
-        model = _create(source, pretrained=weights != "initial")
+        if weights_file is not None:
+            model = create_from_file(source, weights_file, **arguments)
+        else:
+            model = _create(source, pretrained=weights != "initial", **arguments)
+        settings = _settings(source if is_name else model.pretrained_cfg["architecture"], model, arguments)
         config = resolve_model_data_config(model)
         class_names = getattr(model, "pretrained_cfg", {}).get("label_names")
     in_chans, height, width = config["input_size"]
@@ -117,7 +135,22 @@ def load_model(
         interpolation=config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
+        settings={**settings, "num_classes": num_classes, "in_chans": in_chans, "img_size": img_size or height},
     )
+
+
+def _settings(name: str, model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `rebuild_classifier` for a model that timm has made, but for its sizes."""
+    architecture, dot, tag = name.partition(".")
+    connection = getattr(model, "connection", None)
+    # timm's own record, with what config.json of a directory says
+    made_with = {**arguments, **getattr(model, "_model_args", {})}
+    return {
+        "name": architecture.removesuffix(f"_{connection}") + dot + tag,
+        "connection": connection,
+        "num_streams": getattr(model, "num_streams", 1),
+        "model_args": {key: value for key, value in made_with.items() if key not in OWN_ARGUMENTS},
+    }
 
 
 def _recorded(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,10 +180,10 @@ def _timm_source(name: str, connection: str | None) -> str:
     return name
 
 
-def _create(source: str, pretrained: bool) -> nn.Module:
+def _create(source: str, **arguments: Any) -> nn.Module:
     try:
-        return timm.create_model(source, pretrained=pretrained)
-    except _LOAD_ERRORS as error:
+        return timm.create_model(source, **arguments)
+    except (*_LOAD_ERRORS, TypeError) as error:
         raise ValueError(f"model: {source} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

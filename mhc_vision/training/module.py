@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import Lamb
+from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -15,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from mhc_vision.training.classifier import create_classifier, freeze_sincos_pos_embed
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
+from mhc_vision.training.resume import MODEL_SETTINGS
 from mhc_vision.training.schedule import warmup_cosine
 from mhc_vision.training.sharding import is_sharded, shard_model
 
@@ -47,6 +49,7 @@ class ClassificationModule(LightningModule):
         eps: The optimiser's epsilon.
         optimizer: `"adamw"`, or `"lamb"` (timm's, with its clipping of the global norm at 1).
         connection_lr_scale: Factor on the learning rate of the connections' parameters.
+        layer_decay: Factor on the learning rate from a layer of the backbone to the one below it; 1 for none.
         warmup_steps: Optimiser steps of linear warm-up; give this or `warmup_epochs`, or none for no warm-up.
         warmup_epochs: Epochs of linear warm-up.
         min_lr: Learning rate at the end of the cosine.
@@ -75,6 +78,7 @@ class ClassificationModule(LightningModule):
         eps: float = 1e-8,
         optimizer: Literal["adamw", "lamb"] = "adamw",
         connection_lr_scale: float = 1.0,
+        layer_decay: float = 1.0,
         warmup_steps: int | None = None,
         warmup_epochs: float | None = None,
         min_lr: float = 0.0,
@@ -96,20 +100,13 @@ class ClassificationModule(LightningModule):
             raise ValueError(f"give warmup_steps or warmup_epochs, not both: got {warmup_steps} and {warmup_epochs}")
         if optimizer not in ("adamw", "lamb"):
             raise ValueError(f"optimizer must be 'adamw' or 'lamb', got {optimizer!r}")
+        if not 0.0 < layer_decay <= 1.0:
+            raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
         if fixed_pos_embed not in (None, "sincos2d"):
             raise ValueError(f"fixed_pos_embed must be null or 'sincos2d', got {fixed_pos_embed!r}")
         self.training_loss = classification_loss(loss, label_smoothing)
         self.validation_loss = classification_loss(loss)
-        self.model = create_classifier(
-            name,
-            connection=connection,
-            num_streams=num_streams,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            img_size=img_size,
-            pretrained=pretrained,
-            model_args=model_args,
-        )
+        self.model = self.build_model()
         if fixed_pos_embed is not None:
             freeze_sincos_pos_embed(self.model)
         accuracies = {"top1": MulticlassAccuracy(num_classes, top_k=1, average="micro")}
@@ -117,6 +114,11 @@ class ClassificationModule(LightningModule):
             accuracies["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
         self.val_accuracy = MetricCollection(dict(accuracies), prefix="val/")
         self.test_accuracy = MetricCollection(dict(accuracies), prefix="test/").clone()
+
+    def build_model(self) -> nn.Module:
+        """The model that the hyper-parameters describe."""
+        names = (*MODEL_SETTINGS, "pretrained")
+        return create_classifier(**{name: self.hparams[name] for name in names})
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, num_classes) of images (B, in_chans, H, W)."""
@@ -160,6 +162,7 @@ class ClassificationModule(LightningModule):
             lr=self.hparams["lr"],
             weight_decay=self.hparams["weight_decay"],
             connection_lr_scale=self.hparams["connection_lr_scale"],
+            layer_decay=self.hparams["layer_decay"],
         )
         options = {"betas": tuple(self.hparams["betas"]), "eps": self.hparams["eps"]}
         # the fused kernel unscales fp16 gradients itself, after they would have been clipped

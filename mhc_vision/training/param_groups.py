@@ -1,47 +1,81 @@
-"""Parameter groups: with or without weight decay, backbone or connection."""
+"""Parameter groups: with or without weight decay, backbone or connection, and layer by layer."""
 
 from typing import Any
 
+from timm.models import group_parameters
 from torch import nn
 
 from mhc_vision.layers import connection_parameters
 
 
 def param_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, connection_lr_scale: float = 1.0
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    connection_lr_scale: float = 1.0,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Sorts the trainable parameters into at most four named groups for an optimiser.
+    """Sorts the trainable parameters into named groups for an optimiser.
 
     Weight decay follows timm: none for vectors, scalars, biases and the names in `model.no_weight_decay()`. The groups
     of the connections learn at `lr * connection_lr_scale`; AdamW's decoupled decay is scaled with it.
 
+    With `layer_decay` below 1, the layers of the backbone learn the slower the farther they are from the head: at
+    `lr * layer_decay ** distance`, where the head is at distance 0, each block is a layer, and the embeddings below
+    the first block are one (BEiT, arXiv 2106.08254, by timm's `group_matcher`). Connections are left out: where a plain
+    model is fine-tuned they are new, as the head is.
+
     Args:
         model: A timm model, plain or hyper-connected.
-        lr: Learning rate of the backbone.
+        lr: Learning rate of the backbone, with `layer_decay` of the head.
         weight_decay: Weight decay where there is any.
         connection_lr_scale: Factor on the connections' learning rate.
+        layer_decay: Factor on the learning rate from one layer to the one below it; 1 for none.
 
     Returns:
         Group dicts with `name`, `params`, `lr` and `weight_decay`, the backbone's first; groups without parameters are
-        left out.
+        left out. With `layer_decay` the names of the backbone's end with the layer, counted from the bottom, and the
+        head's come first: `backbone_no_decay.3`.
 
     Raises:
-        ValueError: If `connection_lr_scale` is not positive.
+        ValueError: If `connection_lr_scale` is not positive, `layer_decay` is not in (0, 1], or timm does not know the
+            layers of the model.
     """
     if connection_lr_scale <= 0:
         raise ValueError(f"connection_lr_scale must be positive, got {connection_lr_scale}")
+    layers = _layers(model, layer_decay)
+    top = max(layers.values(), default=0)
     # a method by timm's convention, not one of nn.Module
     undecayed_names: set[str] = getattr(model, "no_weight_decay", set)()
     connection_names = {name for name, _ in connection_parameters(model)}
-    groups: dict[str, dict[str, Any]] = {
-        f"{part}{suffix}": {"name": f"{part}{suffix}", "params": [], "lr": group_lr, "weight_decay": decay}
-        for part, group_lr in (("backbone", lr), ("connection", lr * connection_lr_scale))
-        for suffix, decay in (("", weight_decay), ("_no_decay", 0.0))
-    }
+    rates = {"backbone": lr}
+    if layers:
+        rates = {f"backbone.{layer}": lr * layer_decay ** (top - layer) for layer in range(top, -1, -1)}
+    rates["connection"] = lr * connection_lr_scale
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for part, rate in rates.items():
+        for decayed in (True, False):
+            kind, dot, layer = part.partition(".")
+            name = part if decayed else f"{kind}_no_decay{dot}{layer}"
+            groups[part, decayed] = {"name": name, "params": [], "lr": rate, "weight_decay": weight_decay * decayed}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "connection" if name in connection_names else "backbone"
+        part = "connection" if name in connection_names else f"backbone.{layers[name]}" if layers else "backbone"
         undecayed = parameter.ndim <= 1 or name.endswith(".bias") or name in undecayed_names
-        groups[f"{part}_no_decay" if undecayed else part]["params"].append(parameter)
+        groups[part, not undecayed]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
+
+
+def _layers(model: nn.Module, layer_decay: float) -> dict[str, int]:
+    """Layer of each parameter, counted from the bottom; empty where all layers learn alike."""
+    if not 0.0 < layer_decay <= 1.0:
+        raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
+    if layer_decay == 1.0:
+        return {}
+    matcher = getattr(model, "group_matcher", None)
+    if matcher is None:
+        raise ValueError(f"layer_decay: got {layer_decay}, but {type(model).__name__} has no group_matcher of layers")
+    layers: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
+    return layers

@@ -54,3 +54,41 @@ def test_connections_learn_at_their_own_rate_and_decay_only_their_projections():
 def test_a_connection_rate_that_cannot_learn_is_refused(scale):
     with pytest.raises(ValueError, match=rf"connection_lr_scale must be positive, got {scale}"):
         param_groups(_model("test_vit"), lr=1e-3, weight_decay=0.1, connection_lr_scale=scale)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit_mhc"])
+def test_layer_decay_slows_the_backbone_towards_the_input_as_timms_and_leaves_connections_out(name):
+    model = _model(name)
+    groups = param_groups(model, lr=1e-3, weight_decay=0.1, connection_lr_scale=10, layer_decay=0.5)
+    rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    rate_of = {name: rates[parameter] for name, parameter in model.named_parameters()}
+    assert rate_of["head.weight"] == groups[0]["lr"] == 1e-3
+    # two blocks: the last with the final norm, the first, and the embeddings
+    assert rate_of["norm.weight"] == rate_of["blocks.1.mlp.fc1.weight"] == 0.5e-3
+    assert rate_of["blocks.0.attn.qkv.weight"] == 0.25e-3
+    assert rate_of["patch_embed.proj.weight"] == rate_of["pos_embed"] == 0.125e-3
+    plain = _model("test_vit")
+    theirs = timm.optim.param_groups_layer_decay(plain, 0.1, plain.no_weight_decay(), layer_decay=0.5)
+    scale_of = {parameter: group["lr_scale"] for group in theirs for parameter in group["params"]}
+    for key, parameter in plain.named_parameters():
+        assert rate_of[key] == pytest.approx(1e-3 * scale_of[parameter])
+    assert all(rate == pytest.approx(1e-2) for key, rate in rate_of.items() if ".connection" in key)
+
+
+def test_groups_of_layers_are_named_from_the_bottom():
+    groups = param_groups(_model("test_vit_mhc"), lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    names = [group["name"] for group in groups]
+    assert names[:3] == ["backbone.3", "backbone_no_decay.3", "backbone.2"]
+    assert names[-4:] == ["backbone.0", "backbone_no_decay.0", "connection", "connection_no_decay"]
+    assert all((group["weight_decay"] == 0) == ("no_decay" in group["name"]) for group in groups)
+
+
+@pytest.mark.parametrize("layer_decay", [0.0, 1.5])
+def test_a_layer_decay_out_of_range_is_refused(layer_decay):
+    with pytest.raises(ValueError, match=rf"layer_decay must be in \(0, 1\], got {layer_decay}"):
+        param_groups(_model("test_vit"), lr=1e-3, weight_decay=0.1, layer_decay=layer_decay)
+
+
+def test_layer_decay_needs_a_model_with_layers():
+    with pytest.raises(ValueError, match="layer_decay: got 0.5, but Linear has no group_matcher"):
+        param_groups(nn.Linear(2, 2), lr=1e-3, weight_decay=0.1, layer_decay=0.5)

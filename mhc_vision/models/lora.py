@@ -1,0 +1,96 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) in a timm model, through peft."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """What the adapters are.
+
+    Attributes:
+        rank: r, columns of A and rows of B in W + (alpha / r) B A.
+        alpha: Scale of the update, before it is divided by the rank.
+        dropout: Of an adapter's input, in training.
+        targets: The linear layers that get an adapter: ends of their names, such as `attn.qkv`.
+
+    Raises:
+        ValueError: If a number is out of range or there are no targets.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("attn.qkv", "attn.proj")
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora_rank must be at least 1, got {self.rank}")
+        if self.alpha <= 0:
+            raise ValueError(f"lora_alpha must be positive, got {self.alpha}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"lora_dropout must be in [0, 1), got {self.dropout}")
+        if not self.targets:
+            raise ValueError("lora_targets: got none, expected ends of the names of linear layers")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "LoraOptions":
+        """Those that hyper-parameters `lora_rank`, `lora_alpha`, ... say."""
+        values = {field.name: settings[f"lora_{field.name}"] for field in fields(cls)}
+        return cls(**{**values, "targets": tuple(values["targets"])})
+
+
+def add_adapters(model: nn.Module, options: LoraOptions) -> None:
+    """Puts adapters into a model, in place; B starts at zero, so it computes what it did.
+
+    Only the adapters are trainable then. The names of the layers' own weights get `base_layer.` before their end.
+
+    Args:
+        model: A timm model.
+        options: What they are.
+
+    Raises:
+        ImportError: If peft is missing.
+        ValueError: If a target matches no linear layer, which peft would not say of one among others.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("LoRA needs peft: pip install 'mhc_vision[lora]'") from error
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for target in options.targets:
+        if not _ending_with(target, linear):
+            kinds = sorted({".".join(name.split(".")[-2:]) for name in linear if name.startswith("blocks.")})
+            raise ValueError(
+                f"lora_targets: {target!r} matches no linear layer of {type(model).__name__}; there is: "
+                f"{', '.join(kinds)}"
+            )
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft only divides it
+        lora_dropout=options.dropout,
+        target_modules=list(options.targets),
+        bias="none",
+    )
+    inject_adapter_in_model(config, model)
+
+
+def merge_adapters(model: nn.Module) -> None:
+    """Adds the adapters to the weights they belong to and takes them out, in place: timm's model again."""
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    for name, layer in adapted:
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    # what peft notes on a model that has adapters
+    del model.peft_config
+
+
+def _ending_with(target: str, names: Sequence[str]) -> list[str]:
+    """The names that peft's `target_modules` would choose."""
+    return [name for name in names if name == target or name.endswith(f".{target}")]
