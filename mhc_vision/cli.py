@@ -9,6 +9,7 @@ from mhc_vision.training.messages import fail
 
 COMMANDS = {
     "train": "train, validate or test a model on a dataset (LightningCLI)",
+    "finetune": "fine-tune or probe a pretrained ViT, plain or with connections, on another dataset",
     "evaluate": "accuracy of a checkpoint or a timm model on a folder of images",
     "analyze": "what the connections of a model do: gains, maps, streams, as figures, numbers and a page",
     "export": "write a training checkpoint as a directory that timm loads",

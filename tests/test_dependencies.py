@@ -1,4 +1,4 @@
-"""Dependencies point one way: kernels <- layers <- models <- {training, analysis} <- comparison, data <- training."""
+"""Dependencies point one way: kernels <- layers <- models <- {training, analysis} <- {comparison, finetuning}, data <- training."""
 
 import ast
 import subprocess
@@ -17,6 +17,7 @@ ALLOWED = {
     "data": {"data"},
     "analysis": {"kernels", "layers", "models", "analysis"},
     "training": {"kernels", "layers", "models", "data", "training"},
+    "finetuning": {"kernels", "layers", "models", "data", "training", "finetuning"},
     "comparison": {"kernels", "layers", "models", "data", "training", "analysis", "comparison"},
 }
 # modules beside the parts: these stand below all of them, the others (cli, demo) above

@@ -17,11 +17,16 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 for bad input, 130 after an interrupt.
     """
+    run_cli(TrainCLI, words)
+
+
+def run_cli(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
+    """Runs a command line of `TrainCLI` or one like it, as `run` does."""
     words = list(words)
     if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help")):
         words.insert(0, "fit")
     try:
-        _train(words)
+        _train(cli_class, words)
     except TrainingInterrupted as interrupt:
         fail(str(interrupt), status=130)
     except KeyboardInterrupt:
@@ -33,8 +38,8 @@ def run(words: Sequence[str]) -> None:
         raise
 
 
-def _train(words: Sequence[str]) -> None:
-    cli = TrainCLI(words)
+def _train(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
+    cli = cli_class(words)
     # without a logger there are no records to report on
     if words[0] == "fit" and cli.trainer.loggers and cli.trainer.is_global_zero:
         print(f"report: {write_run_report(Path(cli.trainer.default_root_dir))}")

@@ -139,6 +139,18 @@ class ImageDataModule(LightningDataModule):
         """The same samples as in validation."""
         return self.val_dataloader()
 
+    def predict_dataloader(self) -> list[DataLoader]:
+        """The images of training, validation and, where it has its own, test: each once, in order, as in evaluation.
+
+        Raises:
+            ValueError: If the training images cannot be had without what is random in training.
+        """
+        rank, world_size = self._process()
+        train_set = without_augmentation(self)
+        sampler = EvaluationSampler(len(train_set), rank, world_size)
+        loaders = [DataLoader(train_set, sampler=sampler, **self._loader_options()), self.val_dataloader()]
+        return [*loaders, self.test_dataloader()] if self.has_test_set else loaders
+
     def on_before_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Seed what is random in a training step, from here to the end of its backward pass."""
         if self.trainer is not None and self.trainer.training:

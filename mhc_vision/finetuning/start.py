@@ -11,10 +11,8 @@ from torch import nn
 
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models import HyperConnected, hyperconnect
-from mhc_vision.training.classifier import rebuild_classifier, split_options
+from mhc_vision.training.classifier import check_model_args, rebuild_classifier, split_options
 from mhc_vision.training.load_model import load_model
-
-_DEFAULT_STREAMS = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def start_from(
     in_chans: int = 3,
     img_size: int | None = None,
     connection: str | None = None,
-    num_streams: int | None = None,
+    num_streams: int = 4,
     model_args: Mapping[str, Any] | None = None,
     weights: Literal["default", "raw"] = "default",
     weights_file: Path | None = None,
@@ -62,7 +60,7 @@ def start_from(
         in_chans: Channels of its images; timm adapts the first layer of models that it loads.
         img_size: Height and width of its images, in pixels; `None` for the model's own.
         connection: `shc`, `dhc` or `mhc` for a plain model; `None` leaves a model as it is.
-        num_streams: Of new connections (`None` for 4); those that are there must have as many.
+        num_streams: Of the connections, new ones or those that are there; only with `connection`.
         model_args: Options of new connections, and arguments of `timm.create_model` such as `drop_path_rate`.
         weights: Of a checkpoint, as in `load_model`.
         weights_file: For a timm name: a file in place of the published weights.
@@ -71,6 +69,7 @@ def start_from(
     Raises:
         ValueError: If the model cannot be loaded, has other connections or channels, or an option is out of range.
     """
+    check_model_args(model_args or {})
     name, connection = _split_connection(name, connection)
     of_connection, of_timm = split_options(model_args or {})
     is_file = Path(name).is_file()
@@ -91,7 +90,7 @@ def start_from(
     if isinstance(model, HyperConnected):
         _check_connection(name, settings, connection, num_streams, of_connection)
     elif connection is not None:
-        settings |= {"connection": connection, "num_streams": num_streams or _DEFAULT_STREAMS}
+        settings |= {"connection": connection, "num_streams": num_streams}
         settings["model_args"] = {**settings["model_args"], **of_connection}
         model = hyperconnect(model, connection, settings["num_streams"], inplace=True, **of_connection)
     elif of_connection:
@@ -118,14 +117,16 @@ def _check_connection(
     name: str,
     settings: Mapping[str, Any],
     connection: str | None,
-    num_streams: int | None,
+    num_streams: int,
     of_connection: Mapping[str, Any],
 ) -> None:
     """Raise ValueError unless the connections asked for are those that a model has."""
-    asked = {"connection": connection, "num_streams": num_streams, **of_connection}
+    asked = dict(of_connection)
+    if connection is not None:
+        asked |= {"connection": connection, "num_streams": num_streams}
     has = {**settings, **settings["model_args"]}
     for option, value in asked.items():
-        if value is not None and value != has.get(option):
+        if value != has.get(option):
             raise ValueError(f"{option}: got {value!r}, but {name} was trained with {has.get(option)!r}")
 
 

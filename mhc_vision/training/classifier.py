@@ -48,8 +48,7 @@ def create_classifier(
     """
     full_name = registered_name(name, connection)
     arguments = dict(model_args or {})
-    if taken := sorted(set(arguments) & set(OWN_ARGUMENTS)):
-        raise ValueError(f"model_args must not hold {taken}: set them as arguments of the model itself")
+    check_model_args(arguments)
     # timm's convolutional models take no img_size: leave it out when it says nothing new
     default_cfg = get_pretrained_cfg(name)
     if img_size is not None and (default_cfg is None or img_size != default_cfg.input_size[-1]):
@@ -99,6 +98,12 @@ def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
         {name: value for name, value in model_args.items() if name in names},
         {name: value for name, value in model_args.items() if name not in names},
     )
+
+
+def check_model_args(model_args: Mapping[str, Any]) -> None:
+    """Raise ValueError if `model_args` hold what has an argument of its own."""
+    if taken := sorted(set(model_args) & set(OWN_ARGUMENTS)):
+        raise ValueError(f"model_args must not hold {taken}: set them as arguments of the model itself")
 
 
 def freeze_sincos_pos_embed(model: nn.Module) -> None:

@@ -57,20 +57,23 @@ class SetupMark(Callback):
 
 
 class TrainCLI(LightningCLI):
-    """LightningCLI for `ClassificationModule` and a data module chosen by name, with a run directory of our layout.
+    """LightningCLI for `module_class` and a data module chosen by name, with a run directory of our layout.
 
     `trainer.default_root_dir` is the run directory: config.yaml, metrics.jsonl, checkpoints/ and summary.json go there.
 
     Args:
-        args: The words of the command line after `train`.
+        args: The words of the command line behind the command's name.
         run: Whether to run the subcommand; else only build data, model and trainer.
     """
+
+    command_name = "train"
+    module_class: type[ClassificationModule] = ClassificationModule
 
     def __init__(self, args: Sequence[str], run: bool = True) -> None:
         self.command = list(args)
         self._setup_mark = SetupMark()
         super().__init__(
-            ClassificationModule,
+            self.module_class,
             LightningDataModule,
             save_config_callback=SaveConfigOnStart,
             trainer_defaults={"default_root_dir": DEFAULT_RUN_DIR, "use_distributed_sampler": False},
@@ -183,7 +186,7 @@ class TrainCLI(LightningCLI):
         seed = self._get(self.config_init, "seed_everything")
         # False: Lightning's word for no seed
         seed = None if seed is False else seed
-        summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command], seed)
+        summary = RunSummary(run_dir / "summary.json", ["mhc-vision", self.command_name, *self.command], seed)
         added: list[Callback] = [summary, self._setup_mark]
         if config["logger"] is not False:
             added += _instruments(config["log_every_n_steps"] or 50, configured)

@@ -107,7 +107,8 @@ def load_model(
     else:
         source = _timm_source(name, connection)
         if weights_file is not None:
-            model = create_from_file(source, weights_file, **arguments)
+            size = {} if img_size is None else {"img_size": img_size}
+            model = create_from_file(source, weights_file, **size, **arguments)
         else:
             model = _create(source, pretrained=weights != "initial", **arguments)
         settings = _settings(source if is_name else model.pretrained_cfg["architecture"], model, arguments)

@@ -3,7 +3,7 @@
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,11 @@ class RunSummary(Callback):
         self.seed = seed
         self._started = 0.0
         self._gmacs = 0.0
+        self._written: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Counts the model's multiply-accumulates, before it is compiled or spread over processes."""
-        if stage == "fit" and trainer.is_global_zero:
+        if stage in ("fit", "predict") and trainer.is_global_zero:
             self._gmacs = image_macs(pl_module.get_submodule("model"), _input_size(pl_module)) / 1e9
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,39 +48,79 @@ class RunSummary(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file, on the first process only."""
+        seconds = time.monotonic() - self._started
+        metrics = dict(trainer.callback_metrics)
+        self.write(trainer, pl_module, metrics, trainer.global_step, trainer.current_epoch, seconds)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the test figures of a run that is tested at its end."""
+        if self._written:
+            self._written["metrics"] = _sorted({**self._written["metrics"], **trainer.callback_metrics})
+            replace_text(self.path, json_text(self._written, indent=2) + "\n")
+
+    def write(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        metrics: Mapping[str, Any],
+        steps: int,
+        epochs: int,
+        seconds: float,
+    ) -> None:
+        """Writes the file, on the first process only.
+
+        Args:
+            trainer: Of the run.
+            module: What was trained.
+            metrics: What it reached, by name.
+            steps: Optimiser steps.
+            epochs: Passes over the training data.
+            seconds: What it took.
+        """
         if not trainer.is_global_zero:
             return
-        device = pl_module.device
-        summary = {
-            "name": pl_module.hparams["name"],
-            "connection": pl_module.hparams["connection"],
+        device = trainer.strategy.root_device
+        model = module.get_submodule("model")
+        self._written = {
+            "name": module.hparams["name"],
+            "connection": module.hparams["connection"],
             # what the model has: not every residual design follows the setting
-            "num_streams": getattr(pl_module.get_submodule("model"), "num_streams", 1),
+            "num_streams": getattr(model, "num_streams", 1),
+            **{key: module.hparams[key] for key in ("source", "method") if key in module.hparams},
             "seed": self.seed,
-            "metrics": dict(sorted(trainer.callback_metrics.items())),
-            "params": count_parameters(pl_module.get_submodule("model")),
+            "metrics": _sorted(metrics),
+            "params": count_parameters(model),
             "gmacs": round(self._gmacs, 9),
-            "steps": trainer.global_step,
-            "epochs": trainer.current_epoch,
-            "wall_time_s": round(time.monotonic() - self._started, 1),
+            "steps": steps,
+            "epochs": epochs,
+            "wall_time_s": round(seconds, 1),
             **_perf(trainer, device),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "num_processes": trainer.world_size,
             "versions": versions(),
             "command": self.command,
         }
-        replace_text(self.path, json_text(summary, indent=2) + "\n")
+        replace_text(self.path, json_text(self._written, indent=2) + "\n")
 
 
 def count_parameters(model: nn.Module) -> dict[str, Any]:
-    """Counts `total`, `connections` and `extra_percent`: what the connections add to the plain model, in %."""
+    """Counts parameters.
+
+    Returns:
+        `total`, `trainable`, `connections`, and `extra_percent`: what the connections add to the plain model, in %.
+    """
     total = sum(parameter.numel() for parameter in model.parameters())
     connections = sum(parameter.numel() for _, parameter in connection_parameters(model))
     return {
         "total": total,
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "connections": connections,
         "extra_percent": round(100.0 * connections / (total - connections), 4),
     }
+
+
+def _sorted(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(sorted(metrics.items()))
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,82 @@
+"""The command `finetune`: `train` for pretrained models, and probes in place of a training."""
+
+import dataclasses
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.finetuning.module import FinetuneModule
+from mhc_vision.finetuning.probe import run_probe
+from mhc_vision.training.cli import TrainCLI
+from mhc_vision.training.messages import fail
+from mhc_vision.training.run_summary import RunSummary
+
+PROBE_FILE = "probe.json"
+
+
+class FinetuneCLI(TrainCLI):
+    """`TrainCLI` for `FinetuneModule`.
+
+    `fit` of a probe goes once through the images and leaves the same records as a training, and `probe.json` with what
+    a linear probe tried. Where the data has test images of their own, `fit` ends with a test of the final weights.
+    """
+
+    command_name = "finetune"
+    module_class = FinetuneModule
+    model: FinetuneModule
+
+    def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Trains or probes, and tests; see `TrainCLI.fit` for `ckpt_path`."""
+        self._say_start()
+        if self.model.is_probe:
+            self._probe(ckpt_path)
+            return
+        super().fit(ckpt_path, **kwargs)
+        if self.datamodule.has_test_set:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+
+    def _say_start(self) -> None:
+        """What was loaded; with a warning where the images are not normalised as those that it has seen."""
+        if not self.trainer.is_global_zero:
+            return
+        start = self.model.start
+        head = "new" if start.new_head else "kept"
+        trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        print(f"start: {start.source}; head: {head}; trainable parameters: {trainable:,}", flush=True)
+        for name in ("mean", "std"):
+            theirs = getattr(start, name)
+            ours = getattr(self.datamodule.batch_augment, name).flatten().tolist()
+            if len(ours) == len(theirs) and any(abs(a - b) > 1e-3 for a, b in zip(ours, theirs, strict=True)):
+                warnings.warn(
+                    f"data.{name} is {[round(value, 4) for value in ours]}, but {start.source} was trained with "
+                    f"{list(theirs)}",
+                    stacklevel=2,
+                )
+
+    def _probe(self, ckpt_path: str | None) -> None:
+        run_dir = Path(self.trainer.default_root_dir)
+        try:
+            if ckpt_path is not None:
+                raise ValueError(f"ckpt_path: got {ckpt_path!r}, but a probe begins anew")
+            started = time.monotonic()
+            result = run_probe(self.trainer, self.model, self.datamodule)
+        except ValueError as error:
+            fail(f"error: {error}", status=2)
+        seconds = time.monotonic() - started
+        is_linear = self.model.hparams["method"] == "linear"
+        if is_linear:
+            record = [dataclasses.asdict(candidate) for candidate in result.candidates]
+            replace_text(run_dir / PROBE_FILE, json_text(record, indent=2) + "\n")
+            self.trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+        for logger in self.trainer.loggers:
+            logger.log_metrics(result.metrics, step=0)
+        _callback(self.trainer, RunSummary).write(self.trainer, self.model, result.metrics, 0, 1, seconds)
+
+
+def _callback(trainer: Trainer, kind: type[Any]) -> Any:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, kind))

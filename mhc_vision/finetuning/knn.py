@@ -1,0 +1,40 @@
+"""Weighted k-nearest-neighbour classification of features."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CHUNK = 1024
+
+
+def knn_probabilities(
+    queries: Tensor, features: Tensor, labels: Tensor, num_classes: int, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """Shares of the votes that the nearest training samples give to each class.
+
+    The k nearest by cosine similarity s vote with weight exp(s / temperature) (Wu et al., arXiv 1805.01978, and DINO,
+    arXiv 2104.14294).
+
+    Args:
+        queries: (M, C), features of the samples to classify.
+        features: (N, C), of the training samples.
+        labels: (N,), int64, of these.
+        num_classes: Number of classes.
+        k: Neighbours that vote.
+        temperature: Of the votes.
+
+    Returns:
+        (M, num_classes); rows sum to 1.
+
+    Raises:
+        ValueError: If there are fewer training samples than neighbours.
+    """
+    if len(features) < k:
+        raise ValueError(f"knn_k: got {k}, but there are only {len(features)} training images")
+    keys = F.normalize(features, dim=1)
+    shares = []
+    for chunk in F.normalize(queries, dim=1).split(_CHUNK):
+        similarities, nearest = (chunk @ keys.t()).topk(k, dim=1)
+        votes = torch.zeros(len(chunk), num_classes, device=keys.device)
+        shares.append(votes.scatter_add_(1, labels[nearest], (similarities / temperature).softmax(dim=1)))
+    return torch.cat(shares)

@@ -1,0 +1,147 @@
+"""Probes of frozen features: each image goes through the model once, all else happens on its features."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from mhc_vision.data.datamodule import ImageDataModule
+from mhc_vision.data.division import hold_out
+from mhc_vision.finetuning.knn import knn_probabilities
+from mhc_vision.finetuning.linear_probe import LinearHead, logistic_head, sgd_heads
+from mhc_vision.finetuning.module import FinetuneModule
+
+_HELD_OUT = 0.1
+"""Share of the training features by which a linear probe chooses."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features (N, C), fp32, and labels (N,), int64, of a split."""
+
+    features: Tensor
+    labels: Tensor
+
+    def at(self, indices: list[int]) -> "FeatureSet":
+        """Some of them."""
+        return FeatureSet(self.features[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to fit a linear probe, and its accuracy on held-out training features, in [0, 1]."""
+
+    solver: str
+    value: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found.
+
+    Attributes:
+        metrics: `val/...` and, where the data has a test set of its own, `test/...`, as in a training.
+        candidates: Of a linear probe: what it tried. The first of the most accurate ones was fitted again to all
+            training features.
+    """
+
+    metrics: dict[str, float]
+    candidates: list[Candidate]
+
+
+def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -> ProbeResult:
+    """Runs the module's probe; after a linear one its model has the head that was found.
+
+    Args:
+        trainer: Of one process.
+        module: With the method `linear` or `knn`.
+        data: Training images are taken as in evaluation, without augmentation.
+
+    Raises:
+        ImportError: If the linear probe needs scikit-learn and it is missing.
+        ValueError: If there are several processes, or too few images.
+    """
+    if trainer.world_size > 1:
+        raise ValueError(f"trainer.devices: a probe runs in one process, got {trainer.world_size}")
+    splits = extract_features(trainer, module, data)
+    candidates: list[Candidate] = []
+    settings = module.hparams
+    if settings["method"] == "linear":
+        head, candidates = fit_linear_probe(splits["train"], data.num_classes, settings, data.seed)
+        install_head(module.get_submodule("model"), head)
+        scores: Callable[[Tensor], Tensor] = head
+    else:
+
+        def scores(features: Tensor) -> Tensor:
+            train = splits["train"]
+            return knn_probabilities(
+                features, train.features, train.labels, data.num_classes, settings["knn_k"], settings["knn_temperature"]
+            )
+
+    metrics = {}
+    for split, accuracy in (("val", module.val_accuracy), ("test", module.test_accuracy)):
+        if split in splits:
+            logits, labels = scores(splits[split].features), splits[split].labels
+            accuracy.to(logits.device).reset()
+            metrics |= {name: value.item() for name, value in accuracy(logits, labels).items()}
+            if settings["method"] == "linear":
+                metrics[f"{split}/loss"] = F.cross_entropy(logits, labels).item()
+    return ProbeResult(metrics, candidates)
+
+
+def extract_features(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -> dict[str, FeatureSet]:
+    """Features of the splits `train`, `val` and, where the data has one of its own, `test`, on the module's device."""
+    outputs: Any = trainer.predict(module, datamodule=data)
+    names = ("train", "val", "test")[: len(outputs)]
+    device = trainer.strategy.root_device
+    return {
+        name: FeatureSet(*(torch.cat(parts).to(device) for parts in zip(*batches, strict=True)))
+        for name, batches in zip(names, outputs, strict=True)
+    }
+
+
+def fit_linear_probe(
+    train: FeatureSet, num_classes: int, settings: Mapping[str, Any], seed: int
+) -> tuple[LinearHead, list[Candidate]]:
+    """The best of the heads that the settings ask for, chosen on a tenth of each class and fitted again to all.
+
+    Validation images take no part in the choice, as some datasets have none but those of the test.
+
+    Args:
+        train: Features of the training images.
+        num_classes: Number of classes.
+        settings: `probe_lrs`, `probe_epochs` and `probe_cs`.
+        seed: Of the order in SGD.
+    """
+    kept, held_out = (train.at(indices) for indices in hold_out(train.labels.tolist(), _HELD_OUT))
+    lrs, cs, epochs = settings["probe_lrs"], settings["probe_cs"], settings["probe_epochs"]
+    tried = [
+        *zip(lrs, sgd_heads(kept.features, kept.labels, num_classes, lrs, epochs, seed), strict=True),
+        *((c, logistic_head(kept.features, kept.labels, num_classes, c)) for c in cs),
+    ]
+    candidates = [
+        Candidate("sgd" if place < len(lrs) else "logistic", value, _accuracy(head, held_out))
+        for place, (value, head) in enumerate(tried)
+    ]
+    best = max(candidates, key=lambda candidate: candidate.accuracy)
+    if best.solver == "sgd":
+        return sgd_heads(train.features, train.labels, num_classes, [best.value], epochs, seed)[0], candidates
+    return logistic_head(train.features, train.labels, num_classes, best.value), candidates
+
+
+def install_head(model: nn.Module, head: LinearHead) -> None:
+    """Makes a linear probe the head of a model; of two heads (distilled models) both, whose mean it then is."""
+    heads = model.get_classifier()  # type: ignore[operator]
+    with torch.no_grad():
+        for linear in heads if isinstance(heads, tuple) else (heads,):
+            linear.weight.copy_(head.weight)
+            linear.bias.copy_(head.bias)
+
+
+def _accuracy(head: LinearHead, split: FeatureSet) -> float:
+    return (head(split.features).argmax(1) == split.labels).float().mean().item()

@@ -1,0 +1,28 @@
+import pytest
+import torch
+
+from mhc_vision.finetuning.knn import knn_probabilities
+
+
+def test_votes_are_those_counted_by_hand():
+    torch.manual_seed(0)
+    features, labels = torch.randn(30, 5), torch.randint(0, 3, (30,))
+    queries = torch.randn(4, 5)
+    shares = knn_probabilities(queries, features, labels, 3, k=7, temperature=0.1)
+    for query, share in zip(queries, shares, strict=True):
+        similarities = torch.nn.functional.cosine_similarity(query[None], features)
+        votes = [0.0, 0.0, 0.0]
+        for index in similarities.argsort(descending=True)[:7]:
+            votes[labels[index]] += float(torch.exp(similarities[index] / 0.1))
+        assert share.tolist() == pytest.approx([vote / sum(votes) for vote in votes], rel=1e-4)
+
+
+def test_a_training_image_is_its_own_neighbour():
+    torch.manual_seed(0)
+    features, labels = torch.randn(2000, 8), torch.arange(2000) % 10
+    assert (knn_probabilities(3 * features, features, labels, 10, k=1).argmax(1) == labels).all()
+
+
+def test_more_neighbours_than_images_are_refused():
+    with pytest.raises(ValueError, match="knn_k: got 20, but there are only 5 training images"):
+        knn_probabilities(torch.randn(1, 3), torch.randn(5, 3), torch.zeros(5, dtype=torch.int64), 2)

@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+from torch import nn
+
+import mhc_vision
+from mhc_vision.finetuning.start import start_from
+from mhc_vision.training.classifier import rebuild_classifier
+
+
+@pytest.fixture(scope="module")
+def plain() -> nn.Module:
+    torch.manual_seed(1)
+    return timm.create_model("test_vit", img_size=32, num_classes=7).eval()
+
+
+@pytest.fixture(scope="module")
+def files(plain: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of `plain` in every form."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(plain.state_dict(), folder / "weights.safetensors")
+    torch.save({"state_dict": plain.state_dict()}, folder / "weights.pth")
+    torch.save({key: value for key, value in plain.state_dict().items() if "head" not in key}, folder / "backbone.pth")
+    save_for_hf(plain, str(folder / "exported"), model_config={}, safe_serialization=True)
+    return folder
+
+
+@pytest.mark.parametrize("connection", [None, "shc", "dhc", "mhc"])
+@pytest.mark.parametrize("source", ["weights.safetensors", "weights.pth", "exported"])
+def test_the_start_computes_what_the_weights_compute(plain, files, source, connection):
+    if source == "exported":
+        start = start_from(str(files / source), num_classes=7, img_size=32, connection=connection)
+    else:
+        start = start_from("test_vit", weights_file=files / source, num_classes=7, img_size=32, connection=connection)
+    images = torch.randn(2, 3, 32, 32)
+    assert start.model.training
+    assert not start.new_head
+    # the invariant of every connection, in fp32
+    assert (start.model.eval()(images) - plain(images)).abs().max() < 1e-5
+    assert start.settings["connection"] == connection
+
+
+@pytest.mark.parametrize("connection", [None, "mhc"])
+def test_other_classes_get_a_head_of_zeros_on_the_same_features(plain, files, connection):
+    start = start_from(str(files / "exported"), num_classes=4, img_size=32, connection=connection)
+    assert start.new_head
+    assert start.model.num_classes == 4
+    assert not start.model.head.weight.any()
+    assert not start.model.head.bias.any()
+    images = torch.randn(2, 3, 32, 32)
+    features = start.model.eval().forward_features(images)
+    torch.testing.assert_close(features, plain.forward_features(images), rtol=0, atol=1e-5)
+
+
+def test_as_many_other_classes_can_get_a_new_head_too(files):
+    start = start_from(str(files / "exported"), num_classes=7, img_size=32, new_head=True)
+    assert start.new_head
+    assert not start.model.head.weight.any()
+
+
+def test_position_embeddings_are_resampled_as_timm_does(plain, files):
+    start = start_from(str(files / "exported"), num_classes=7, img_size=64, connection="mhc")
+    expected = timm.create_model(f"local-dir:{files / 'exported'}", pretrained=True, img_size=64)
+    torch.testing.assert_close(start.model.pos_embed, expected.pos_embed)
+    images = torch.randn(2, 3, 64, 64)
+    assert (start.model.eval()(images) - expected.eval()(images)).abs().max() < 1e-5
+
+
+def test_a_registered_name_with_connections_starts_from_the_plain_weights(plain, files):
+    options = {"sinkhorn_iters": 3, "drop_path_rate": 0.2}
+    start = start_from(
+        "test_vit_mhc", weights_file=files / "weights.pth", num_classes=7, img_size=32, model_args=options
+    )
+    assert (start.settings["name"], start.settings["connection"]) == ("test_vit", "mhc")
+    assert start.model.blocks[0].connection1.constraint.num_iters == 3
+    images = torch.randn(2, 3, 32, 32)
+    assert (start.model.eval()(images) - plain(images)).abs().max() < 1e-5
+
+
+def test_weights_without_a_head_and_images_of_one_channel(files):
+    start = start_from("test_vit", weights_file=files / "backbone.pth", num_classes=3, in_chans=1, img_size=32)
+    assert start.new_head
+    assert start.model(torch.randn(1, 1, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("connection", [None, "mhc"])
+def test_the_settings_build_the_architecture_again(files, connection):
+    start = start_from(
+        str(files / "exported"), num_classes=4, img_size=48, connection=connection, num_streams=2,
+        model_args={"sinkhorn_iters": 5} if connection else None,
+    )  # fmt: skip
+    rebuilt = rebuild_classifier(**start.settings)
+    rebuilt.load_state_dict(start.model.state_dict())
+    images = torch.randn(2, 3, 48, 48)
+    assert torch.equal(rebuilt.eval()(images), start.model.eval()(images))
+
+
+def test_a_model_that_timm_has_no_connected_name_for_can_be_connected_and_built_again(tmp_path):
+    name = "vit_betwixt_patch32_clip_224"
+    arguments = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    weights = timm.create_model(name, num_classes=3, img_size=32, **arguments)
+    save_file(weights.state_dict(), tmp_path / "weights.safetensors")
+    assert not timm.is_model(f"{name}_shc")
+    start = start_from(
+        name, weights_file=tmp_path / "weights.safetensors", num_classes=3, img_size=32, connection="shc",
+        model_args=arguments,
+    )  # fmt: skip
+    images = torch.randn(2, 3, 32, 32)
+    assert (start.model.eval()(images) - weights.eval()(images)).abs().max() < 1e-5
+    rebuilt = rebuild_classifier(**start.settings)
+    rebuilt.load_state_dict(start.model.state_dict())
+
+
+def test_what_does_not_fit_is_refused(files, tmp_path):
+    def message(**arguments: object) -> str:
+        with pytest.raises(ValueError) as caught:
+            start_from(**{"num_classes": 7, "img_size": 32, **arguments})
+        return str(caught.value)
+
+    (tmp_path / "junk.pth").write_text("no weights")
+    exported, weights = str(files / "exported"), files / "weights.pth"
+    assert "nearest: vit_base_patch16_224" in message(name="vit_base_patch16_244")
+    assert "there is no file" in message(name="test_vit", weights_file=tmp_path / "none.pth")
+    assert "junk.pth cannot be loaded into test_vit" in message(name="test_vit", weights_file=tmp_path / "junk.pth")
+    assert "cannot be loaded into vit_tiny_patch16_224" in message(name="vit_tiny_patch16_224", weights_file=weights)
+    assert "with its own weights, expected a timm name" in message(name=exported, weights_file=weights)
+    assert "expected null or 'mhc'" in message(name="test_vit_mhc", connection="shc", weights_file=weights)
+    assert "expected one of shc, dhc, mhc" in message(name=exported, connection="foo")
+    assert "model_args must not hold ['img_size']" in message(name=exported, model_args={"img_size": 32})
+    assert "got tanh without a connection" in message(name=exported, model_args={"tanh": True})
+    assert "expected a multiple of its patches' 16 pixels" in message(name=exported, img_size=40)
+
+
+def test_connections_that_are_there_must_be_those_asked_for(files, tmp_path):
+    hyper = mhc_vision.hyperconnect(timm.create_model("test_vit", img_size=32, num_classes=7), "dhc", num_streams=2)
+    save_for_hf(hyper, str(tmp_path / "hyper"), model_config={}, safe_serialization=True)
+    start = start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32)
+    assert (start.settings["name"], start.settings["connection"], start.settings["num_streams"]) == (
+        "test_vit",
+        "dhc",
+        2,
+    )
+    start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, connection="dhc", num_streams=2)
+    with pytest.raises(ValueError, match=r"connection: got 'mhc', but .* was trained with 'dhc'"):
+        start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, connection="mhc", num_streams=2)
+    with pytest.raises(ValueError, match=r"num_streams: got 4, but .* was trained with 2"):
+        start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, connection="dhc", num_streams=4)
