@@ -1,4 +1,4 @@
-"""Dependencies point one way: kernels <- layers <- models <- {training, analysis} <- {comparison, finetuning}, data <- training."""
+"""Dependencies point one way: kernels <- layers <- models <- {training, analysis}, data <- training, and what uses both."""
 
 import ast
 import subprocess

@@ -43,7 +43,8 @@ def load_checkpoint_model(
 
     Raises:
         ImportError: If the checkpoint has adapters and peft is missing.
-        ValueError: If the checkpoint is damaged or not one of ours, `model_args` do not fit it, or a run without `EMA` is asked for raw weights.
+        ValueError: If the checkpoint is damaged or not one of ours, `model_args` do not fit it, or a run without `EMA`
+            is asked for raw weights.
     """
     if weights not in ("default", "raw"):
         raise ValueError(f"weights: got {weights!r}, expected 'default' or 'raw'")
