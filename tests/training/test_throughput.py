@@ -41,6 +41,21 @@ def test_slow_checkpoints_are_no_wait_for_data(train, monkeypatch):
     assert min(rates) > 0.1
 
 
+def test_a_given_peak_gives_a_share_of_it_on_any_device(train):
+    words = ["--trainer.callbacks+=Throughput", "--trainer.callbacks.every_n_steps", "1"]
+    run_dir = train(*words, "--trainer.callbacks.peak_tflops", "0.5")
+    gmacs = json.loads((run_dir / "summary.json").read_text())["gmacs"]
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    figures = [line for line in lines if "perf/images_per_s" in line]
+    assert len(figures) == 3
+    # of five tokens; PyTorch's counter does not know the fused attention of CPUs
+    attention = 2 * 5 * 5 * 64
+    for line in figures:
+        # two operations a multiply-accumulate, three passes; logged figures are fp32
+        expected = 3 * 2 * (1e9 * gmacs - attention) * line["perf/images_per_s"] / 0.5e12
+        assert line["perf/mfu"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_peaks_of_cards():
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("NVIDIA H200") == 989e12
