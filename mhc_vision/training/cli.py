@@ -185,22 +185,28 @@ class TrainCLI(LightningCLI):
         seed = None if seed is False else seed
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", "train", *self.command], seed)
         added: list[Callback] = [summary, self._setup_mark]
-        if config["logger"] is not False:
-            added += _instruments(config["log_every_n_steps"] or 50, configured)
+        every_n_steps = config["log_every_n_steps"] or 50
+        watched = config["logger"] is not False
+        if watched:
+            added += _missing([LossSpikes(every_n_steps), ConnectionMonitor(10 * every_n_steps)], configured)
+        # behind what its checkpoint has to hold
+        if config["enable_checkpointing"] is not False:
+            added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
+        # behind all that takes time after a batch, or waits for the other processes there
+        if watched:
+            added += _missing([Throughput(every_n_steps)], configured)
         if self._get(self.config_init, "ckpt_path") is not None:
             added.append(ForgetLaterSteps())
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             # each refresh reads the loss and so waits for the GPU
-            added.append(TQDMProgressBar(refresh_rate=config["log_every_n_steps"] or 50))
+            added.append(TQDMProgressBar(refresh_rate=every_n_steps))
         if config["enable_checkpointing"] is not False:
-            added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
             added.extend(checkpoint_callbacks(run_dir))
         return added
 
 
-def _instruments(log_every_n_steps: int, configured: list[Callback]) -> list[Callback]:
-    """Callbacks that watch a run; one that the configuration sets up itself takes the place of ours."""
-    ours = [LossSpikes(log_every_n_steps), ConnectionMonitor(10 * log_every_n_steps), Throughput(log_every_n_steps)]
+def _missing(ours: list[Callback], configured: list[Callback]) -> list[Callback]:
+    """Those of our callbacks that the configuration does not set up itself."""
     present = {type(callback) for callback in configured}
     return [callback for callback in ours if type(callback) not in present]

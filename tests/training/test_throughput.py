@@ -3,6 +3,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from mhc_vision.training import throughput
 from mhc_vision.training.checkpoint import AtomicCheckpointIO
@@ -39,6 +40,23 @@ def test_slow_checkpoints_are_no_wait_for_data(train, monkeypatch):
     # an interval of 8 images with a checkpoint in it would have 0.008 a second
     assert len(rates) == 9
     assert min(rates) > 0.1
+
+
+def test_agreeing_on_an_interrupt_is_no_wait_for_data(train, monkeypatch):
+    late = 0.0
+
+    def slowly(strategy, decision, all=True):
+        nonlocal late
+        late += 1000
+        return decision
+
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce_boolean_decision", slowly)
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + late))
+    run_dir = train()
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    waits = [line["perf/data_wait"] for line in lines if "perf/data_wait" in line]
+    assert len(waits) == 3
+    assert max(waits) < 0.5
 
 
 def test_a_given_peak_gives_a_share_of_it_on_any_device(train):
