@@ -66,6 +66,14 @@ def test_an_epoch_may_be_continued_in_the_same_directory(train):
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 
+def test_a_trial_of_the_code_leaves_the_run_directory_as_it_was(train):
+    run_dir = train()
+    saved = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    train("--trainer.fast_dev_run", "true")
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
+    assert not train("--trainer.fast_dev_run", "true", run_dir=run_dir.with_name("trial")).exists()
+
+
 def test_validate_and_test_report_a_checkpoint(train, capsys):
     run_dir = train()
     checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
