@@ -1,6 +1,7 @@
 """The command `train`: LightningCLI with a run directory of our layout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,20 @@ class SaveConfigOnStart(SaveConfigCallback):
 
 
 class SetupMark(Callback):
-    """Notes when data, model, optimiser and training loader are set up: errors until then are about the settings."""
+    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings."""
 
     def __init__(self) -> None:
         self.is_set_up = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes it."""
+        self.is_set_up = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes it."""
+        self.is_set_up = True
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes it."""
         self.is_set_up = True
 
@@ -115,7 +124,7 @@ class TrainCLI(LightningCLI):
 
         What a run's setup refuses ends the program with a message, as in `instantiate_classes`.
         """
-        try:
+        with self._messages_until_set_up():
             path = resume_path(ckpt_path, Path(self.trainer.default_root_dir))
             if path is not None:
                 # it says how many processes share the data; `Trainer.fit` sets it, too late
@@ -125,10 +134,6 @@ class TrainCLI(LightningCLI):
                 said = f"resuming from {path}" if path else "no checkpoint yet: starting from the beginning"
                 rank_zero_only(print)(said)
             self.trainer.fit(ckpt_path=path, **kwargs)
-        except ValueError as error:
-            if self._setup_mark.is_set_up:
-                raise
-            fail(f"error: {error}", status=2)
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """`Trainer.validate` of the given weights, or of a checkpoint as in `fit`."""
@@ -140,15 +145,23 @@ class TrainCLI(LightningCLI):
 
     def _evaluate(self, evaluate: Callable[..., Any], ckpt_path: str | None, kwargs: dict[str, Any]) -> None:
         run_dir = Path(self.trainer.default_root_dir)
-        try:
+        with self._messages_until_set_up():
             path = resume_path(ckpt_path, run_dir)
             if ckpt_path is not None and path is None:
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} has no checkpoint yet")
             if path is not None:
                 check_same_model(path, self.model)
+            evaluate(ckpt_path=path, **kwargs)
+
+    @contextmanager
+    def _messages_until_set_up(self) -> Iterator[None]:
+        """Ends the program with a message where the settings are refused; a later error keeps its traceback."""
+        try:
+            yield
         except ValueError as error:
+            if self._setup_mark.is_set_up:
+                raise
             fail(f"error: {error}", status=2)
-        evaluate(ckpt_path=path, **kwargs)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""

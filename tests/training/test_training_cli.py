@@ -169,6 +169,21 @@ def test_what_the_setup_refuses_is_a_message_and_keeps_the_earlier_config(train,
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
 
 
+@pytest.mark.parametrize("subcommand", ["validate", "test"])
+def test_what_the_setup_of_an_evaluation_refuses_is_a_message(train, capsys, monkeypatch, subcommand):
+    with pytest.raises(SystemExit) as stopped:
+        train("--data.total_batch_size", "9", "--trainer.accumulate_grad_batches", "2", subcommand=subcommand)
+    assert stopped.value.code == 2
+    assert "mhc-vision: error: total_batch_size=9 must be a multiple of" in capsys.readouterr().err
+
+    def broken(module, batch, accuracy, loss_name):
+        raise ValueError("from within a step")
+
+    monkeypatch.setattr("mhc_vision.training.module.ClassificationModule._evaluate", broken)
+    with pytest.raises(ValueError, match="from within a step"):
+        train(subcommand=subcommand)
+
+
 def test_an_error_in_training_keeps_its_traceback(train, monkeypatch):
     def broken(module, batch, batch_idx):
         raise ValueError("from within a step")
