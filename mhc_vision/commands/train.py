@@ -35,7 +35,7 @@ def run(words: Sequence[str]) -> None:
 
 def _train(words: Sequence[str]) -> None:
     cli = TrainCLI(words)
-    if cli.trainer.fast_dev_run:
+    if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     # without a logger there are no records to report on
     if words[0] == "fit" and cli.trainer.loggers and cli.trainer.is_global_zero:
