@@ -47,7 +47,8 @@ class RunSummary(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file, on the first process only."""
-        if not trainer.is_global_zero:
+        # a trial of the code is no run: it must not replace the summary of one
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         device = pl_module.device
         summary = {
