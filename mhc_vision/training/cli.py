@@ -46,13 +46,21 @@ class SaveConfigOnStart(SaveConfigCallback):
 
 
 class SetupMark(Callback):
-    """Notes when data, model, optimiser and training loader are set up: errors until then are about the settings."""
+    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings."""
 
     def __init__(self) -> None:
         self.is_set_up = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes it."""
+        self.is_set_up = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same without a training."""
+        self.is_set_up = True
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same in a test."""
         self.is_set_up = True
 
 
@@ -146,9 +154,11 @@ class TrainCLI(LightningCLI):
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} has no checkpoint yet")
             if path is not None:
                 check_same_model(path, self.model)
+            evaluate(ckpt_path=path, **kwargs)
         except ValueError as error:
+            if self._setup_mark.is_set_up:
+                raise
             fail(f"error: {error}", status=2)
-        evaluate(ckpt_path=path, **kwargs)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
