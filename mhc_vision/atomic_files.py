@@ -32,9 +32,15 @@ def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path` to write into, which becomes `path` when the `with` block ends well.
 
     After an error nothing is left of it. The caller has checked that `path` is not there yet.
+
+    Raises:
+        ValueError: If there can be no such directory.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be made: {error.strerror}") from error
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())

@@ -33,8 +33,8 @@ _CAPTIONS = {
     "streams": "Streams in front of each branch and of the read-out. Cosine 1 and effective rank 1 (Roy and Vetterli, "
     "2007) mean that the streams have collapsed to copies; they start as copies of the embedding.",
     "coefficients": "Left: how much each dynamic coefficient varies between images. Right: part of that variance that "
-    "the image's class explains, adjusted for the number of classes; grey where nothing varies or no class has a "
-    "second image.",
+    "the image's class explains, adjusted for the number of classes; grey where nothing varies, there is one class "
+    "only, or no class has a second image.",
     "classes": "The coefficients whose means differ most between classes (after Fig. 12 of HC): median, quartiles, and "
     "5th and 95th percentile over the images of a class.",
 }

@@ -18,10 +18,11 @@ class BranchSimilarity:
 
     def add(self, branch: int, tokens: Tensor) -> None:
         """Take the input of one branch for one batch, (..., C), as read from the streams, before any norm."""
+        tokens = tokens.double()
         if branch > 0 and self._previous is not None:
-            cosines = F.cosine_similarity(self._previous, tokens.double(), dim=-1)
+            cosines = F.cosine_similarity(self._previous, tokens, dim=-1)
             self._cosines.setdefault(branch, TokenQuantiles()).add(cosines)
-        self._previous = tokens.double()
+        self._previous = tokens
 
     def result(self) -> list[dict[str, float]]:
         """For each branch from 1 on, `median`, `p5` and `p95` over tokens of the cosine with the branch before it."""

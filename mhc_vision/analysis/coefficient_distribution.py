@@ -3,13 +3,13 @@
 After Fig. 12 of HC (arXiv 2409.19606). The unit is an image: each coefficient is averaged over the image's tokens.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mhc_vision.analysis.mean_maps import MAP_DIMS
 from mhc_vision.kernels import Coefficients
 
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -45,7 +45,8 @@ class CoefficientDistribution:
         Returns:
             `entries`: names of the E = n² + 2n coefficients; `std`: their standard deviation over images, (L, E);
             `class_share`: part of the variance that the class explains, (L, E), adjusted for the number of classes
-            (ε², about 0 for classes that say nothing), None where nothing varies or no class has a second image;
+            (ε², about 0 for classes that say nothing), None where nothing varies, there is one class only, or no class
+            has a second image;
             `num_images`: of each class that there is; `class_mean`: (L, E) of each class; `shown`: the entries whose
             class means differ most (one of each map at most), with the percentiles `PERCENTILES` over the images of
             each class.
@@ -61,7 +62,7 @@ class CoefficientDistribution:
         names = [class_names[label] if label < len(class_names) else str(label) for label in classes.tolist()]
         counts = torch.bincount(indices).tolist()
         shown = []
-        for branch, entry in _most_different(share, total / len(labels)):
+        for branch, entry in _most_different(share, total / len(labels), self._num_streams):
             values = coefficients[:, branch, entry]
             percentiles = {
                 name: torch.quantile(
@@ -98,7 +99,8 @@ def explained_share(within: Tensor, total: Tensor, num_images: int, num_classes:
         num_classes: K.
 
     Returns:
-        NaN where nothing varies, beyond rounding of fp32, or where N = K; slightly negative where classes say nothing.
+        NaN where nothing varies, beyond rounding of fp32, or where K = 1 or N = K; slightly negative where classes say
+        nothing.
     """
     if num_images <= num_classes or num_classes < 2:
         return torch.full_like(total, torch.nan)
@@ -109,7 +111,7 @@ def explained_share(within: Tensor, total: Tensor, num_images: int, num_classes:
 def _image_means(maps: Coefficients, num_images: int) -> Tensor:
     """The maps of one branch as (B, E), averaged over tokens, fp64."""
     parts = []
-    for values, num_dims in zip(maps, (1, 1, 2), strict=True):
+    for values, num_dims in zip(maps, MAP_DIMS, strict=True):
         values = values.double()
         if values.ndim == num_dims:
             values = values.expand(num_images, 1, *values.shape)
@@ -117,11 +119,10 @@ def _image_means(maps: Coefficients, num_images: int) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _most_different(share: Tensor, variance: Tensor) -> list[tuple[int, int]]:
+def _most_different(share: Tensor, variance: Tensor, num_streams: int) -> list[tuple[int, int]]:
     """(branch, entry) of the largest standard deviations between classes, largest first, one a map."""
     between = (share.nan_to_num(0).clamp_min(0) * variance).sqrt()
     width = between.shape[1]
-    num_streams = math.isqrt(width + 1) - 1
     chosen: dict[tuple[int, int], tuple[int, int]] = {}
     for index in between.flatten().argsort(descending=True).tolist():
         branch, entry = divmod(index, width)

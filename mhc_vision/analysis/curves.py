@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mhc_vision.analysis.figure_files import COLOURS, LINE_STYLES, new_figure, save_figure
+from mhc_vision.analysis.figure_files import line_look, new_figure, save_figure
 from mhc_vision.metrics_log import read_metric
 
 
@@ -41,7 +41,7 @@ def plot_loss_curves(
     curves = {name: read_metric(path, key) for name, path in runs.items()}
     figure, axes = _figure(label + (f", mean of {window}" if window > 1 else ""))
     for index, (name, (steps, values)) in enumerate(curves.items()):
-        axes.plot(steps, smooth(values, window), label=name, **_look(index))
+        axes.plot(steps, smooth(values, window), label=name, **line_look(index) | {"marker": ""})
     return _save(figure, axes, destination)
 
 
@@ -76,11 +76,10 @@ def plot_seed_bands(
         tables = [dict(zip(steps, values, strict=True)) for steps, values in seeds]
         steps = sorted(set.intersection(*(set(table) for table in tables)))
         columns = [[table[step] for table in tables] for step in steps]
-        look = _look(index)
         # a short run may have one point only
-        marker = "o" if len(steps) < 30 else ""
+        look = line_look(index) | {"marker": "o" if len(steps) < 30 else "", "markersize": 3}
         means = [sum(column) / len(column) for column in columns]
-        axes.plot(steps, means, label=name, marker=marker, markersize=3, **look)
+        axes.plot(steps, means, label=name, **look)
         if len(seeds) > 1:
             lowest, highest = [min(column) for column in columns], [max(column) for column in columns]
             axes.fill_between(steps, lowest, highest, color=look["color"], alpha=0.15, linewidth=0)
@@ -94,11 +93,6 @@ def _figure(label: str) -> tuple[Any, Any]:
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)
     return figure, axes
-
-
-def _look(index: int) -> dict[str, Any]:
-    colour, style = COLOURS[index % len(COLOURS)], LINE_STYLES[index % len(LINE_STYLES)]
-    return {"color": colour, "linestyle": style, "linewidth": 1.4}
 
 
 def _save(figure: Any, axes: Any, destination: str | os.PathLike[str]) -> list[Path]:

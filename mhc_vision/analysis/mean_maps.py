@@ -5,7 +5,8 @@ from typing import Any
 from mhc_vision.analysis.token_statistics import TokenMoments
 from mhc_vision.kernels import Coefficients
 
-_NUM_DIMS = Coefficients(pre=1, post=1, res=2)  # type: ignore[arg-type]
+MAP_DIMS = (1, 1, 2)
+"""Dimensions of `pre`, `post` and `res` behind those of tokens."""
 
 
 class MeanMaps:
@@ -16,7 +17,7 @@ class MeanMaps:
 
     def add(self, branch: int, maps: Coefficients) -> None:
         """Take the maps of one branch for one batch: (..., n), (..., n), (..., n, n)."""
-        moments = self._moments.setdefault(branch, [TokenMoments(num_dims) for num_dims in _NUM_DIMS])  # type: ignore[arg-type]
+        moments = self._moments.setdefault(branch, [TokenMoments(num_dims) for num_dims in MAP_DIMS])
         for moment, values in zip(moments, maps, strict=True):
             moment.add(values)
 

@@ -54,7 +54,7 @@ def measure_model(
         `coefficients`. All plain numbers, lists and dicts.
 
     Raises:
-        ValueError: a model that cannot be measured or is in training mode, or no images.
+        ValueError: a model that cannot be measured or is in training mode, no images, or streams that are not finite.
     """
     if model.training:
         raise ValueError("model: got one in training mode, expected eval mode, in which nothing is dropped at random")
@@ -112,14 +112,22 @@ class _Collectors:
     def _connection(self, name: str, streams: Tensor, tokens: Tensor, maps: Coefficients) -> None:
         branch = self._index[name]
         self.num_tokens = tokens.shape[1]
-        self.streams.add(branch, streams)
+        self._add_streams(branch, streams, f"branch {branch} ({name})")
         self.similarity.add(branch, tokens)
         self.maps.add(branch, maps)
         self._batch_maps.append(maps)
 
     def _reduction(self, streams: Tensor, weights: Tensor) -> None:
-        self.streams.add(len(self.names), streams)
+        self._add_streams(len(self.names), streams, "the read-out")
         self._read_weights = weights
+
+    def _add_streams(self, place: int, streams: Tensor, description: str) -> None:
+        if not streams.isfinite().all():
+            raise ValueError(
+                f"model: got streams with NaN or infinity in front of {description}, expected finite ones: it has "
+                "diverged in training, or the images are not finite"
+            )
+        self.streams.add(place, streams)
 
     def result(self, class_names: Sequence[str]) -> dict[str, Any]:
         return {

@@ -10,6 +10,7 @@ from mhc_vision.analysis.token_statistics import TokenQuantiles
 from mhc_vision.kernels import sinkhorn_knopp
 from mhc_vision.layers import ManifoldHyperConnection, named_connections
 from mhc_vision.layers.constraints import SinkhornConstraint
+from mhc_vision.layers.gains import column_residual
 
 ITERATIONS = (1, 2, 3, 5, 10, 20, 50)
 
@@ -74,11 +75,6 @@ class SinkhornResidual:
             "branches": list(figures),
             **{key: [[entry[key] for entry in row] for row in figures.values()] for key in ("max", "median")},
         }
-
-
-def column_residual(res: Tensor) -> Tensor:
-    """Largest |log column sum| of each map, (..., n, n) -> (...)."""
-    return res.sum(-2).log().abs().amax(-1)
 
 
 def _sinkhorn_connections(model: nn.Module) -> dict[int, Any]:

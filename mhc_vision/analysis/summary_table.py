@@ -2,22 +2,27 @@
 
 from typing import Any
 
+import numpy as np
+
 
 def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
     """One row a measure: `measure`, `value` and `plain residual`, the value that a plain residual network has.
 
     Args:
         record: of `measure_model`.
+
+    Returns:
+        The rows; a largest |log column sum| is `nan` if any column sum is negative, as no number then tells how large.
     """
     gains, streams = record["gains"], record["streams"]
     measures = record["connection_matrix"]["measures"]
     rows = [
-        ("largest Amax gain of a branch, forward", f"{max(gains['forward']):.6g}", "1"),
-        ("largest Amax gain of a branch, backward", f"{max(gains['backward']):.6g}", "1"),
-        ("largest composite Amax gain, forward", f"{max(gains['composite_forward']):.6g}", "1"),
-        ("largest composite Amax gain, backward", f"{max(gains['composite_backward']):.6g}", "1"),
-        ("largest |log column sum| of a branch", f"{max(gains['column_error']):.3g}", "0"),
-        ("largest |log column sum| of a product", f"{max(gains['composite_column_error']):.3g}", "0"),
+        ("largest Amax gain of a branch, forward", f"{_largest(gains['forward']):.6g}", "1"),
+        ("largest Amax gain of a branch, backward", f"{_largest(gains['backward']):.6g}", "1"),
+        ("largest composite Amax gain, forward", f"{_largest(gains['composite_forward']):.6g}", "1"),
+        ("largest composite Amax gain, backward", f"{_largest(gains['composite_backward']):.6g}", "1"),
+        ("largest |log column sum| of a branch", f"{_largest(gains['column_error']):.3g}", "0"),
+        ("largest |log column sum| of a product", f"{_largest(gains['composite_column_error']):.3g}", "0"),
         (
             "weight of the input embedding in the output",
             f"{100 * measures['embedding_share']:.1f} %",
@@ -38,6 +43,11 @@ def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
         rows.append(("effective rank of the streams at the read-out, median", _last(streams, "effective_rank"), "1"))
         rows.append((f"cosine between the {n} streams at the read-out, median", _last(streams, "cosine"), "-"))
     return [{"measure": measure, "value": value, "plain residual": plain} for measure, value, plain in rows]
+
+
+def _largest(values: list[float]) -> float:
+    # max() passes over a NaN that does not come first
+    return float(np.max(values))
 
 
 def _last(streams: dict[str, Any], key: str) -> str:

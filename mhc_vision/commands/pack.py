@@ -12,7 +12,7 @@ def run(words: Sequence[str]) -> None:
     """Runs `SOURCE DESTINATION [--check]`.
 
     Raises:
-        SystemExit: With status 2 for bad input.
+        SystemExit: With status 2 for bad input, 1 where it cannot be written, 130 after an interrupt.
     """
     parser = argparse.ArgumentParser(
         prog="mhc-vision pack", description="Pack an image folder into chunks that PackedDataModule and litdata read."
@@ -25,5 +25,9 @@ def run(words: Sequence[str]) -> None:
         packed = pack_folder(arguments.source, arguments.destination, arguments.check)
     except (ValueError, ImportError) as error:
         fail(f"error: {error}", status=2)
+    except OSError as error:
+        fail(f"error: {arguments.destination} cannot be written: {error}", status=1)
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
     counts = ", ".join(f"{count} images in {split}" for split, count in packed["num_images"].items())
     print(f"packed: {arguments.destination} ({counts}, {len(packed['class_names'])} classes)")

@@ -12,7 +12,7 @@ from mhc_vision.training.messages import fail
 def run(words: Sequence[str]) -> None:
     """Runs `[fit | validate | test] [options]`; `fit` may be left out.
 
-    A finished training leaves `report.md` and `figures/` in its run directory.
+    A finished training leaves `report.md` and `figures/` in its run directory; `--trainer.fast_dev_run` leaves nothing.
 
     Raises:
         SystemExit: With status 2 for bad input, 130 after an interrupt.
@@ -40,6 +40,8 @@ def run_cli(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
 
 def _train(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
     cli = cli_class(words)
+    if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
     # without a logger there are no records to report on
     if words[0] == "fit" and cli.trainer.loggers and cli.trainer.is_global_zero:
         print(f"report: {write_run_report(Path(cli.trainer.default_root_dir))}")

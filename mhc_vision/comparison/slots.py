@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mhc_vision.data.available_cores import available_cores
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -37,7 +39,7 @@ def find_slots(threads: int, gpus: int, jobs: int | None = None) -> list[Slot]:
     if gpus > 1 and len(visible) < gpus:
         raise ValueError(f"gpus: got {gpus}, but {len(visible)} can be used here")
     if not visible:
-        return [Slot("")] * (jobs or max(1, num_cores() // threads))
+        return [Slot("")] * (jobs or max(1, available_cores() // threads))
     groups = [",".join(visible[first : first + gpus]) for first in range(0, len(visible) - gpus + 1, gpus)]
     return [Slot(groups[index % len(groups)]) for index in range(jobs or len(groups))]
 
@@ -53,10 +55,3 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(index) for index in range(count)]
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

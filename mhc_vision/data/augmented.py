@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch.utils.data import Dataset
 
-from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.batch_augment import BatchAugment, check_batch_augment
 from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.skip_broken import SkipBroken
 from mhc_vision.data.transforms import eval_transform, train_transform
@@ -77,6 +77,7 @@ class AugmentedDataModule(ImageDataModule):
             raise ValueError(f"mean must have {self.in_chans} values, got {mean}")
         if broken not in ("raise", "skip"):
             raise ValueError(f"broken must be 'raise' or 'skip', got {broken!r}")
+        check_batch_augment(mean, std, mixup, cutmix, erase)
         self.to_train = train_transform(
             img_size,
             interpolation,
@@ -100,9 +101,6 @@ class AugmentedDataModule(ImageDataModule):
             class_names: Name of each class, in the order of the labels.
             train_set: Training samples; raises ValueError for one that cannot be decoded.
             eval_set: Samples of validation and test.
-
-        Raises:
-            ValueError: If an option of the work on the device is out of range.
         """
         self.class_names = class_names
         self.batch_augment = BatchAugment(num_classes=len(class_names), **self._on_device)  # type: ignore[arg-type]

@@ -43,18 +43,7 @@ class BatchAugment(nn.Module):
         hflip: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(mean) != len(std):
-            raise ValueError(f"mean and std must have one value a channel each, got mean={mean} and std={std}")
-        if min(std) <= 0:
-            raise ValueError(f"std must be positive, got {std}")
-        for name, value in (("mixup", mixup), ("cutmix", cutmix)):
-            if value < 0:
-                raise ValueError(f"{name} must be 0 (off) or positive, got {value}")
-        for name, value in (("erase", erase), ("hflip", hflip)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a probability, got {value}")
-        if crop_padding < 0:
-            raise ValueError(f"crop_padding must be 0 (no crop) or positive, got {crop_padding}")
+        check_batch_augment(mean, std, mixup, cutmix, erase, crop_padding, hflip)
         self.erase = erase
         self.crop_padding = crop_padding
         self.hflip = hflip
@@ -90,3 +79,31 @@ class BatchAugment(nn.Module):
         if self.training and self.mix is not None:
             images, labels = self.mix(images, labels)
         return images, labels
+
+
+def check_batch_augment(
+    mean: Sequence[float],
+    std: Sequence[float],
+    mixup: float,
+    cutmix: float,
+    erase: float,
+    crop_padding: int = 0,
+    hflip: float = 0.0,
+) -> None:
+    """Check the options of `BatchAugment`, which needs the number of classes, before the files that tell it are listed.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if len(mean) != len(std):
+        raise ValueError(f"mean and std must have one value a channel each, got mean={mean} and std={std}")
+    if min(std) <= 0:
+        raise ValueError(f"std must be positive, got {std}")
+    for name, value in (("mixup", mixup), ("cutmix", cutmix)):
+        if value < 0:
+            raise ValueError(f"{name} must be 0 (off) or positive, got {value}")
+    for name, value in (("erase", erase), ("hflip", hflip)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be a probability, got {value}")
+    if crop_padding < 0:
+        raise ValueError(f"crop_padding must be 0 (no crop) or positive, got {crop_padding}")

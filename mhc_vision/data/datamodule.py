@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +17,8 @@ from mhc_vision.data.seeding import SeededDataset, derive_seed
 
 # options that do not change what is trained on; batch_size counts as what follows from it and total_batch_size
 FREE_TO_CHANGE = ("root", "cache", "num_workers", "batch_size", "total_batch_size", "keep_on", "_instantiator")
+# what the model sees and is asked; all else in a checkpoint is about training
+_OF_EVALUATION = {"class_names", "mean", "std", "crop_pct", "interpolation"}
 
 
 class ImageDataModule(LightningDataModule):
@@ -87,6 +90,11 @@ class ImageDataModule(LightningDataModule):
         return len(self.class_names)
 
     @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        return len(self.train_set)  # type: ignore[arg-type]
+
+    @property
     def batch_size(self) -> int:
         """Images a batch in each process: as given, or `total_batch_size` divided as the trainer runs.
 
@@ -119,7 +127,7 @@ class ImageDataModule(LightningDataModule):
             ValueError: If the training samples do not fill one batch in every process.
         """
         rank, world_size = self._process()
-        num_samples = len(self.train_set)  # type: ignore[arg-type]
+        num_samples = self.num_train
         batch_size = self.batch_size
         if num_samples < batch_size * world_size:
             raise ValueError(
@@ -175,7 +183,7 @@ class ImageDataModule(LightningDataModule):
             "std": self.batch_augment.std.flatten().tolist(),
             "crop_pct": self.crop_pct,
             "interpolation": self.interpolation,
-            "num_train": len(self.train_set),  # type: ignore[arg-type]
+            "num_train": self.num_train,
             "batch_size": self.batch_size,
             "num_processes": self._process()[1],
             "accumulate_grad_batches": 1 if self.trainer is None else self.trainer.accumulate_grad_batches,
@@ -186,11 +194,17 @@ class ImageDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a resumed run has the data, and the division of it, that its checkpoint was made with.
 
+        Where a checkpoint is validated or tested, classes, normalisation and evaluation crop have to be its own; how
+        it was trained does not matter then.
+
         Raises:
             ValueError: If anything differs.
         """
         given, saved = ({**state, **state.get("options", {})} for state in (self.state_dict(), state_dict))
-        for name in sorted(given.keys() & saved.keys() - {"options"}):
+        names = given.keys() & saved.keys() - {"options"}
+        if self.trainer is not None and self.trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
+            names &= _OF_EVALUATION
+        for name in sorted(names):
             if _plain(given[name]) != _plain(saved[name]):
                 raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
 

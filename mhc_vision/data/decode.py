@@ -69,7 +69,11 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
 
 
 def pil_to_rgb(image: Image.Image) -> Tensor:
-    """A Pillow image of any mode as (3, H, W), uint8."""
+    """A Pillow image of any mode as (3, H, W), uint8; 16 bits are scaled to 8."""
+    if image.mode.startswith("I;16"):
+        # Pillow would make every value above 255 white
+        grey = pil_to_tensor(image.convert("I")).to(torch.uint16)
+        return to_dtype(grey, torch.uint8, scale=True).repeat(3, 1, 1)
     return pil_to_tensor(image.convert("RGB"))
 
 

@@ -1,12 +1,12 @@
 """Many image files to one tensor."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
+from mhc_vision.data.available_cores import available_cores
 from mhc_vision.data.available_memory import available_memory
 from mhc_vision.data.decode import decode_rgb
 from mhc_vision.data.naming import first_few
@@ -60,7 +60,7 @@ def decode_all(
             return str(error)
         return None
 
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // num_processes)) as pool:
+    with ThreadPoolExecutor(max(1, available_cores() // num_processes)) as pool:
         errors = [error for error in pool.map(decode, range(len(paths))) if error is not None]
     if errors:
         raise ValueError(f"{len(errors)} of {len(paths)} images are broken:\n{first_few(errors, in_lines=True)}")

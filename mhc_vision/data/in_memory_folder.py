@@ -101,6 +101,11 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         """
         self._check_memory()
 
+    @property
+    def num_train(self) -> int:
+        """Number of training samples; decodes nothing."""
+        return len(self._train_files)
+
     @cached_property
     def train_set(self) -> InMemoryImages:  # type: ignore[override]
         """Training images and labels; decodes the files when first asked for."""

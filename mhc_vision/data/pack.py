@@ -32,8 +32,8 @@ def pack_folder(source: Path, destination: Path, check: bool = False) -> dict[st
 
     Raises:
         ImportError: If litdata is missing.
-        ValueError: If the source is no image folder, the destination exists, or a file is empty, unreadable or, with
-            `check`, broken; the message names it. Nothing is left behind.
+        ValueError: If the source is no image folder, the destination exists or cannot be made, or a file is empty,
+            unreadable or, with `check`, broken; the message names it. Nothing is left behind.
     """
     try:
         import litdata  # noqa: F401

@@ -105,9 +105,11 @@ def load_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / DESCRIPTION_FILE
     try:
-        description = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"root: {folder} is no dataset that `mhc-vision pack` wrote: {error}") from error
-    if not isinstance(description, dict) or not {"class_names", "num_images"} <= description.keys():
-        raise ValueError(f"root: {path} does not have class_names and num_images")
+    says = description if isinstance(description, dict) else {}
+    class_names, num_images = says.get("class_names"), says.get("num_images")
+    if not isinstance(class_names, list) or not isinstance(num_images, dict) or not num_images.keys() >= set(SPLITS):
+        raise ValueError(f"root: {path} does not have class_names, and num_images of {' and '.join(SPLITS)}")
     return description

@@ -47,13 +47,18 @@ class RemoteFolder:
         from filelock import FileLock
         from litdata.streaming.downloader import get_downloader
 
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(path.parent)
+        # no whole file until it is renamed: not every version of litdata downloads beside its place
+        part = path.with_name(f".{path.name}.part")
         # litdata's own lock makes the others go on without the file; here they wait for it
         with FileLock(path.with_name(f".{path.name}.wait")):
             if not path.exists():
+                part.unlink(missing_ok=True)
                 try:
                     downloader = get_downloader(self.url, str(self.local), [])
-                    downloader.download_file(f"{self.url}/{name}", str(path))
+                    downloader.download_file(f"{self.url}/{name}", str(part))
+                    # some of litdata's downloaders come back without the file and without an error
+                    os.replace(part, path)
                 except ImportError:
                     raise
                 # the errors of botocore, google.cloud, azure and huggingface_hub, of which each URL needs one package,
@@ -72,13 +77,19 @@ class RemoteFolder:
             ValueError: If the missing ones are larger than the free space.
         """
         needed = sum(size for name, size in files.items() if not (self.local / name).exists())
-        self.local.mkdir(parents=True, exist_ok=True)
+        self._make_folder(self.local)
         free = shutil.disk_usage(self.local).free
         if needed > free:
             raise ValueError(
                 f"cache: {self.url} needs {needed / 2**30:.1f} GiB more in {self.local}, of which "
                 f"{free / 2**30:.1f} are free; name a folder on a larger disk"
             )
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cache: {folder} cannot be made: {error.strerror}") from error
 
 
 def default_cache() -> Path:

@@ -97,17 +97,31 @@ def open_reader(dataset: str, root: str | None, split: str, image_key: str | Non
     """timm's reader of one split of `hfds/<name>`, or of a folder or tar file `root/<split>[.tar]`.
 
     Raises:
-        ValueError: If there is no such dataset or split.
+        ValueError: If there is no such dataset or split, or no such column.
     """
     options: dict[str, Any] = {}
-    if dataset.lower().startswith("hfds/"):
+    is_hfds = dataset.lower().startswith("hfds/")
+    if is_hfds:
         options = {"input_key": image_key, "target_key": label_key}
     else:
         root = str(find_split(Path(root or ""), split))
     try:
-        return create_reader(dataset, root=root, split=split, **options)
+        reader = create_reader(dataset, root=root, split=split, **options)
     except (RuntimeError, OSError, KeyError) as error:
         raise ValueError(f"dataset: {dataset!r} with split {split!r} cannot be opened: {error}") from error
+    if is_hfds and len(reader):
+        _check_columns(reader, dataset)
+    return reader
+
+
+def _check_columns(reader: Any, dataset: str) -> None:
+    """Raise ValueError unless the first sample has an image and a label; timm makes an empty column of a wrong name."""
+    sample = reader.dataset[0]
+    for argument, key in (("image_key", reader.image_key), ("label_key", reader.label_key)):
+        # timm's a/b is the field b of the column a, unless a column has that name
+        if sample.get(key, sample.get(key.split("/")[0])) is None:
+            columns = ", ".join(name for name, value in sample.items() if value is not None)
+            raise ValueError(f"{argument}: {dataset!r} has no column {key!r}; there is: {columns}")
 
 
 def open_torchvision(dataset: str, root: str | None, split: str) -> Dataset:
@@ -126,8 +140,10 @@ def find_split(root: Path, split: str) -> Path:
     """The folder or tar file of a split; timm would take `root` itself for every split that it does not find.
 
     Raises:
-        ValueError: If there is neither.
+        ValueError: If there is neither, or the split has no name.
     """
+    if not split:
+        raise ValueError(f"train_split and val_split must be names of folders or tar files in {root}, got {split!r}")
     for path in (root / split, root / f"{split}.tar"):
         if path.exists():
             return path

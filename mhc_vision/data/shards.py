@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,7 @@ def count_samples(path: str) -> int:
     try:
         with tarfile.open(path) as tar:
             names = [member.name for member in tar if member.isreg() and not member.name.startswith("__")]
-    except tarfile.TarError as error:
+    # the others are of compressed files
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"root: {path} is no readable tar file: {error}") from error
     return sum(1 for _ in group_by_keys({"fname": name, "data": b"", "__url__": path} for name in names))

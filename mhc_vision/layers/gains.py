@@ -34,8 +34,8 @@ def backward_gain(res: Tensor) -> Tensor:
     return res.sum(-2).abs().amax(-1).mean()
 
 
-def column_error(res: Tensor) -> Tensor:
-    """Largest |log column sum| over tokens: what Sinkhorn-Knopp, which ends with the rows, has left of the columns.
+def column_residual(res: Tensor) -> Tensor:
+    """Largest |log column sum| of each map: what Sinkhorn-Knopp, which ends with the rows, has left of the columns.
 
     A gain is a maximum, which hides columns that attenuate; this measure counts both directions.
 
@@ -43,9 +43,14 @@ def column_error(res: Tensor) -> Tensor:
         res: (..., n, n); with a column sum that is not positive the result is NaN or infinite.
 
     Returns:
-        A scalar; 0 for doubly stochastic maps.
+        (...); 0 for doubly stochastic maps.
     """
-    return res.sum(-2).log().abs().amax()
+    return res.sum(-2).log().abs().amax(-1)
+
+
+def column_error(res: Tensor) -> Tensor:
+    """The largest `column_residual` over tokens, a scalar."""
+    return column_residual(res).amax()
 
 
 def composite_maps(maps: Sequence[Tensor]) -> list[Tensor]:

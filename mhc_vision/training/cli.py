@@ -1,6 +1,7 @@
 """The command `train`: LightningCLI with a run directory of our layout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,20 @@ class SaveConfigOnStart(SaveConfigCallback):
 
 
 class SetupMark(Callback):
-    """Notes when data, model, optimiser and training loader are set up: errors until then are about the settings."""
+    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings."""
 
     def __init__(self) -> None:
         self.is_set_up = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes it."""
+        self.is_set_up = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes it."""
+        self.is_set_up = True
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes it."""
         self.is_set_up = True
 
@@ -118,7 +127,7 @@ class TrainCLI(LightningCLI):
 
         What a run's setup refuses ends the program with a message, as in `instantiate_classes`.
         """
-        try:
+        with self._messages_until_set_up():
             path = resume_path(ckpt_path, Path(self.trainer.default_root_dir))
             if path is not None:
                 # it says how many processes share the data; `Trainer.fit` sets it, too late
@@ -128,10 +137,6 @@ class TrainCLI(LightningCLI):
                 said = f"resuming from {path}" if path else "no checkpoint yet: starting from the beginning"
                 rank_zero_only(print)(said)
             self.trainer.fit(ckpt_path=path, **kwargs)
-        except ValueError as error:
-            if self._setup_mark.is_set_up:
-                raise
-            fail(f"error: {error}", status=2)
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """`Trainer.validate` of the given weights, or of a checkpoint as in `fit`."""
@@ -143,15 +148,23 @@ class TrainCLI(LightningCLI):
 
     def _evaluate(self, evaluate: Callable[..., Any], ckpt_path: str | None, kwargs: dict[str, Any]) -> None:
         run_dir = Path(self.trainer.default_root_dir)
-        try:
+        with self._messages_until_set_up():
             path = resume_path(ckpt_path, run_dir)
             if ckpt_path is not None and path is None:
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} has no checkpoint yet")
             if path is not None:
                 check_same_model(path, self.model)
+            evaluate(ckpt_path=path, **kwargs)
+
+    @contextmanager
+    def _messages_until_set_up(self) -> Iterator[None]:
+        """Ends the program with a message where the settings are refused; a later error keeps its traceback."""
+        try:
+            yield
         except ValueError as error:
+            if self._setup_mark.is_set_up:
+                raise
             fail(f"error: {error}", status=2)
-        evaluate(ckpt_path=path, **kwargs)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
@@ -188,22 +201,28 @@ class TrainCLI(LightningCLI):
         seed = None if seed is False else seed
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", self.command_name, *self.command], seed)
         added: list[Callback] = [summary, self._setup_mark]
-        if config["logger"] is not False:
-            added += _instruments(config["log_every_n_steps"] or 50, configured)
+        every_n_steps = config["log_every_n_steps"] or 50
+        watched = config["logger"] is not False
+        if watched:
+            added += _missing([LossSpikes(every_n_steps), ConnectionMonitor(10 * every_n_steps)], configured)
+        # behind what its checkpoint has to hold
+        if config["enable_checkpointing"] is not False:
+            added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
+        # behind all that takes time after a batch, or waits for the other processes there
+        if watched:
+            added += _missing([Throughput(every_n_steps)], configured)
         if self._get(self.config_init, "ckpt_path") is not None:
             added.append(ForgetLaterSteps())
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             # each refresh reads the loss and so waits for the GPU
-            added.append(TQDMProgressBar(refresh_rate=config["log_every_n_steps"] or 50))
+            added.append(TQDMProgressBar(refresh_rate=every_n_steps))
         if config["enable_checkpointing"] is not False:
-            added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
             added.extend(checkpoint_callbacks(run_dir))
         return added
 
 
-def _instruments(log_every_n_steps: int, configured: list[Callback]) -> list[Callback]:
-    """Callbacks that watch a run; one that the configuration sets up itself takes the place of ours."""
-    ours = [LossSpikes(log_every_n_steps), ConnectionMonitor(10 * log_every_n_steps), Throughput(log_every_n_steps)]
+def _missing(ours: list[Callback], configured: list[Callback]) -> list[Callback]:
+    """Those of our callbacks that the configuration does not set up itself."""
     present = {type(callback) for callback in configured}
     return [callback for callback in ours if type(callback) not in present]

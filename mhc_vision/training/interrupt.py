@@ -26,7 +26,8 @@ class TrainingInterrupted(BaseException):
 class InterruptCheckpoint(Callback):
     """Turns the first SIGINT into a checkpoint after the running optimiser step; a second one interrupts at once.
 
-    Several processes agree on it every tenth step, as each agreement waits for all GPUs.
+    Several processes agree on it every tenth step, as each agreement waits for all GPUs. After the last step of a run
+    there is nothing to go on with: the run ends as it would have, with its validation and its summary.
 
     The stop raises `TrainingInterrupted`. Setting `trainer.should_stop` would run a validation first and count the
     epoch as finished.
@@ -59,7 +60,11 @@ class InterruptCheckpoint(Callback):
     ) -> None:
         """Saves and stops if that was asked for and the optimiser has just stepped."""
         # Ctrl-C reaches the processes at different moments: they stop together
-        if self._interval.has_ended(trainer) and trainer.strategy.reduce_boolean_decision(self._requested, all=False):
+        if not self._interval.has_ended(trainer):
+            return
+        if not trainer.strategy.reduce_boolean_decision(self._requested, all=False):
+            return
+        if trainer.global_step < trainer.estimated_stepping_batches:
             trainer.save_checkpoint(self.path)
             raise TrainingInterrupted(self.path, trainer.global_step)
 

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from mhc_vision.layers import CONNECTIONS
+from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
 from mhc_vision.training.classifier import OWN_ARGUMENTS, nearest_names, registered_name
 from mhc_vision.training.resume import MODEL_SETTINGS
@@ -171,6 +173,11 @@ def _timm_source(name: str, connection: str | None) -> str:
         if not (Path(name) / "config.json").is_file():
             raise ValueError(f"model: {name} has no config.json, expected a directory that timm loads")
         return f"local-dir:{name}"
+    if connection in DESIGNS:
+        raise ValueError(
+            f"connection: got {connection!r} for {name}, which timm has no name for; "
+            f"expected one of {', '.join(CONNECTIONS)}, or a checkpoint"
+        )
     if connection is not None:
         return registered_name(name, connection)
     architecture = name.partition(".")[0]

@@ -77,7 +77,8 @@ class RunSummary(Callback):
             epochs: Passes over the training data.
             seconds: What it took.
         """
-        if not trainer.is_global_zero:
+        # a trial of the code is no run: it must not replace the summary of one
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         device = trainer.strategy.root_device
         model = module.get_submodule("model")

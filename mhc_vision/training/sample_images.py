@@ -50,7 +50,7 @@ def sample_indices(num_samples: int, num_images: int) -> list[int]:
         num_images: How many to take, at most all.
     """
     num_images = min(num_images, num_samples)
-    num_groups = -(-num_images // _NEIGHBOURS)
+    num_groups = max(1, -(-num_images // _NEIGHBOURS))
     parts = np.array_split(np.arange(num_samples), num_groups)
     counts = [len(part) for part in np.array_split(np.arange(num_images), num_groups)]
     return [int(index) for part, count in zip(parts, counts, strict=True) for index in part[:count]]

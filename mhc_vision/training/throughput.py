@@ -104,6 +104,10 @@ def _device_name(device: torch.device) -> str:
 
 def _forward_flops(module: LightningModule, image: torch.Tensor) -> int:
     """Of the matrix products and attention for one image; leaves modes and random numbers as they are."""
-    with torch.random.fork_rng(devices=[image.device]), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with (
+        torch.random.fork_rng([image.device] if image.is_cuda else []),
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+    ):
         module(image)
     return counter.get_total_flops()

@@ -3,6 +3,7 @@ import math
 import pytest
 import timm
 import torch
+from torch import nn
 
 from mhc_vision.analysis.branch_similarity import BranchSimilarity
 from mhc_vision.analysis.coefficient_distribution import CoefficientDistribution
@@ -10,6 +11,7 @@ from mhc_vision.analysis.gain_profile import GainProfile
 from mhc_vision.analysis.measure_model import measure_model
 from mhc_vision.analysis.sinkhorn_residual import SinkhornResidual, column_residual
 from mhc_vision.analysis.stream_statistics import StreamStatistics, effective_rank, stream_cosine, stream_norms
+from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.analysis.token_statistics import TokenMoments, TokenQuantiles
 from mhc_vision.kernels import Coefficients, sinkhorn_knopp
 
@@ -56,6 +58,17 @@ def test_column_sums_that_are_not_positive_are_not_hidden():
     profile = GainProfile()
     profile.add([torch.tensor([[1.0, -1.0], [0.0, 0.0]])])
     assert not math.isfinite(profile.result()["column_error"][0])
+
+
+def test_the_summary_does_not_pass_over_a_negative_column_sum():
+    model = timm.create_model("test_vit_shc", depth=2, img_size=32).eval()
+    with torch.no_grad():
+        # branch 2, behind others whose column errors are numbers
+        model.blocks[1].connection1.res[:, 0] = -1
+    record = measure_model(model, [(torch.randn(1, 3, 32, 32), torch.tensor([0]))], ["a"])
+    values = {row["measure"]: row["value"] for row in summary_rows(record)}
+    assert values["largest |log column sum| of a branch"] == "nan"
+    assert values["largest |log column sum| of a product"] == "nan"
 
 
 def test_sinkhorn_residual_falls_with_iterations():
@@ -199,6 +212,14 @@ def test_a_model_in_training_mode_and_no_images_are_refused():
         measure_model(model.train(), [], [])
     with pytest.raises(ValueError, match="no images"):
         measure_model(model.eval(), [], [])
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit_dhc", "test_vit_mhc"])
+def test_a_model_that_has_diverged_is_refused(name):
+    model = timm.create_model(name, depth=2, img_size=32).eval()
+    nn.init.constant_(model.blocks[1].attn.proj.weight, float("nan"))
+    with pytest.raises(ValueError, match=r"NaN or infinity in front of branch 3 \(blocks\.1\.connection2\)"):
+        measure_model(model, [(torch.randn(1, 3, 32, 32), torch.tensor([0]))], ["a"])
 
 
 def test_a_model_without_residual_additions_to_replace_is_named():

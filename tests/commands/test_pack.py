@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -47,6 +48,42 @@ def test_an_existing_destination_is_left_alone(source: Path, tmp_path: Path, cap
         main(["pack", str(source), str(tmp_path / "packed")])
     assert "packed exists already" in capsys.readouterr().err
     assert not list((tmp_path / "packed").iterdir())
+
+
+def test_a_destination_that_cannot_be_made_is_named(source: Path, capsys: pytest.CaptureFixture) -> None:
+    # a file where a folder should be
+    destination = source / "train" / "cat" / "0.jpg" / "packed"
+    with pytest.raises(SystemExit, match="2"):
+        main(["pack", str(source), str(destination)])
+    assert f"{destination} cannot be made: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "packed cannot be written: [Errno 28] No space left"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=["full disk", "interrupt"],
+)
+def test_a_packing_that_stops_says_so_and_leaves_nothing(
+    source: Path,
+    tmp_path: Path,
+    error: BaseException,
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("litdata.streaming.Cache.merge", stop)
+    with pytest.raises(SystemExit) as stopped:
+        main(["pack", str(source), str(tmp_path / "packed")])
+    assert stopped.value.code == status
+    assert message in capsys.readouterr().err
+    assert left_behind(source) == []
 
 
 @pytest.mark.parametrize(("kept", "options"), [(0, []), (100, ["--check"])], ids=["empty", "truncated"])

@@ -12,7 +12,7 @@ def four_gpus(monkeypatch):
 
 def test_a_cpu_takes_as_many_runs_as_have_whole_cores(monkeypatch):
     monkeypatch.setattr(slots.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(slots, "num_cores", lambda: 7)
+    monkeypatch.setattr(slots, "available_cores", lambda: 7)
     assert len(find_slots(threads=2, gpus=1)) == 3
     assert len(find_slots(threads=16, gpus=0)) == 1
     assert describe(find_slots(2, 0, jobs=2), 2) == "2 at a time on CPU, 2 CPU threads each"

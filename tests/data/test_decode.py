@@ -51,6 +51,16 @@ def test_16_bits_are_scaled_to_8(tmp_path: Path) -> None:
     assert image[0].tolist() == [[0, 128, 255]]
 
 
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_16_bits_that_pillow_reads_are_scaled_too(byte_order: str) -> None:
+    values = np.array([[0, 128 * 257, 65535]], dtype=f"{byte_order}u2")
+    file = io.BytesIO()
+    Image.frombytes("I;16" if byte_order == "<" else "I;16B", (3, 1), values.tobytes()).save(file, "tiff")
+    image = decode_any_bytes(file.getvalue(), "deep.tiff")
+    assert image.dtype == torch.uint8
+    assert image.tolist() == [[[0, 128, 255]]] * 3
+
+
 def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown rotated by 90 degrees

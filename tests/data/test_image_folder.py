@@ -227,7 +227,10 @@ def test_broken_image_is_named_when_it_is_read(root: Path, split: str, num_worke
     ],
     ids=str,
 )
-def test_bad_arguments_are_named(root: Path, wrong: dict[str, Any]) -> None:
+def test_bad_arguments_are_named_before_files_are_listed(
+    root: Path, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mhc_vision.data.image_folder.list_images", None)
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make(root, **wrong)
 

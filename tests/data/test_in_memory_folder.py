@@ -34,6 +34,8 @@ def make(root: Path, **options: Any) -> InMemoryFolderDataModule:
 def test_describes_itself_before_anything_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mhc_vision.data.in_memory_folder.decode_all", None)
     data = make(root)
+    # what a resumed run compares with its checkpoint before the trainer checks the memory
+    assert data.state_dict()["num_train"] == data.num_train == 14
     assert (data.num_classes, data.class_names) == (3, ["bird", "cat", "dog"])
     assert (data.in_chans, data.img_size, data.batch_size) == (3, 16, 4)
 

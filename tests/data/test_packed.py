@@ -13,6 +13,8 @@ import torch
 from mhc_vision.data import ImageFolderDataModule, PackedDataModule
 from mhc_vision.data import pack as packing
 from mhc_vision.data.packed_chunks import ChunkReader
+from mhc_vision.data.packed_remote import RemoteFolder
+from mhc_vision.data.skip_broken import StorageError
 
 litdata = pytest.importorskip("litdata")
 OPTIONS: dict[str, Any] = {"batch_size": 5, "num_workers": 0, "img_size": 32, "seed": 3}
@@ -117,6 +119,22 @@ def test_a_folder_that_is_not_packed(image_folder: Path) -> None:
         PackedDataModule(str(image_folder))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", "does not have class_names, and num_images of train and val"),
+        (b'{"class_names": ["a"], "num_images": {"train": 1}}', "does not have class_names, and num_images of"),
+        (b'{"class_names": 3, "num_images": {"train": 1, "val": 1}}', "does not have class_names, and num_images of"),
+        (b'{"class_names": ["a"], "num_images": 3}', "does not have class_names, and num_images of"),
+        (b"\xff\xfe", "is no dataset that `mhc-vision pack` wrote"),
+    ],
+)
+def test_a_description_that_says_something_else(packed: Path, content: bytes, message: str) -> None:
+    (packed / "packed.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"root: {packed}.*{message}"):
+        PackedDataModule(str(packed), **OPTIONS)
+
+
 def test_an_incomplete_copy_is_found(packed: Path) -> None:
     chunk = packed / "val" / "chunk-0-0.bin"
     chunk.write_bytes(chunk.read_bytes()[:-100])
@@ -196,6 +214,44 @@ def test_what_cannot_be_fetched_is_named_and_not_skipped(
     monkeypatch.setattr("litdata.streaming.downloader.get_downloader", without_package)
     with pytest.raises(ImportError, match="boto3"):
         PackedDataModule(f"{url}/nothing", cache, **OPTIONS)
+
+
+class Downloader:
+    """One of litdata's that does not download beside the place of the file."""
+
+    def __init__(self, source: Path, error: BaseException | None = None, writes: bool = True) -> None:
+        self.source, self.error, self.writes = source, error, writes
+
+    def download_file(self, remote: str, local: str) -> None:
+        content = (self.source / Path(remote).name).read_bytes()
+        if self.writes:
+            Path(local).write_bytes(content[:10] if self.error else content)
+        if self.error:
+            raise self.error
+
+
+def test_a_download_that_was_cut_off_leaves_no_half_file(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = RemoteFolder("s3://bucket/data", tmp_path / "cache")
+    for options, error in (
+        ({"error": KeyboardInterrupt()}, KeyboardInterrupt),
+        ({"error": OSError("cut")}, StorageError),
+        ({"writes": False}, StorageError),
+        ({}, None),
+    ):
+        downloader = Downloader(packed, **options)
+        monkeypatch.setattr("litdata.streaming.downloader.get_downloader", lambda *_, it=downloader: it)
+        if error:
+            with pytest.raises(error):
+                remote.fetch("packed.json")
+    assert remote.fetch("packed.json").read_bytes() == (packed / "packed.json").read_bytes()
+
+
+def test_a_cache_that_cannot_be_made_is_named(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=rf"cache: {tmp_path}/file/\w+ cannot be made: Not a directory"):
+        PackedDataModule(f"local:{packed}", str(tmp_path / "file"), **OPTIONS)
 
 
 def test_chunks_of_other_samples_are_refused(tmp_path: Path) -> None:

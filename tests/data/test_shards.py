@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import tarfile
@@ -55,7 +56,8 @@ def root(tmp_path: Path) -> Path:
 
 def make(root: Path, num_workers: int = 0, rank: int = 0, world_size: int = 1, **options: Any) -> TimmDataModule:
     data = TimmDataModule(**{**OPTIONS, "root": str(root), "num_workers": num_workers, **options})
-    data.trainer = SimpleNamespace(training=False, global_rank=rank, world_size=world_size, accumulate_grad_batches=1)
+    division = {"global_rank": rank, "world_size": world_size, "accumulate_grad_batches": 1}
+    data.trainer = SimpleNamespace(training=False, state=SimpleNamespace(fn=None), **division)
     return data
 
 
@@ -220,10 +222,12 @@ def test_bad_arguments_are_named(root: Path, wrong: dict[str, Any], message: str
         TimmDataModule(**{**OPTIONS, "root": str(root), "num_workers": 0, **wrong})
 
 
-def test_a_file_that_is_no_tar(root: Path) -> None:
-    (root / "val-1.tar").write_bytes(b"no tar")
-    with pytest.raises(ValueError, match=r"val-1\.tar is no readable tar file"):
-        make(root)
+def test_a_file_that_is_no_whole_tar(root: Path) -> None:
+    whole = gzip.compress((root / "val-0.tar").read_bytes())
+    for content in (b"no tar", whole[: len(whole) // 2]):
+        (root / "val-1.tar").write_bytes(content)
+        with pytest.raises(ValueError, match=r"val-1\.tar is no readable tar file"):
+            make(root)
 
 
 def test_too_few_samples_for_all_streams(root: Path) -> None:

@@ -139,6 +139,12 @@ def test_labels_that_are_no_class_are_named(hfds: dict[str, Any]) -> None:
         list(data.val_dataloader())
 
 
+def test_columns_that_are_not_there_are_named_with_those_that_are(hfds: dict[str, Any]) -> None:
+    for argument in ("image_key", "label_key"):
+        with pytest.raises(ValueError, match=f"{argument}: .* has no column 'nothing'; there is: image, label"):
+            TimmDataModule(**hfds, **{argument: "nothing"}, num_classes=3)
+
+
 def test_names_of_the_classes_can_be_given(hfds: dict[str, Any]) -> None:
     assert TimmDataModule(**hfds, class_names=["B", "G", "R"], num_classes=3).class_names == ["B", "G", "R"]
     with pytest.raises(ValueError, match="class_names has 2 names, but the dataset has 3 classes"):
@@ -155,6 +161,7 @@ def test_splits_with_other_classes_are_refused(image_folder: Path) -> None:
     ("wrong", "message"),
     [
         ({}, "neither a folder .*/validation nor a file .*/validation.tar"),
+        ({"val_split": ""}, "val_split must be names of folders or tar files in .*, got ''"),
         ({"dataset": "hfids/name"}, "no order that a run could resume"),
         ({"dataset": "tfds/name"}, "no order that a run could resume"),
         ({"dataset": "folder/name"}, "expected hfds/..., wds/..., torch/... or an empty name, got 'folder/name'"),

@@ -204,3 +204,8 @@ def test_bad_input_is_named(arguments, message):
 def test_other_models_are_refused(design):
     with pytest.raises(ValueError, match="model: got Eva, expected timm's VisionTransformer itself"):
         create_with_design("vit_small_patch16_dinov3", design, depth=1)
+
+
+def test_parallel_needs_a_model_whose_blocks_can_be_chosen():
+    with pytest.raises(ValueError, match="model: got Eva, expected timm's VisionTransformer for parallel"):
+        create_with_design("vit_small_patch16_dinov3", "parallel", depth=1)

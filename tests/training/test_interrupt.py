@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mhc_vision.training.module import ClassificationModule
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads of two processes on the same cores wait for each other
 
@@ -28,6 +30,25 @@ def _wait_for_steps(process: subprocess.Popen, log: Path) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no step was logged"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "length", [["--trainer.max_epochs", "2"], ["--trainer.max_steps", "5"]], ids=lambda words: words[0]
+)
+def test_ctrl_c_in_the_last_step_lets_the_run_end(train, monkeypatch, length):
+    step = ClassificationModule.training_step
+
+    def interrupted(module, batch, batch_idx):
+        if module.global_step == module.trainer.estimated_stepping_batches - 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationModule, "training_step", interrupted)
+    run_dir = train("--trainer.max_epochs", "3", *length)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["steps"] == (5 if "--trainer.max_steps" in length else 6)
+    assert 0 <= summary["metrics"]["val/top1"] <= 1
+    assert (run_dir / "report.md").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from mhc_vision.data import FakeDataModule
-from mhc_vision.training.resume import damage, newest_checkpoint
+from mhc_vision.training.resume import damage, load, newest_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS_AN_EPOCH, EPOCHS = 6, 4
@@ -203,6 +203,15 @@ def test_evaluation_refuses_what_training_refuses(train, tmp_path, capsys, subco
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
     train("--ckpt_path", "last", connection="mhc", subcommand=subcommand)
+    # how the data was divided and ordered does not matter then
+    train("--ckpt_path", "last", "--data.batch_size", "4", "--data.seed", "1", connection="mhc", subcommand=subcommand)
+    checkpoint = load(run_dir / "checkpoints" / "last.ckpt")
+    checkpoint["DigitsDataModule"]["class_names"] = list("abcdefghij")
+    torch.save(checkpoint, tmp_path / "letters.ckpt")
+    with pytest.raises(SystemExit) as stopped:
+        train("--ckpt_path", str(tmp_path / "letters.ckpt"), connection="mhc", subcommand=subcommand)
+    assert stopped.value.code == 2
+    assert "data: class_names is ['0', " in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train("--ckpt_path", "last", subcommand=subcommand, run_dir=run_dir.with_name("empty"))
     assert "has no checkpoint yet" in capsys.readouterr().err

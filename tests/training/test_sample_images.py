@@ -20,6 +20,10 @@ def test_indices_are_distinct_and_as_many_as_asked_for(total, count):
     assert indices[-1] < total
 
 
+def test_an_empty_set_has_no_indices():
+    assert sample_indices(0, 64) == []
+
+
 def test_a_set_sorted_by_class_gives_several_images_of_a_class():
     labels = torch.arange(1000) // 10
     counts = torch.bincount(labels[sample_indices(1000, 64)])

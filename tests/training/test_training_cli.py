@@ -66,6 +66,14 @@ def test_an_epoch_may_be_continued_in_the_same_directory(train):
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 
+def test_a_trial_of_the_code_leaves_the_run_directory_as_it_was(train):
+    run_dir = train()
+    saved = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    train("--trainer.fast_dev_run", "true")
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
+    assert not train("--trainer.fast_dev_run", "true", run_dir=run_dir.with_name("trial")).exists()
+
+
 def test_validate_and_test_report_a_checkpoint(train, capsys):
     run_dir = train()
     checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
@@ -159,6 +167,21 @@ def test_what_the_setup_refuses_is_a_message_and_keeps_the_earlier_config(train,
     assert stopped.value.code == 2
     assert re.search(f"^mhc-vision: error: .*{message}", capsys.readouterr().err, re.MULTILINE)
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test"])
+def test_what_the_setup_of_an_evaluation_refuses_is_a_message(train, capsys, monkeypatch, subcommand):
+    with pytest.raises(SystemExit) as stopped:
+        train("--data.total_batch_size", "9", "--trainer.accumulate_grad_batches", "2", subcommand=subcommand)
+    assert stopped.value.code == 2
+    assert "mhc-vision: error: total_batch_size=9 must be a multiple of" in capsys.readouterr().err
+
+    def broken(module, batch, accuracy, loss_name):
+        raise ValueError("from within a step")
+
+    monkeypatch.setattr("mhc_vision.training.module.ClassificationModule._evaluate", broken)
+    with pytest.raises(ValueError, match="from within a step"):
+        train(subcommand=subcommand)
 
 
 def test_an_error_in_training_keeps_its_traceback(train, monkeypatch):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from mhc_vision.analysis.figure_files import COLOURS, SEQUENTIAL, new_figure
+from mhc_vision.analysis.figures.depth_axis import BRANCH_LABEL
 
 _NUM_CLASSES = 16
 
@@ -24,7 +25,7 @@ def draw_coefficients(coefficients: dict[str, Any]) -> Any:
     figure = new_figure(11.0, max(3.6, 1.4 + 0.14 * len(entries)))
     panels = figure.subplots(1, 2, sharey=True)
     _draw_heat_map(figure, panels[0], std, "Standard deviation over images (no unit)", None)
-    # NaN, where nothing varies or no class has a second image, stays grey
+    # NaN, where classes cannot explain anything, stays grey
     _draw_heat_map(figure, panels[1], share.clip(0, 1), "Part of the variance that the class explains", 1.0)
     panels[0].set_yticks(range(len(entries)), entries, fontsize=min(7.0, 200 / len(entries)))
     panels[0].set_ylabel("coefficient (res: to, from)")
@@ -69,7 +70,7 @@ def draw_classes(coefficients: dict[str, Any]) -> Any:
 def _draw_heat_map(figure: Any, axes: Any, values: Any, title: str, largest: float | None) -> None:
     axes.set_facecolor("0.92")
     image = axes.imshow(values, aspect="auto", cmap=SEQUENTIAL, vmin=0.0, vmax=largest, interpolation="nearest")
-    axes.set_xlabel("branch (even: attention, odd: MLP)")
+    axes.set_xlabel(BRANCH_LABEL)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes)

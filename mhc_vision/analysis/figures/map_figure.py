@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mhc_vision.analysis.figure_files import DIVERGING, SEQUENTIAL, new_figure
+from mhc_vision.analysis.figures.depth_axis import BRANCH_LABEL
 
 _COLUMNS = 8
 
@@ -50,7 +51,7 @@ def draw_maps(maps: dict[str, dict[str, Any]]) -> Any:
             _write_numbers(axes, values, image, fontsize=6)
         axes.set_yticks(range(n))
         axes.set_ylabel("stream")
-        axes.set_xlabel("branch (even: attention, odd: MLP)")
+        axes.set_xlabel(BRANCH_LABEL)
         axes.set_title(f"Mean {field} over tokens: what a branch {verb}", fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
         part.colorbar(image, ax=axes, label="weight (no unit)", pad=0.01)

@@ -72,6 +72,10 @@ def create_with_design(name: str, design: str, num_streams: int = 4, pretrained:
     if design == "parallel":
         if "block_fn" in arguments:
             raise ValueError(f"block_fn: got {arguments['block_fn']!r}, expected none: {design} chooses it")
+        with torch.device("meta"):
+            plain = timm.create_model(name)
+        if not isinstance(plain, VisionTransformer):
+            raise ValueError(f"model: got {type(plain).__name__}, expected timm's VisionTransformer for {design}")
         return timm.create_model(name, block_fn=ParallelScalingBlock, **arguments)
     return apply_design(timm.create_model(name, pretrained=pretrained, **arguments), design, num_streams)
 
