@@ -9,7 +9,6 @@ those of that run. Gains are the largest Amax gains of products of maps that wer
 """
 
 import argparse
-import json
 import math
 import re
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.metrics_log import read_metric
 
 ARM = re.compile(r"(?P<connection>.+)-lr(?P<lr>[0-9.e+-]+)")
 
@@ -69,15 +69,16 @@ def read_runs(directory: Path) -> Iterator[StabilityRun]:
             raise ValueError(
                 f"directory: {run_dir} is no run of configs/compare/stability.yaml: no learning rate in its name"
             )
-        log = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        yield _read_run(run_dir.parent.parent.name, arm["connection"], float(arm["lr"]), log)
+        yield _read_run(run_dir.parent.parent.name, arm["connection"], float(arm["lr"]), run_dir / "metrics.jsonl")
 
 
-def _read_run(depth: str, connection: str, lr: float, log: list[dict]) -> StabilityRun:
+def _read_run(depth: str, connection: str, lr: float, log: Path) -> StabilityRun:
+    text = log.read_text(encoding="utf-8")
+
     def logged(key: str) -> list[float]:
-        return [float(line[key]) for line in log if key in line]
+        return read_metric(log, key)[1] if f'"{key}"' in text else []
 
-    losses, norms = logged("train/loss"), logged("train/grad_norm")
+    losses, norms = read_metric(log, "train/loss")[1], read_metric(log, "train/grad_norm")[1]
     tenth = max(1, len(losses) // 10)
     last_loss = sum(losses[-tenth:]) / tenth
     chance = math.log(10)

@@ -29,7 +29,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="option of `train` for all runs: data.root=DIR"
     )
-    parser.add_argument("--report-only", action="store_true", help="run nothing, report on what has been run")
+    parser.add_argument("--report-only", action="store_true", help="run nothing, report on runs that have all ended")
     arguments = parser.parse_args(words)
     if sys.platform == "win32":
         fail("error: compare locks files and signals processes as Unix does, which Windows has not", status=2)

@@ -44,4 +44,9 @@ def _train(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
         return
     # without a logger there are no records to report on
     if words[0] == "fit" and cli.trainer.loggers and cli.trainer.is_global_zero:
-        print(f"report: {write_run_report(Path(cli.trainer.default_root_dir))}")
+        run_dir = Path(cli.trainer.default_root_dir)
+        if (run_dir / "summary.json").exists():
+            print(f"report: {write_run_report(run_dir)}")
+        else:
+            # killed between its last checkpoint and its summary
+            print(f"no step was left to take, and {run_dir} has no summary.json: start over without ckpt_path")

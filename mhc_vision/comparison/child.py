@@ -22,7 +22,8 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=dict(environment),
+        # lines in the order they were written: the last one of a failed run is its error
+        env={**environment, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
         pass_fds=(lock.fileno(),),
         preexec_fn=_interrupt_with_parent(),

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from mhc_vision.comparison.settings import Settings, check_mapping, parse_settings, whole_number
+from mhc_vision.atomic_files import json_text
+from mhc_vision.comparison.settings import Settings, check_mapping, parse_settings, read_config, whole_number
 from mhc_vision.comparison.unique_keys import load_unique
 
 KEYS = ("name", "recipes", "datasets", "arms", "baseline", "num_streams", "seeds", "set", "threads", "gpus")
@@ -49,14 +50,15 @@ class Cell:
         for config in self.configs:
             words += ["--config", config]
         for key, value in self.options.items():
-            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+            # one word: what begins with a minus sign is not always taken for a value
+            words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
         words += ["--seed_everything", str(self.seed), "--data.seed", str(self.seed)]
         words += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         return [*words, "--trainer.default_root_dir", str(run_dir)]
 
     def identity(self) -> dict[str, Any]:
         """What makes this run what it is, as plain JSON: the contents of its files, not their names."""
-        configs = [yaml.safe_load(Path(config).read_text(encoding="utf-8")) for config in self.configs]
+        configs = [read_config(config) for config in self.configs]
         record = {
             "task": self.task,
             "arm": self.arm,
@@ -65,8 +67,8 @@ class Cell:
             "configs": configs,
             "options": dict(self.options),
         }
-        # dates and the like become what JSON makes of them, on both sides of a comparison
-        plain: dict[str, Any] = json.loads(json.dumps(record, default=str))
+        # dates, infinities and the like become what JSON makes of them, on both sides of a comparison
+        plain: dict[str, Any] = json.loads(json_text(json.loads(json.dumps(record, default=str))))
         return plain
 
 
@@ -104,7 +106,7 @@ def load_matrix(path: Path, options: Mapping[str, Any] | None = None) -> Matrix:
 
     Raises:
         ValueError: No such file, an unknown key, one that is there twice, a value of another type than expected, a
-            configuration file that is not there, two runs with one name, or no baseline.
+            configuration file that is not there or broken, two runs with one name, or no baseline.
     """
     if not path.is_file():
         raise ValueError(f"matrix: got {path}, expected a YAML file")
@@ -137,11 +139,16 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
     threads = whole_number("threads", content.get("threads", 1), lowest=1)
     common = Settings((), check_mapping("set", content.get("set", {})))
     last = Settings((), dict(options or {}))
-    cells = []
-    for seed, (task, task_settings), (arm, arm_settings) in itertools.product(seeds, tasks.items(), arms.items()):
-        settings = common.then(task_settings).then(arm_settings).then(last)
+    pairs = {
+        (task, arm): common.then(task_settings).then(arm_settings).then(last)
+        for (task, task_settings), (arm, arm_settings) in itertools.product(tasks.items(), arms.items())
+    }
+    for (task, arm), settings in pairs.items():
         settings.check(f"{task}/{arm}")
-        cells.append(Cell(task, arm, seed, settings.configs, settings.options, threads))
+    cells = [
+        Cell(task, arm, seed, settings.configs, settings.options, threads)
+        for seed, ((task, arm), settings) in itertools.product(seeds, pairs.items())
+    ]
     return Matrix(
         name=name,
         tasks=tuple(tasks),
@@ -173,6 +180,8 @@ def _with_streams(arms: Mapping[str, Settings], num_streams: Any) -> dict[str, S
     if not isinstance(num_streams, list) or not num_streams:
         raise ValueError(f"num_streams: got {num_streams!r}, expected a list of whole numbers, such as [2, 4]")
     numbers = [whole_number("num_streams", number, lowest=1) for number in num_streams]
+    if all(settings.connection() is None for settings in arms.values()):
+        raise ValueError(f"num_streams: got {num_streams}, but no arm sets model.connection: expected one that does")
     pairs: list[tuple[str, Settings]] = []
     for name, settings in arms.items():
         if settings.connection() is None:

@@ -67,7 +67,7 @@ class Progress:
 
     def show(self, running: Sequence[tuple[Cell, Path]]) -> None:
         """At a terminal, shows how far runs are, at most once a second."""
-        if not self._live or time.monotonic() - self._shown < _REFRESH_S:
+        if not running or not self._live or time.monotonic() - self._shown < _REFRESH_S:
             return
         self._shown = time.monotonic()
         parts = [f"{cell.name} {_position(run_dir / LOG)}" for cell, run_dir in running]

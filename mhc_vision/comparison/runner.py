@@ -121,17 +121,19 @@ class Runner:
 
     def _must_start_over(self, run: _Run) -> bool:
         """Whether a run was killed between its last checkpoint and its summary: then nothing is left to resume."""
-        ended_well = run.process.returncode == 0 and run.resumed and not self._stopping
-        return ended_well and not (self.directory.run_dir(run.cell) / SUMMARY).exists()
+        return run.resumed and not self._stopping and run.process.returncode == 0 and not self._has_summary(run)
+
+    def _has_summary(self, run: _Run) -> bool:
+        return (self.directory.run_dir(run.cell) / SUMMARY).exists()
 
     def _end(self, run: _Run) -> None:
         seconds = time.monotonic() - run.started
         status = run.process.returncode
+        if self._stopping and (status != 0 or not self._has_summary(run)):
+            self.progress.stopped(run.cell)
+            return
         if status != 0:
-            if self._stopping:
-                self.progress.stopped(run.cell)
-            else:
-                self.progress.failed(run.cell, self.directory.fail(run.cell, status))
+            self.progress.failed(run.cell, self.directory.fail(run.cell, status))
             return
         try:
             record = read_record(run.cell, self.directory.run_dir(run.cell))

@@ -1,5 +1,6 @@
 """Settings of a part of a matrix: configuration files and options on top of them, checked."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,20 +40,37 @@ class Settings:
         for config in self.configs:
             if not Path(config).is_file():
                 raise ValueError(f"{where}: no file {config} below {Path.cwd()}")
-        for key in self.options:
+            read_config(config)
+        for key, value in self.options.items():
             if not isinstance(key, str) or key.startswith("-"):
                 raise ValueError(f"{where}: set has the key {key!r}, expected an option of `train`, such as model.lr")
             if key in _TAKEN:
                 raise ValueError(f"{where}: set must not hold {key}: {_TAKEN[key]}")
+            try:
+                json.dumps(value)
+            except TypeError as error:
+                raise ValueError(f"{where}: set: {key}: got {value!r}, expected text in quotes, or a number") from error
 
     def connection(self) -> Any:
         """`model.connection` as these settings leave it, `None` where they do not speak of it."""
         connection = None
         for config in self.configs:
             if Path(config).is_file():
-                content = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
-                connection = (content.get("model") or {}).get("connection", connection)
+                connection = (read_config(config).get("model") or {}).get("connection", connection)
         return self.options.get("model.connection", connection)
+
+
+def read_config(path: str) -> dict[Any, Any]:
+    """The content of a configuration file.
+
+    Raises:
+        ValueError: It is no YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    return check_mapping(path, {} if content is None else content)
 
 
 def parse_settings(what: str, content: Any) -> dict[str, Settings]:

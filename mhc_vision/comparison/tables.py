@@ -1,7 +1,6 @@
 """Tables of a report, made of the records of the runs."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mhc_vision.comparison.matrix import Matrix
@@ -169,8 +168,7 @@ def _known_spread(records: list[RunRecord], key: str) -> str:
 def _difference(pairs: list[tuple[RunRecord, RunRecord]], metric: Metric) -> str:
     if not pairs:
         return NOTHING
-    figure: Callable[[RunRecord], float] = metric.of
-    difference = paired_difference([figure(mine) for mine, _ in pairs], [figure(base) for _, base in pairs])
+    difference = paired_difference([metric.of(mine) for mine, _ in pairs], [metric.of(base) for _, base in pairs])
     mean, digits = difference.mean, metric.digits
     if difference.half_width is None:
         return f"{mean:+.{digits}f} [{NOTHING}]"

@@ -49,6 +49,14 @@ def test_the_highest_learning_rate_up_to_which_no_run_diverges(tmp_path):
     assert diverged == {("mhc", 0.002), ("dhc", 0.001)}
 
 
+def test_steps_that_were_logged_again_count_once(tmp_path):
+    write_run(tmp_path, "mhc-lr1.0e-3", FALLING, 1.0)
+    log = tmp_path / "branches-48" / "mhc-lr1.0e-3" / "seed0" / "metrics.jsonl"
+    # a run that started over: what it logged first, a loss that is no number included, is still in its log
+    log.write_text(log.read_text().replace("2.4", '"nan"', 1) + log.read_text())
+    assert table(tmp_path)[2][2:] == ["0.001, the highest tried", "1.475", "1.5", "0", "1", "2"]
+
+
 @pytest.mark.parametrize("arm", [None, "mhc"])
 def test_a_directory_of_something_else_is_refused(tmp_path, arm):
     if arm is not None:

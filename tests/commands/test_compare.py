@@ -113,6 +113,19 @@ def test_a_killed_comparison_goes_on_and_ends_with_the_figures_of_runs_by_hand(w
             assert logged == read_metric(by_hand / "metrics.jsonl", key)
 
 
+@pytest.mark.slow
+def test_a_run_killed_between_its_last_checkpoint_and_its_summary_starts_over(write_matrix, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path, out = write_matrix(arms={"baseline": [str(CONNECTIONS / "baseline.yaml")]}, seeds=[0]), tmp_path / "out"
+    run_dir = out / "digits" / "baseline" / "seed0"
+    main(["compare", str(path), "--out", str(out)])
+    whole = read_metric(run_dir / "metrics.jsonl", "val/loss")
+    (run_dir / "summary.json").unlink()
+    main(["compare", str(path), "--out", str(out)])
+    assert (run_dir / "summary.json").exists()
+    assert read_metric(run_dir / "metrics.jsonl", "val/loss") == whole
+
+
 def test_bad_input_is_a_message(write_matrix, tmp_path, capsys):
     path, out = write_matrix(), tmp_path / "out"
     assert _compare(tmp_path / "no.yaml", "--out", out) == 2

@@ -25,6 +25,15 @@ def test_seeds_and_arms_may_come_and_go(directory, content):
     assert [cell.name for cell in more.cells if directory.is_finished(cell)] == ["digits/plain/seed0"]
 
 
+def test_settings_that_json_does_not_have_are_the_same_again(tmp_path, content, write_run):
+    matrix = parse_matrix({**content, "set": {"trainer.gradient_clip_val": float("inf")}})
+    directory = ComparisonDirectory(tmp_path / "out")
+    directory.claim(matrix)
+    directory.begin(matrix.cells[0])
+    write_run(directory.run_dir(matrix.cells[0]), matrix.cells[0])
+    directory.check(matrix)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

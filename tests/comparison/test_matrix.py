@@ -1,3 +1,4 @@
+import datetime
 import re
 from pathlib import Path
 
@@ -33,12 +34,13 @@ def test_a_seed_is_that_of_the_weights_and_of_the_data(matrix):
 
 
 @pytest.mark.parametrize(
-    ("value", "word"), [(None, "null"), (True, "true"), ([0.9, 0.99], "[0.9, 0.99]"), ("adamw", "adamw"), (2, "2")]
+    ("value", "word"),
+    [(None, "null"), (True, "true"), ([0.9, 0.99], "[0.9, 0.99]"), ("adamw", "adamw"), (2, "2"), (-1e-5, "-1e-05")],
 )
 def test_values_reach_the_command_line_as_yaml(content, value, word):
     content["set"] = {"model.x": value}
     words = parse_matrix(content).cells[0].words(Path("out"))
-    assert words[words.index("--model.x") + 1] == word
+    assert f"--model.x={word}" in words
 
 
 def test_datasets_multiply_recipes_and_numbers_of_streams_multiply_connected_arms(content):
@@ -63,6 +65,19 @@ def test_an_identity_is_what_files_say_not_what_they_are_called(matrix, content,
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {name: [", "plain.yaml is no YAML: "),
+        ("- model", "plain.yaml: got ['model'], expected a mapping"),
+    ],
+)
+def test_a_broken_configuration_file_is_named_before_a_run_starts(content, tmp_path, text, message):
+    (tmp_path / "plain.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_matrix(content)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"seed": [0]}, "unknown key 'seed'; there is: name, recipes"),
@@ -83,6 +98,8 @@ def test_an_identity_is_what_files_say_not_what_they_are_called(matrix, content,
         ({"set": {"data.seed": 1}}, "set must not hold data.seed: use `seeds`"),
         ({"set": {"trainer.logger": False}}, "set must not hold trainer.logger"),
         ({"set": {"--model.lr": 1}}, "set has the key '--model.lr'"),
+        ({"set": {"data.root": datetime.date(2025, 1, 2)}}, "set: data.root: got datetime.date(2025, 1, 2), expected"),
+        ({"num_streams": [2], "arms": {"plain": ["plain.yaml"]}}, "num_streams: got [2], but no arm sets model.connec"),
         ({"set": ["model.lr=1"]}, "set: got ['model.lr=1'], expected a mapping"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -25,6 +25,10 @@ def test_a_terminal_shows_how_far_running_ones_are(matrix, tmp_path, monkeypatch
     monkeypatch.setattr("mhc_vision.comparison.progress.shutil.get_terminal_size", lambda: (20, 24))
     progress.show([(matrix.cells[0], tmp_path / "a")])
     assert terminal.getvalue().split("\x1b[K")[-1] == "[1/4] digits/plain/"
+    # nothing is left on the line of what is printed next
+    progress.stopped(matrix.cells[0])
+    progress.show([])
+    assert terminal.getvalue().endswith(": stopped\n")
 
 
 def test_a_file_has_lines_only(matrix, tmp_path, monkeypatch):

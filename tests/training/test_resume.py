@@ -217,6 +217,14 @@ def test_evaluation_refuses_what_training_refuses(train, tmp_path, capsys, subco
     assert "has no checkpoint yet" in capsys.readouterr().err
 
 
+def test_a_run_killed_behind_its_last_step_has_nothing_to_report_on(train, capsys):
+    run_dir = train()
+    (run_dir / "summary.json").unlink()
+    capsys.readouterr()
+    train("--ckpt_path", "last")
+    assert f"no step was left to take, and {run_dir} has no summary.json" in capsys.readouterr().out
+
+
 def test_a_missing_or_broken_file_is_refused_and_no_checkpoint_yet_is_not(train, tmp_path, capsys):
     for content in (None, b"no checkpoint"):
         path = tmp_path / "some.ckpt"
