@@ -4,7 +4,7 @@ import io
 import struct
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
@@ -64,6 +64,9 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return pil_to_rgb(image)
+    except UnidentifiedImageError as error:
+        # its text has the address of a buffer
+        raise ValueError(f"cannot decode {name}: not an image, or of an unknown format") from error
     except PILLOW_ERRORS as error:
         raise ValueError(f"cannot decode {name}: truncated, too large or not an image: {error}") from error
 

@@ -19,11 +19,17 @@ class CheckpointModel:
         settings: Hyper-parameters of the run.
         data: What its data module recorded (`class_names`, `mean`, `std`, `crop_pct`, ...); empty where the run had a
             data module that is not one of ours.
+        data_name: Class of that data module; `None` where there is no record.
+        step: Optimiser steps that made the weights.
+        has_average: Whether the checkpoint has the average of the weights (`EMA`) beside the weights.
     """
 
     model: nn.Module
     settings: dict[str, Any]
     data: dict[str, Any]
+    data_name: str | None
+    step: int
+    has_average: bool
 
 
 def load_checkpoint_model(checkpoint: Path, weights: Literal["default", "raw"] = "default") -> CheckpointModel:
@@ -51,5 +57,7 @@ def load_checkpoint_model(checkpoint: Path, weights: Literal["default", "raw"] =
     state = content["current_model_state" if weights == "raw" else "state_dict"]
     prefix = "model."
     model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
-    data = next((value for value in content.values() if isinstance(value, dict) and "class_names" in value), {})
-    return CheckpointModel(model, settings, data)
+    # Lightning files the state of a data module under the name of its class
+    recorded = ((name, value) for name, value in content.items() if isinstance(value, dict) and "class_names" in value)
+    data_name, data = next(recorded, (None, {}))
+    return CheckpointModel(model, settings, data, data_name, content["global_step"], "current_model_state" in content)

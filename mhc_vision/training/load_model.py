@@ -13,6 +13,7 @@ from torch import nn
 
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
 from mhc_vision.training.classifier import nearest_names, registered_name
+from mhc_vision.training.loss import noted_loss
 
 # what timm, the Hub's client and the readers of weight files raise for a model that cannot be had
 _LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError)
@@ -34,6 +35,8 @@ class LoadedModel:
         interpolation: Of resizing.
         mean: Of each channel, for pixels in 0..1.
         std: Their standard deviation.
+        probabilities: What makes probabilities of the logits: `"sigmoid"`, for each class on its own, of a model that
+            was trained so (loss `bce`), else `"softmax"`.
     """
 
     model: nn.Module
@@ -47,6 +50,22 @@ class LoadedModel:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    probabilities: Literal["softmax", "sigmoid"] = "softmax"
+
+    def data_settings(self) -> dict[str, Any]:
+        """How an image becomes the model's input, by timm's names."""
+        names = ("img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What `load_model` takes beside the name."""
+
+    connection: str | None = None
+    weights: Literal["default", "raw"] = "default"
+    img_size: int | None = None
+    crop_pct: float | None = None
 
 
 def load_model(
@@ -90,11 +109,14 @@ def load_model(
         height_width = config["input_size"][1:] if size is None else (size, size)
         config["input_size"] = (loaded.settings["in_chans"], *height_width)
         class_names = loaded.data.get("class_names")
+        loss = loaded.settings.get("loss")
     else:
         source = _timm_source(name, connection)
         model = _create(source, pretrained=weights != "initial")
         config = resolve_model_data_config(model)
-        class_names = getattr(model, "pretrained_cfg", {}).get("label_names")
+        pretrained_cfg = getattr(model, "pretrained_cfg", {})
+        class_names = pretrained_cfg.get("label_names")
+        loss = noted_loss(pretrained_cfg.get("notes"))
     in_chans, height, width = config["input_size"]
     num_classes = getattr(model, "num_classes", 0)
     if needs_rgb_classes and not num_classes:
@@ -117,6 +139,7 @@ def load_model(
         interpolation=config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
+        probabilities="sigmoid" if loss == "bce" else "softmax",
     )
 
 
