@@ -64,10 +64,8 @@ def _what_it_is(loaded: CheckpointModel, weights: str) -> str:
     streams = f"{connection} hyper-connections, {settings['num_streams']} streams" if connection else "plain residuals"
     which = ""
     if loaded.has_average:
-        which = " The weights are "
-        which += (
-            "those of the last step, not their average." if weights == "raw" else "an average over the steps (EMA)."
-        )
+        average = "an average over the steps (EMA)"
+        which = f" The weights are {'those of the last step, not their average' if weights == 'raw' else average}."
     return (
         f"`{settings['name']}` with {streams}, a classifier of {settings['num_classes']} classes, trained by "
         f"mhc_vision.{which}"
@@ -136,8 +134,10 @@ def _training_rows(loaded: CheckpointModel, config: Mapping[str, Any]) -> dict[s
     trainer = config.get("trainer", {})
     # -1: Lightning's word for no limit
     rows |= _told({name: trainer.get(name) for name in _OF_TRAINER if trainer.get(name) != -1})
-    if callbacks := [_call(entry) for entry in trainer.get("callbacks") or []]:
-        rows["callbacks"] = ", ".join(callbacks)
+    if callbacks := trainer.get("callbacks"):
+        # Lightning takes a single one, too
+        listed = callbacks if isinstance(callbacks, list) else [callbacks]
+        rows["callbacks"] = ", ".join(map(_call, listed))
     return rows | _told(loaded.settings)
 
 
