@@ -14,6 +14,8 @@ DECODABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PILLOW_ERRORS = (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for images that are broken, or so large that they may be an attack."""
 
+_ANY_TROUBLE = "missing, empty, truncated or not a JPEG, PNG or WebP image"
+
 
 def decode_rgb(path: str) -> Tensor:
     """Read a JPEG, PNG or WebP file, told apart by content.
@@ -46,11 +48,7 @@ def decode_rgb_bytes(content: bytes | memoryview, name: str) -> Tensor:
     Raises:
         ValueError: If it cannot be decoded; the message has its name.
     """
-    # a copy: torch warns of buffers that it must not write to
-    writable = bytearray(content)
-    return _decode(
-        torch.frombuffer(writable, dtype=torch.uint8) if writable else torch.empty(0, dtype=torch.uint8), name
-    )
+    return _decode(_bytes_tensor(content), name)
 
 
 def decode_any_bytes(content: bytes, name: str) -> Tensor:
@@ -59,8 +57,10 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
     Raises:
         ValueError: If it cannot be decoded; the message has its name.
     """
-    if not content or _is_decodable(content):
-        return decode_rgb_bytes(content, name)
+    if not content:
+        raise ValueError(f"cannot decode {name}: empty")
+    if _is_decodable(content):
+        return _decode(_bytes_tensor(content), name, "truncated or damaged")
     try:
         with Image.open(io.BytesIO(content)) as image:
             return pil_to_rgb(image)
@@ -76,11 +76,17 @@ def pil_to_rgb(image: Image.Image) -> Tensor:
     return pil_to_tensor(image.convert("RGB"))
 
 
-def _decode(source: str | Tensor, name: str) -> Tensor:
+def _bytes_tensor(content: bytes | memoryview) -> Tensor:
+    # a copy: torch warns of buffers that it must not write to
+    writable = bytearray(content)
+    return torch.frombuffer(writable, dtype=torch.uint8) if writable else torch.empty(0, dtype=torch.uint8)
+
+
+def _decode(source: str | Tensor, name: str, trouble: str = _ANY_TROUBLE) -> Tensor:
     try:
         image = decode_image(source, mode=ImageReadMode.RGB)
     except RuntimeError as error:
-        raise ValueError(f"cannot decode {name}: missing, empty, truncated or not a JPEG, PNG or WebP image") from error
+        raise ValueError(f"cannot decode {name}: {trouble}") from error
     if image.ndim != 3:
         raise ValueError(f"cannot use {name}: expected a single image, got an animation of {len(image)} frames")
     return to_dtype(image, torch.uint8, scale=True)

@@ -48,8 +48,6 @@ def decode_file(path: str) -> Tensor:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    if not content:
-        raise ValueError(f"cannot decode {path}: empty")
     return decode_any_bytes(content, path)
 
 

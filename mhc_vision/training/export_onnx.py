@@ -18,9 +18,9 @@ from mhc_vision.training.run_summary import versions
 OPSET = 18
 """Of ONNX: the one that torch's exporter is written for; others are converted from it."""
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Largest difference from PyTorch's logits, as part of the largest logit: another runtime adds up in another order,
-which is 1e-6 for a ViT-Ti with mHC and grows with depth and width; a wrong operator is off by far more."""
+which is 1e-6 for a ViT-B with mHC; even another approximation of GELU is off by more than this."""
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _BATCH_SIZES = (1, 3)
