@@ -24,13 +24,13 @@ which is 1e-6 for a ViT-B with mHC; even another approximation of GELU is off by
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _BATCH_SIZES = (1, 3)
-_MAX_FILE_BYTES = 2**31  # of protocol buffers
+_MAX_WEIGHT_BYTES = 2**31 - 2**27  # protocol buffers end at 2 GiB, and the graph takes its part
 
 
 def export_onnx(name: str, directory: Path, model_options: ModelOptions | None = None) -> dict[str, Any]:
     """Writes `model.onnx`, from normalised images to logits for any number of images, and `model.json`, about both.
 
-    Weights of 2 GiB or more, which one ONNX file cannot hold, go to `model.onnx.data` beside it.
+    Weights of almost 2 GiB and more, which one ONNX file cannot hold, go to `model.onnx.data` beside it.
 
     Args:
         name: Of the model, as in `load_model`; of images with any number of channels.
@@ -100,10 +100,15 @@ def _write(loaded: LoadedModel, path: Path) -> None:
                 output_names=["logits"],
                 opset_version=OPSET,
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                external_data=num_bytes >= _MAX_FILE_BYTES,
+                external_data=num_bytes > _MAX_WEIGHT_BYTES,
             )
     except RuntimeError as error:
-        raise ValueError(f"model: {loaded.source} cannot be exported to ONNX: {error}") from error
+        # torch's own text is a page about how to debug an export
+        cause = error.__cause__ or error
+        reason = str(cause).split("\n", maxsplit=1)[0]
+        raise ValueError(
+            f"model: {loaded.source} cannot be exported to ONNX: {type(cause).__name__}: {reason}"
+        ) from error
 
 
 @torch.inference_mode()
