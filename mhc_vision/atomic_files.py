@@ -27,6 +27,25 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
         raise
 
 
+def check_writable(path: Path, argument: str) -> None:
+    """Check that `replace_text` can write to `path`, before the work: a result that cannot be kept is worth little.
+
+    Args:
+        path: The file, there or not.
+        argument: What an error calls the argument that it comes from.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if path.is_dir():
+        raise ValueError(f"{argument}: {path} is a directory, expected a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{argument}: {path} is no regular file")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"{argument}: {path} cannot be written: {parent} is no directory that one may write to")
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path` to write into, which becomes `path` when the `with` block ends well.

@@ -11,8 +11,9 @@ COMMANDS = {
     "train": "train, validate or test a model on a dataset (LightningCLI)",
     "finetune": "fine-tune or probe a pretrained ViT, plain or with connections, on another dataset",
     "evaluate": "accuracy of a checkpoint or a timm model on a folder of images",
+    "predict": "the most probable classes of images: files or folders, as CSV or JSON",
     "analyze": "what the connections of a model do: gains, maps, streams, as figures, numbers and a page",
-    "export": "write a training checkpoint as a directory that timm loads",
+    "export": "write a training checkpoint as a directory that timm loads, or any model as ONNX",
     "compare": "run a matrix of trainings and report on it: tables, figures, intervals",
     "pack": "write an image folder as a few large files, for PackedDataModule",
 }

@@ -1,16 +1,16 @@
 """`mhc-vision evaluate`: how accurate a model is on a folder of images."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mhc_vision.analysis.tables import markdown_table
-from mhc_vision.atomic_files import json_text, replace_text
-from mhc_vision.layers import CONNECTIONS
+from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.commands.model_arguments import MODEL, add_inference_options, add_model_options
 from mhc_vision.training.evaluate import EvaluationOptions
-from mhc_vision.training.evaluate_folder import ModelOptions, evaluate_folder
+from mhc_vision.training.evaluate_folder import evaluate_folder
+from mhc_vision.training.load_model import ModelOptions
 from mhc_vision.training.messages import fail
 
 
@@ -23,7 +23,7 @@ def run(words: Sequence[str]) -> None:
     arguments = _parser().parse_args(words)
     try:
         if arguments.json is not None:
-            _check_writable(arguments.json)
+            check_writable(arguments.json, "json")
         record = evaluate_folder(
             arguments.model,
             arguments.folder,
@@ -48,34 +48,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="mhc-vision evaluate", description="Accuracy of a model on a folder of images, each of which counts once."
     )
     add = parser.add_argument
-    add(
-        "model",
-        metavar="MODEL",
-        help="a checkpoint of mhc-vision train, a directory of mhc-vision export, or a timm model (NAME[.TAG], "
-        "hf-hub:..., local-dir:...), plain or hyper-connected",
-    )
+    add("model", metavar="MODEL", help=MODEL)
     add("folder", metavar="FOLDER", type=Path, help="FOLDER/<class>/*, or with such a val/ or test/ in it")
-    add("--connection", choices=CONNECTIONS, help="of a plain timm name")
-    add("--weights", choices=("default", "raw"), default="default", help="raw: not the average of EMA")
-    add("--img-size", type=int, metavar="PIXELS", help="in place of the model's own")
-    add("--crop-pct", type=float, metavar="PART", help="in place of the model's own")
     add("--real-labels", metavar="JSON", help="ReaL's real.json, or 'timm' for the copy that timm ships")
-    add("--batch-size", type=int, default=EvaluationOptions.batch_size)
-    add("--num-workers", type=int, default=EvaluationOptions.num_workers, help="processes that load images")
-    add("--device", default=EvaluationOptions.device, help="auto (a GPU where there is one), cpu, cuda:1, ...")
-    add("--precision", choices=("32", "bf16"), default=EvaluationOptions.precision)
     add("--broken", choices=("raise", "skip"), default=EvaluationOptions.broken, help="images that cannot be decoded")
     add("--json", type=Path, metavar="FILE", help="where to write the figures, too")
+    add_model_options(parser)
+    add_inference_options(parser)
     return parser
-
-
-def _check_writable(path: Path) -> None:
-    """Before the work: a result that cannot be kept is worth little."""
-    if path.is_dir():
-        raise ValueError(f"json: {path} is a directory, expected a file")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"json: {path} cannot be written: {parent} is no directory that one may write to")
 
 
 def _report(record: dict[str, Any]) -> str:

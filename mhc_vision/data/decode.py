@@ -4,7 +4,7 @@ import io
 import struct
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
@@ -13,6 +13,8 @@ DECODABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 PILLOW_ERRORS = (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for images that are broken, or so large that they may be an attack."""
+
+_ANY_TROUBLE = "missing, empty, truncated or not a JPEG, PNG or WebP image"
 
 
 def decode_rgb(path: str) -> Tensor:
@@ -46,11 +48,7 @@ def decode_rgb_bytes(content: bytes | memoryview, name: str) -> Tensor:
     Raises:
         ValueError: If it cannot be decoded; the message has its name.
     """
-    # a copy: torch warns of buffers that it must not write to
-    writable = bytearray(content)
-    return _decode(
-        torch.frombuffer(writable, dtype=torch.uint8) if writable else torch.empty(0, dtype=torch.uint8), name
-    )
+    return _decode(_bytes_tensor(content), name)
 
 
 def decode_any_bytes(content: bytes, name: str) -> Tensor:
@@ -59,11 +57,16 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
     Raises:
         ValueError: If it cannot be decoded; the message has its name.
     """
-    if not content or _is_decodable(content):
-        return decode_rgb_bytes(content, name)
+    if not content:
+        raise ValueError(f"cannot decode {name}: empty")
+    if _is_decodable(content):
+        return _decode(_bytes_tensor(content), name, "truncated or damaged")
     try:
         with Image.open(io.BytesIO(content)) as image:
             return pil_to_rgb(image)
+    except UnidentifiedImageError as error:
+        # its text has the address of a buffer
+        raise ValueError(f"cannot decode {name}: not an image, or of an unknown format") from error
     except PILLOW_ERRORS as error:
         raise ValueError(f"cannot decode {name}: truncated, too large or not an image: {error}") from error
 
@@ -77,11 +80,17 @@ def pil_to_rgb(image: Image.Image) -> Tensor:
     return pil_to_tensor(image.convert("RGB"))
 
 
-def _decode(source: str | Tensor, name: str) -> Tensor:
+def _bytes_tensor(content: bytes | memoryview) -> Tensor:
+    # a copy: torch warns of buffers that it must not write to
+    writable = bytearray(content)
+    return torch.frombuffer(writable, dtype=torch.uint8) if writable else torch.empty(0, dtype=torch.uint8)
+
+
+def _decode(source: str | Tensor, name: str, trouble: str = _ANY_TROUBLE) -> Tensor:
     try:
         image = decode_image(source, mode=ImageReadMode.RGB)
     except RuntimeError as error:
-        raise ValueError(f"cannot decode {name}: missing, empty, truncated or not a JPEG, PNG or WebP image") from error
+        raise ValueError(f"cannot decode {name}: {trouble}") from error
     if image.ndim != 3:
         raise ValueError(f"cannot use {name}: expected a single image, got an animation of {len(image)} frames")
     return to_dtype(image, torch.uint8, scale=True)

@@ -1,6 +1,6 @@
 """The images that a model is evaluated on, each once, with those that cannot be read told apart."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -50,18 +50,22 @@ class EvaluationImages(Dataset):
     Args:
         paths: Image files.
         transform: From uint8 (3, H, W) of any size to the model's size.
+        decode: Reads a file as (3, H, W), uint8, and raises ValueError where it cannot; `None` for `decode_rgb`.
     """
 
-    def __init__(self, paths: Sequence[str], transform: v2.Transform) -> None:
+    def __init__(
+        self, paths: Sequence[str], transform: v2.Transform, decode: Callable[[str], Tensor] | None = None
+    ) -> None:
         self.paths = paths
         self.transform = transform
+        self.decode = decode or decode_rgb
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            return index, self.transform(decode_rgb(self.paths[index]))
+            return index, self.transform(self.decode(self.paths[index]))
         except ValueError as error:
             return index, str(error)
 

@@ -21,11 +21,17 @@ class CheckpointModel:
         settings: Hyper-parameters of the run.
         data: What its data module recorded (`class_names`, `mean`, `std`, `crop_pct`, ...); empty where the run had a
             data module that is not one of ours.
+        data_name: Class of that data module; `None` where there is no record.
+        step: Optimiser steps that made the weights.
+        has_average: Whether the checkpoint has the average of the weights (`EMA`) beside the weights.
     """
 
     model: nn.Module
     settings: dict[str, Any]
     data: dict[str, Any]
+    data_name: str | None
+    step: int
+    has_average: bool
 
 
 def load_checkpoint_model(
@@ -71,5 +77,7 @@ def load_checkpoint_model(
         raise ValueError(f"model_args: got {model_args}, which {checkpoint} was not made with: {error}") from error
     if has_adapters:
         merge_adapters(model)
-    data = next((value for value in content.values() if isinstance(value, dict) and "class_names" in value), {})
-    return CheckpointModel(model, settings, data)
+    # Lightning files the state of a data module under the name of its class
+    recorded = ((name, value) for name, value in content.items() if isinstance(value, dict) and "class_names" in value)
+    data_name, data = next(recorded, (None, {}))
+    return CheckpointModel(model, settings, data, data_name, content["global_step"], "current_model_state" in content)

@@ -1,26 +1,15 @@
 """From a model's name and a folder to a record of how accurate the one is on the other."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mhc_vision.data.class_folders import class_folders, list_class_images
 from mhc_vision.data.evaluation_images import evaluation_folder, list_flat_images
 from mhc_vision.data.folder_labels import folder_labels, is_imagenet_1k
 from mhc_vision.data.real_labels import load_real_labels, real_accuracy, real_labels_of
 from mhc_vision.training.evaluate import EvaluationOptions, evaluate
-from mhc_vision.training.load_model import LoadedModel, load_model
+from mhc_vision.training.load_model import ModelOptions, load_model
 from mhc_vision.training.run_summary import versions
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What `load_model` takes beside the name."""
-
-    connection: str | None = None
-    weights: Literal["default", "raw"] = "default"
-    img_size: int | None = None
-    crop_pct: float | None = None
 
 
 def evaluate_folder(
@@ -84,11 +73,6 @@ def evaluate_folder(
         "num_real_images": num_real_images,
         "broken": result.broken,
         "images_per_s": round(result.images_per_s, 1),
-        "settings": {**_data_settings(loaded), **vars(options), "device": str(options.torch_device())},
+        "settings": {**loaded.data_settings(), **vars(options), "device": str(options.torch_device())},
         "versions": versions(),
     }
-
-
-def _data_settings(loaded: LoadedModel) -> dict[str, Any]:
-    names = ("img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
-    return {name: getattr(loaded, name) for name in names}

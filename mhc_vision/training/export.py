@@ -1,6 +1,5 @@
 """From a training checkpoint to a directory that `timm.create_model('local-dir:...')` loads."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,11 @@ from torch import nn
 from mhc_vision.atomic_files import new_directory
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.checkpoint_model import CheckpointModel, load_checkpoint_model
+from mhc_vision.training.loss import loss_note
+from mhc_vision.training.model_card import model_card
+
+# what timm knows of its own weights of an architecture; a licence is for the owner of the new ones to give
+_OF_TIMM_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids")
 
 
 def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["default", "raw"] = "default") -> nn.Module:
@@ -37,7 +41,7 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
             f"checkpoint: {checkpoint} holds a model of the design {design!r}, which timm has no name for; "
             "expected a plain or hyper-connected one"
         )
-    card = _model_card(directory.name, loaded.settings, _records(checkpoint), weights)
+    card = model_card(directory.name, checkpoint, loaded, weights)
     with new_directory(directory) as temporary:
         save_for_hf(loaded.model, str(temporary), model_config=_timm_config(loaded), safe_serialization=True)
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -45,14 +49,15 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
 
 
 def _timm_config(loaded: CheckpointModel) -> dict[str, Any]:
-    """What timm's config.json says of the data: size, normalisation, resizing and class names.
+    """What timm's config.json says of the data (size, normalisation, resizing, class names) and of the loss.
 
     What it would say otherwise belongs to timm's weights of the same architecture.
     """
     data, settings = loaded.data, loaded.settings
-    of_data: dict[str, Any] = {
-        name: data[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in data
-    }
+    of_data: dict[str, Any] = dict.fromkeys(_OF_TIMM_WEIGHTS)
+    of_data |= {name: data[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in data}
+    if settings.get("loss") is not None:
+        of_data["notes"] = [loss_note(settings["loss"])]
     if settings["img_size"] is not None:
         of_data["input_size"] = [settings["in_chans"], settings["img_size"], settings["img_size"]]
         of_data |= {"test_input_size": None, "test_crop_pct": None}
@@ -62,50 +67,3 @@ def _timm_config(loaded: CheckpointModel) -> dict[str, Any]:
         of_data["crop_mode"] = "center"
         config["label_names"] = list(data["class_names"])
     return config
-
-
-def _records(checkpoint: Path) -> dict[str, Any]:
-    """`summary.json` of the run that the checkpoint lies in; empty where the run has not ended."""
-    path = checkpoint.parent.parent / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _model_card(name: str, settings: dict[str, Any], records: dict[str, Any], weights: str) -> str:
-    """Markdown: what the model is, how to load it, and what its run recorded."""
-    connection = settings["connection"]
-    streams = f"{connection} hyper-connections, {settings['num_streams']} streams" if connection else "plain residuals"
-    needed = "import mhc_vision  # registers the architecture with timm\n" if connection else ""
-    lines = [
-        f"# {name}",
-        "",
-        f"`{settings['name']}` with {streams}, trained by mhc_vision; {weights} weights of the checkpoint.",
-        "",
-        "```python",
-        f"import timm\n{needed}\nmodel = timm.create_model('local-dir:{name}', pretrained=True)",
-        "```",
-        "",
-    ]
-    if not records:
-        return "\n".join([*lines, "The run has left no summary: it had not ended.", ""])
-    figures = {
-        **{key: value for key, value in records["metrics"].items() if key.startswith(("val/", "test/"))},
-        "parameters": records["params"]["total"],
-        "optimiser steps": records["steps"],
-        "wall time (s)": records["wall_time_s"],
-    }
-    versions = ", ".join(f"{package} {version}" for package, version in records["versions"].items())
-    return "\n".join(
-        [
-            *lines,
-            "At the end of the run, as it recorded:",
-            "",
-            "| | |",
-            "| --- | ---: |",
-            *(f"| {key} | {value} |" for key, value in figures.items()),
-            "",
-            f"Command: `{' '.join(records['command'])}`",
-            "",
-            f"Versions: {versions}",
-            "",
-        ]
-    )

@@ -15,6 +15,7 @@ from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
 from mhc_vision.training.classifier import OWN_ARGUMENTS, nearest_names, registered_name
+from mhc_vision.training.loss import noted_loss
 from mhc_vision.training.resume import MODEL_SETTINGS
 from mhc_vision.training.weights_file import create_from_file
 
@@ -39,6 +40,8 @@ class LoadedModel:
         mean: Of each channel, for pixels in 0..1.
         std: Their standard deviation.
         settings: The arguments of `rebuild_classifier` that give a model of this architecture.
+        probabilities: What makes probabilities of the logits: `"sigmoid"`, for each class on its own, of a model that
+            was trained so (loss `bce`), else `"softmax"`.
     """
 
     model: nn.Module
@@ -53,6 +56,22 @@ class LoadedModel:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     settings: dict[str, Any]
+    probabilities: Literal["softmax", "sigmoid"] = "softmax"
+
+    def data_settings(self) -> dict[str, Any]:
+        """How an image becomes the model's input, by timm's names."""
+        names = ("img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What `load_model` takes beside the name."""
+
+    connection: str | None = None
+    weights: Literal["default", "raw"] = "default"
+    img_size: int | None = None
+    crop_pct: float | None = None
 
 
 def load_model(
@@ -106,6 +125,7 @@ def load_model(
         class_names = loaded.data.get("class_names")
         settings = {key: loaded.settings[key] for key in MODEL_SETTINGS}
         settings["model_args"] = {**(settings["model_args"] or {}), **arguments}
+        loss = loaded.settings.get("loss")
     else:
         source = _timm_source(name, connection)
         if weights_file is not None:
@@ -115,7 +135,9 @@ def load_model(
             model = _create(source, pretrained=weights != "initial", **arguments)
         settings = _settings(source if is_name else model.pretrained_cfg["architecture"], model, arguments)
         config = resolve_model_data_config(model)
-        class_names = getattr(model, "pretrained_cfg", {}).get("label_names")
+        pretrained_cfg = getattr(model, "pretrained_cfg", {})
+        class_names = pretrained_cfg.get("label_names")
+        loss = noted_loss(pretrained_cfg.get("notes"))
     in_chans, height, width = config["input_size"]
     num_classes = getattr(model, "num_classes", 0)
     if needs_rgb_classes and not num_classes:
@@ -139,6 +161,7 @@ def load_model(
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         settings={**settings, "num_classes": num_classes, "in_chans": in_chans, "img_size": img_size or height},
+        probabilities="sigmoid" if loss == "bce" else "softmax",
     )
 
 

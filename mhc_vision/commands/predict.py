@@ -1,0 +1,113 @@
+"""`mhc-vision predict`: what a model says of image files."""
+
+import argparse
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.commands.model_arguments import MODEL, add_inference_options, add_model_options
+from mhc_vision.training.inference import InferenceOptions
+from mhc_vision.training.load_model import ModelOptions
+from mhc_vision.training.messages import fail
+from mhc_vision.training.predict import predict_files
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `MODEL IMAGES... [options]`: prints or writes the most probable classes; what else it says is on stderr.
+
+    Raises:
+        SystemExit: With status 2 for bad input and where no file can be read, 130 after an interrupt.
+    """
+    arguments = _parser().parse_args(words)
+    try:
+        if arguments.out is not None:
+            _check_new(arguments.out, arguments.force)
+        elif arguments.force:
+            raise ValueError("force: got it without --out, expected a file to overwrite")
+        record = predict_files(
+            arguments.model,
+            arguments.images,
+            ModelOptions(arguments.connection, arguments.weights, arguments.img_size, arguments.crop_pct),
+            InferenceOptions(arguments.batch_size, arguments.num_workers, arguments.device, arguments.precision),
+            arguments.top_k,
+        )
+    except ValueError as error:
+        fail(f"error: {error}", status=2)
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+    record["command"] = ["mhc-vision", "predict", *words]
+    text = json_text(record, indent=2) + "\n" if arguments.format == "json" else csv_text(record)
+    if arguments.out is not None:
+        replace_text(arguments.out, text)
+    print("\n".join(_account(record)), file=sys.stderr)
+    if arguments.out is None:
+        _print(text)
+    else:
+        print(f"predictions: {arguments.out}")
+
+
+def csv_text(record: dict[str, Any]) -> str:
+    """CSV of what `predict_files` gives: a line an image with `image`, `class_1`, `probability_1`, `class_2`, ..."""
+    num_classes = len(record["images"][0]["predictions"])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [(f"class_{rank}", f"probability_{rank}") for rank in range(1, num_classes + 1)]
+    writer.writerow(["image", *(name for pair in columns for name in pair)])
+    for image in record["images"]:
+        values = [(entry["class"], entry["probability"]) for entry in image["predictions"]]
+        writer.writerow([image["image"], *(value for pair in values for value in pair)])
+    # file names may hold bytes that are no text
+    return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mhc-vision predict",
+        description="The most probable classes of images, as CSV or JSON. Files that cannot be read as images are "
+        "named on stderr and left out. EXIF orientations are not applied, as in training and evaluation.",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL)
+    add(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        type=Path,
+        help="files, and folders of which every file is read, at any depth; hidden ones are left out",
+    )
+    add("--top-k", type=int, default=5, metavar="K", help="classes an image, at most all")
+    add("--format", choices=("csv", "json"), default="csv", help="json has indices, settings and versions, too")
+    add("--out", type=Path, metavar="FILE", help="a new file, in place of stdout")
+    add("--force", action="store_true", help="overwrite FILE")
+    add_model_options(parser)
+    add_inference_options(parser)
+    return parser
+
+
+def _check_new(path: Path, force: bool) -> None:
+    check_writable(path, "out")
+    if path.exists() and not force:
+        raise ValueError(f"out: {path} is there already, expected a new file, or --force")
+
+
+def _account(record: dict[str, Any]) -> list[str]:
+    """What was read and what was not, and what the probabilities are where they are not what one expects."""
+    lines = [f"mhc-vision: {len(record['images']):,} of {record['num_files']:,} files read"]
+    if record["probabilities"] == "sigmoid":
+        lines.append("mhc-vision: the model was trained with a sigmoid for each class: probabilities do not sum to 1")
+    if record["unreadable"]:
+        lines += [f"mhc-vision: {len(record['unreadable']):,} left out:", *record["unreadable"]]
+    return lines
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # `| head` has read enough; at its end Python flushes once more, and would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,181 @@
+"""The page that lies beside an exported model: what it is and where it comes from, from the records of its run."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mhc_vision.layers import CONNECTIONS
+from mhc_vision.training.checkpoint_model import CheckpointModel
+from mhc_vision.training.jsonl_logger import JsonlLogger
+from mhc_vision.training.run_data import run_config
+from mhc_vision.training.run_summary import count_parameters
+
+# said elsewhere on the page, or nothing about the model
+_SAID = ("name", "connection", "num_streams", "num_classes", "compile", "seed")
+_OF_BATCH = ("batch_size", "num_processes", "accumulate_grad_batches")
+_OF_TRAINER = ("max_epochs", "max_steps", "precision", "gradient_clip_val")
+
+
+def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Literal["default", "raw"]) -> str:
+    """Markdown with the metadata that the Hugging Face Hub reads. It has no licence: that is for the owner to say.
+
+    Args:
+        name: Of the exported directory.
+        checkpoint: What was exported; `config.yaml`, `summary.json` and `metrics.jsonl` of its run lie above it, those
+            that there are.
+        loaded: Its model and records.
+        weights: Which of its weights, as in `load_checkpoint_model`.
+    """
+    config_file = run_config(checkpoint)
+    run_dir = checkpoint.parent.parent if config_file is None else config_file.parent
+    config = {} if config_file is None else yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    summary_file = run_dir / "summary.json"
+    summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.is_file() else {}
+    parts = [
+        _metadata(loaded.settings["connection"]),
+        f"# {name}",
+        _what_it_is(loaded, weights),
+        _usage(name, loaded.settings["connection"]),
+        "## Figures",
+        *_figures(loaded, weights, summary, run_dir / JsonlLogger.FILE_NAME),
+        "## Data",
+        _table(_data_rows(loaded)),
+        "## Training",
+        _table(_training_rows(loaded, config)),
+        *_run(summary),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(connection: str | None) -> str:
+    tags = ["image-classification", "timm", *(["hyper-connections"] if connection in CONNECTIONS else [])]
+    fields = {"library_name": "timm", "pipeline_tag": "image-classification", "tags": tags}
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
+
+
+def _what_it_is(loaded: CheckpointModel, weights: str) -> str:
+    settings = loaded.settings
+    connection = settings["connection"]
+    streams = f"{connection} hyper-connections, {settings['num_streams']} streams" if connection else "plain residuals"
+    which = ""
+    if loaded.has_average:
+        average = "an average over the steps (EMA)"
+        which = f" The weights are {'those of the last step, not their average' if weights == 'raw' else average}."
+    return (
+        f"`{settings['name']}` with {streams}, a classifier of {settings['num_classes']} classes, trained by "
+        f"mhc_vision.{which}"
+    )
+
+
+def _usage(name: str, connection: str | None) -> str:
+    needed = "import mhc_vision  # registers the architecture with timm\n" if connection else ""
+    return (
+        f"```python\nimport timm\n{needed}\n"
+        f"model = timm.create_model('local-dir:{name}', pretrained=True).eval()\n"
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n```"
+    )
+
+
+def _figures(loaded: CheckpointModel, weights: str, summary: dict[str, Any], log: Path) -> list[str]:
+    """Of these very weights: `best.ckpt` is not what the run ended with."""
+    rows: dict[str, Any] = {}
+    said = f"After {loaded.step:,} optimiser steps, as the run recorded."
+    if weights == "raw":
+        said += " It validated the average of the weights, so there are no figures of these."
+    else:
+        rows = _logged(log, loaded.step) if log.is_file() else {}
+        if summary.get("steps") == loaded.step:
+            rows |= {key: value for key, value in summary["metrics"].items() if _is_evaluation(key)}
+        if not rows:
+            said += " It recorded no validation of these weights."
+    counts = count_parameters(loaded.model)
+    rows["parameters"] = counts["total"]
+    if counts["connections"]:
+        rows["parameters of the connections"] = counts["connections"]
+    return [said, _table(rows)]
+
+
+def _logged(log: Path, step: int) -> dict[str, Any]:
+    """Validation figures after `step` optimiser steps; of a run that went over it again, the later ones."""
+    figures: dict[str, Any] = {}
+    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+        # a killed run may leave half a line
+        if not line.endswith("\n"):
+            break
+        record = json.loads(line)
+        # lines count steps from 0
+        if record["step"] == step - 1:
+            figures |= {key: value for key, value in record.items() if _is_evaluation(key)}
+    return figures
+
+
+def _is_evaluation(key: str) -> bool:
+    return key.startswith(("val/", "test/"))
+
+
+def _data_rows(loaded: CheckpointModel) -> dict[str, Any]:
+    data = loaded.data
+    if not data:
+        return {"data": "of a data module that left no record", "classes": loaded.settings["num_classes"]}
+    rows = {"data": loaded.data_name, "training images": data.get("num_train"), "classes": len(data["class_names"])}
+    recorded = {name: data.get(name) for name in ("mean", "std", "crop_pct", "interpolation")}
+    return _told({**rows, **recorded, **data.get("options", {})})
+
+
+def _training_rows(loaded: CheckpointModel, config: Mapping[str, Any]) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    if set(_OF_BATCH) <= set(loaded.data):
+        rows["images an optimiser step"] = math.prod(loaded.data[name] for name in _OF_BATCH)
+    trainer = config.get("trainer", {})
+    # -1: Lightning's word for no limit
+    rows |= _told({name: trainer.get(name) for name in _OF_TRAINER if trainer.get(name) != -1})
+    if callbacks := trainer.get("callbacks"):
+        # Lightning takes a single one, too
+        listed = callbacks if isinstance(callbacks, list) else [callbacks]
+        rows["callbacks"] = ", ".join(map(_call, listed))
+    return rows | _told(loaded.settings)
+
+
+def _run(summary: Mapping[str, Any]) -> list[str]:
+    if not summary:
+        return ["## Run", "The run has left no summary: it had not ended."]
+    rows = {
+        "optimiser steps": summary["steps"],
+        "epochs": summary["epochs"],
+        "seed": summary["seed"],
+        "wall time (s)": summary["wall_time_s"],
+        "device": summary["device"],
+        "processes": summary["num_processes"],
+    }
+    versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
+    return ["## Run", _table(rows), f"Command: `{shlex.join(summary['command'])}`", f"Versions: {versions}"]
+
+
+def _call(entry: Mapping[str, Any]) -> str:
+    """A class of the configuration and its arguments."""
+    arguments = ", ".join(f"{key}={value}" for key, value in entry.get("init_args", {}).items())
+    return f"{entry['class_path'].rpartition('.')[2]}({arguments})"
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that say something: what is off or not given does not."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in _SAID and value is not None and value is not False and value != {}
+    }
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+    return "\n".join(["| | |", "| --- | ---: |", *lines])
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("|", "\\|").replace("\n", " ")
