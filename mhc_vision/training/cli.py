@@ -101,6 +101,8 @@ class TrainCLI(LightningCLI):
         """What the data knows, the model is told."""
         for attribute in ("num_classes", "in_chans", "img_size"):
             parser.link_arguments(f"data.{attribute}", f"model.{attribute}", apply_on="instantiate")
+        # a data module of one's own need not have it
+        parser.link_arguments("data", "model.metric", lambda data: getattr(data, "metric", "top1"), "instantiate")
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -195,7 +197,7 @@ class TrainCLI(LightningCLI):
             added.append(TQDMProgressBar(refresh_rate=config["log_every_n_steps"] or 50))
         if config["enable_checkpointing"] is not False:
             added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
-            added.extend(checkpoint_callbacks(run_dir))
+            added.extend(checkpoint_callbacks(run_dir, self.model.hparams["metric"]))
         return added
 
 

@@ -13,7 +13,7 @@ NEWEST = "last"
 # the arguments of `create_classifier` among the hyper-parameters of a run
 MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
 # what may change between the parts of a run: it does not change what is computed
-FREE_TO_CHANGE = ("compile", "pretrained")
+FREE_TO_CHANGE = ("compile", "pretrained", "metric")
 
 
 def resume_path(ckpt_path: str | Path | None, run_dir: Path) -> Path | None:
