@@ -2,6 +2,7 @@
 
 from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.digits import DigitsDataModule
+from mhc_vision.data.downstream import DownstreamDataModule
 from mhc_vision.data.fake import FakeDataModule
 from mhc_vision.data.image_folder import ImageFolderDataModule
 from mhc_vision.data.in_memory import InMemoryDataModule
@@ -11,6 +12,7 @@ from mhc_vision.data.timm_reader import TimmDataModule
 
 __all__ = [
     "DigitsDataModule",
+    "DownstreamDataModule",
     "FakeDataModule",
     "ImageDataModule",
     "ImageFolderDataModule",

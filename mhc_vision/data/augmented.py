@@ -1,5 +1,6 @@
 """The options that all datasets of natural images share: crops, augmentation, normalisation."""
 
+import copy
 from typing import Literal
 
 from torch.utils.data import Dataset
@@ -94,15 +95,27 @@ class AugmentedDataModule(ImageDataModule):
         self.broken = broken
         self._on_device = {"mean": mean, "std": std, "mixup": mixup, "cutmix": cutmix, "erase": erase}
 
-    def use(self, class_names: list[str], train_set: Dataset, eval_set: Dataset) -> None:
+    def use(
+        self, class_names: list[str], train_set: Dataset, eval_set: Dataset, test_set: Dataset | None = None
+    ) -> None:
         """Take these datasets, of (image uint8 (3, img_size, img_size), label).
 
         Args:
             class_names: Name of each class, in the order of the labels.
             train_set: Training samples; raises ValueError for one that cannot be decoded.
-            eval_set: Samples of validation and test.
+            eval_set: Samples of validation.
+            test_set: Samples of test; `None` for those of validation.
         """
         self.class_names = class_names
         self.batch_augment = BatchAugment(num_classes=len(class_names), **self._on_device)  # type: ignore[arg-type]
         self.train_set = SkipBroken(train_set) if self.broken == "skip" else train_set
         self.eval_set = eval_set
+        self.test_set = eval_set if test_set is None else test_set
+
+    def _unaugmented_train_set(self) -> Dataset:
+        samples = self.train_set.dataset if isinstance(self.train_set, SkipBroken) else self.train_set
+        if not hasattr(samples, "transform"):
+            raise ValueError(f"data: {type(self).__name__} cannot give training images without augmentation")
+        unaugmented = copy.copy(samples)
+        unaugmented.transform = self.to_eval
+        return unaugmented

@@ -1,7 +1,8 @@
 """What all datasets share: loaders, their order, and the work on the device."""
 
 import random
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -15,8 +16,14 @@ from mhc_vision.data.lazy_loader import LazyDataLoader
 from mhc_vision.data.samplers import EvaluationSampler, Position, ShuffledSampler
 from mhc_vision.data.seeding import SeededDataset, derive_seed
 
+Metric = Literal["top1", "mean_per_class"]
+"""By which models are compared on a dataset: accuracy over all samples, or the mean of the classes' accuracies."""
+
 # options that do not change what is trained on; batch_size counts as what follows from it and total_batch_size
-FREE_TO_CHANGE = ("root", "cache", "num_workers", "batch_size", "total_batch_size", "keep_on", "_instantiator")
+FREE_TO_CHANGE = (
+    *("root", "cache", "download", "complete", "num_workers", "batch_size", "total_batch_size"),
+    *("keep_on", "in_memory", "test_split", "metric", "_instantiator"),
+)
 # what the model sees and is asked; all else in a checkpoint is about training
 _OF_EVALUATION = {"class_names", "mean", "std", "crop_pct", "interpolation"}
 
@@ -46,7 +53,9 @@ class ImageDataModule(LightningDataModule):
         in_chans: Channels of an image.
         img_size: Height and width of an image, in pixels.
         train_set: Training samples (uint8 image, label).
-        eval_set: Samples of validation and test.
+        eval_set: Samples of validation.
+        test_set: Samples of test; those of validation where a subclass sets no others.
+        metric: By which models are compared on this dataset, `"top1"` where a subclass sets nothing else.
         batch_augment: The work on the device.
         crop_pct: Part of the shorter side that evaluation crops.
         interpolation: Of resizing.
@@ -61,6 +70,7 @@ class ImageDataModule(LightningDataModule):
     train_set: Dataset
     eval_set: Dataset
     batch_augment: BatchAugment
+    metric: Metric = "top1"
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
 
@@ -83,6 +93,16 @@ class ImageDataModule(LightningDataModule):
         self._batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+
+    @cached_property
+    def test_set(self) -> Dataset:
+        """Samples of test."""
+        return self.eval_set
+
+    @property
+    def has_test_set(self) -> bool:
+        """Whether test and validation have different samples."""
+        return self.test_set is not self.eval_set
 
     @property
     def num_classes(self) -> int:
@@ -138,25 +158,16 @@ class ImageDataModule(LightningDataModule):
         return LazyDataLoader(self._seeded_train_set(), sampler=sampler, drop_last=True, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader:
-        """Every evaluation sample exactly once over all processes, in a fixed order."""
-        rank, world_size = self._process()
-        sampler = EvaluationSampler(len(self.eval_set), rank, world_size)  # type: ignore[arg-type]
-        return DataLoader(self.eval_set, sampler=sampler, **self._loader_options())
+        """Every validation sample exactly once over all processes, in a fixed order."""
+        return self._evaluation_loader(self.eval_set)
 
     def test_dataloader(self) -> DataLoader:
-        """The same samples as in validation."""
-        return self.val_dataloader()
+        """Every test sample exactly once over all processes, in a fixed order."""
+        return self._evaluation_loader(self.test_set)
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """The images of training, validation and, where it has its own, test: each once, in order, as in evaluation.
-
-        Raises:
-            ValueError: If the training images cannot be had without what is random in training.
-        """
-        rank, world_size = self._process()
-        train_set = without_augmentation(self)
-        sampler = EvaluationSampler(len(train_set), rank, world_size)
-        loaders = [DataLoader(train_set, sampler=sampler, **self._loader_options()), self.val_dataloader()]
+        """The images of training, validation and, where it has its own, test: each once, in order, as in evaluation."""
+        loaders = [self._evaluation_loader(self._unaugmented_train_set()), self.val_dataloader()]
         return [*loaders, self.test_dataloader()] if self.has_test_set else loaders
 
     def on_before_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
@@ -208,6 +219,15 @@ class ImageDataModule(LightningDataModule):
             if _plain(given[name]) != _plain(saved[name]):
                 raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
 
+    def _evaluation_loader(self, samples: Dataset) -> DataLoader:
+        rank, world_size = self._process()
+        sampler = EvaluationSampler(len(samples), rank, world_size)  # type: ignore[arg-type]
+        return DataLoader(samples, sampler=sampler, **self._loader_options())
+
+    def _unaugmented_train_set(self) -> Dataset:
+        """Training samples as in evaluation: where they are not augmented one by one, the training samples."""
+        return self.train_set
+
     def _seeded_train_set(self) -> Dataset:
         """Training samples by (index, place), which is what the training sampler gives."""
         return SeededDataset(self.train_set)
@@ -240,3 +260,14 @@ class ImageDataModule(LightningDataModule):
 def _plain(value: Any) -> Any:
     """Tuples come back as lists from a configuration file."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def checked_metric(metric: Metric) -> Metric:
+    """The metric.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if metric not in get_args(Metric):
+        raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+    return metric

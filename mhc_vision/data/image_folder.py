@@ -1,5 +1,7 @@
 """ImageNet and every other dataset in its folder layout."""
 
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from torchvision.transforms import v2
 
 from mhc_vision.data.augmented import AugmentedDataModule
 from mhc_vision.data.class_folders import check_class_images, class_folders
+from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.decode import decode_rgb
 from mhc_vision.data.naming import first_few
 
@@ -16,78 +19,123 @@ class ImageFolderDataModule(AugmentedDataModule):
     """Images in `root/train/<class>/` and `root/val/<class>/`; the folder names are the class names.
 
     Files are JPEG, PNG or WebP (see `decode_rgb`). All files are listed at construction, so a wrong layout is found
-    before training starts; a broken image is found when it is read, and its name is in the error. Test uses the
-    images of validation.
+    before training starts; a broken image is found when it is read, and its name is in the error.
 
     Args:
         root: Folder with the two splits.
         train_split: Name of the folder to train on.
-        val_split: Name of the folder for validation and test.
+        val_split: Name of the folder for validation.
+        test_split: Name of the folder for test; `None` for the images of validation.
+        classes: Take these class folders only, with labels in this order; `None` takes all, in alphabetical order.
+        metric: By which models are compared: `"top1"`, or `"mean_per_class"`, the mean of the classes' accuracies.
         augmentation: The options of `AugmentedDataModule`.
 
     Raises:
         ValueError: If an argument is out of range or the folders are not laid out as above.
     """
 
-    def __init__(self, root: str, train_split: str = "train", val_split: str = "val", **augmentation: Any) -> None:
+    def __init__(
+        self,
+        root: str,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str | None = None,
+        classes: list[str] | None = None,
+        metric: Metric = "top1",
+        **augmentation: Any,
+    ) -> None:
         super().__init__(**augmentation)
-        class_names = find_classes(Path(root), train_split, val_split)
-        train_set, eval_set = (
-            list_images(Path(root) / split, transform)
-            for split, transform in ((train_split, self.to_train), (val_split, self.to_eval))
+        self.metric = checked_metric(metric)
+        class_names = find_classes(Path(root), train_split, val_split, test_split, classes)
+        evaluated = [val_split] if test_split is None else [val_split, test_split]
+        self.use(
+            class_names,
+            list_images(Path(root) / train_split, self.to_train, class_names),
+            *(list_images(Path(root) / split, self.to_eval, class_names) for split in evaluated),
         )
-        self.use(class_names, train_set, eval_set)
 
 
-def find_classes(root: Path, train_split: str = "train", val_split: str = "val") -> list[str]:
-    """Sorted names of the class folders (see `class_folders`), which must be the same in both splits.
+def find_classes(
+    root: Path,
+    train_split: str = "train",
+    val_split: str = "val",
+    test_split: str | None = None,
+    chosen: Sequence[str] | None = None,
+) -> list[str]:
+    """Names of the class folders (see `class_folders`), sorted; all splits must have the same.
 
     Args:
         root: Folder with the splits.
         train_split: Name of the folder to train on.
-        val_split: Name of the folder for validation and test.
+        val_split: Name of the folder for validation.
+        test_split: Name of the folder for test, if there is one.
+        chosen: Take these only, in this order; the splits may differ in other ones.
 
     Raises:
-        ValueError: If a folder is missing, has no class folders, or the two differ.
+        ValueError: If a folder is missing, has no class folders or not the chosen ones, or the splits differ.
     """
-    for name, split in (("train_split", train_split), ("val_split", val_split)):
+    splits = {"train_split": train_split, "val_split": val_split}
+    if test_split is not None:
+        splits["test_split"] = test_split
+    for name, split in splits.items():
         if not split:
             raise ValueError(f"{name} must be the name of a folder in {root}, got {split!r}")
-    layout = f"expected\n    {root}/{train_split}/<class name>/*.jpg\n    {root}/{val_split}/<class name>/*.jpg"
+    layout = "expected" + "".join(f"\n    {root}/{split}/<class name>/*.jpg" for split in splits.values())
     if not root.is_dir():
         raise ValueError(f"root: {root} is {'not a folder' if root.exists() else 'missing'}; {layout}")
-    classes: dict[str, set[str]] = {}
-    for split in (train_split, val_split):
+    folders: dict[str, set[str]] = {}
+    for split in splits.values():
         if not (root / split).is_dir():
             raise ValueError(f"root: {root} has no folder {split}; {layout}")
-        classes[split] = set(class_folders(root / split))
-        if not classes[split]:
+        folders[split] = set(class_folders(root / split))
+        if not folders[split]:
             raise ValueError(f"root: {root / split} has no class folders; {layout}")
-    for one, other in ((train_split, val_split), (val_split, train_split)):
-        if extra := classes[one] - classes[other]:
+    if chosen is not None:
+        return _checked_choice(root, chosen, folders)
+    for one, other in itertools.permutations(folders, 2):
+        if extra := folders[one] - folders[other]:
             raise ValueError(f"root: {first_few(extra)} in {root / one}, but not in {root / other}; {layout}")
-    return sorted(classes[train_split])
+    return sorted(folders[train_split])
+
+
+def _checked_choice(root: Path, chosen: Sequence[str], folders: Mapping[str, set[str]]) -> list[str]:
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"classes must be different class folders, got {list(chosen)}")
+    for split, names in folders.items():
+        if absent := set(chosen) - names:
+            raise ValueError(f"classes: {root / split} has no folder {first_few(absent)}; it has {first_few(names)}")
+    return list(chosen)
 
 
 class ClassFolderImages(ImageFolder):
-    """torchvision's ImageFolder with the classes of `class_folders`: it would take hidden folders for classes, too."""
+    """torchvision's ImageFolder with given classes; it would take hidden folders for classes, too.
+
+    Args:
+        folder: Folder with one folder a class.
+        transform: From uint8 (3, H, W) of any size to the model's size.
+        class_names: Names of the class folders, in the order of the labels.
+    """
+
+    def __init__(self, folder: Path, transform: v2.Transform, class_names: Sequence[str]) -> None:
+        self._class_names = list(class_names)
+        super().__init__(folder, transform, loader=decode_rgb, allow_empty=True)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Names of the class folders, and the label of each."""
-        names = class_folders(Path(directory))
-        return names, {name: label for label, name in enumerate(names)}
+        return self._class_names, {name: label for label, name in enumerate(self._class_names)}
 
 
-def list_images(folder: Path, transform: v2.Transform) -> ClassFolderImages:
+def list_images(folder: Path, transform: v2.Transform, class_names: Sequence[str] | None = None) -> ClassFolderImages:
     """The images in the class folders of `folder`, decoded by `decode_rgb`.
 
     Args:
         folder: Folder with one folder a class.
         transform: From uint8 (3, H, W) of any size to the model's size.
+        class_names: Take these class folders only, with labels in this order; `None` takes all, in alphabetical order.
 
     Raises:
         ValueError: If a class has no images or a file has a format that cannot be decoded.
     """
-    dataset = ClassFolderImages(folder, transform, loader=decode_rgb, allow_empty=True)
+    dataset = ClassFolderImages(folder, transform, class_folders(folder) if class_names is None else class_names)
     check_class_images(folder, dataset.samples, dataset.class_to_idx, "root")
     return dataset

@@ -29,7 +29,8 @@ class InMemoryDataModule(ImageDataModule):
 
     Attributes:
         train_set: Training images and labels.
-        eval_set: Those of validation and test.
+        eval_set: Those of validation.
+        test_set: Those of test; those of validation where a subclass sets no others.
 
     Raises:
         ValueError: If an argument is out of range, or `keep_on` and `num_workers` exclude each other.
@@ -37,6 +38,7 @@ class InMemoryDataModule(ImageDataModule):
 
     train_set: InMemoryImages
     eval_set: InMemoryImages
+    test_set: InMemoryImages
 
     def __init__(
         self,
@@ -53,10 +55,14 @@ class InMemoryDataModule(ImageDataModule):
         if keep_on == "device" and num_workers > 0:
             raise ValueError(f"keep_on='device' needs num_workers=0, got {num_workers}: workers read on the CPU only")
         self.keep_on = keep_on
+        self._place = torch.device("cpu")
 
     def setup(self, stage: str) -> None:
         """Take the images to where they stay."""
-        sets = [self.train_set, self.eval_set] if stage == "fit" else [self.eval_set]
+        if stage == "fit":
+            sets = [self.train_set, self.eval_set]
+        else:
+            sets = [self.test_set if stage == "test" else self.eval_set]
         device = self.trainer.strategy.root_device  # type: ignore[union-attr]
         if device.type == "cpu" or all(images.device == device for images in sets):
             place = device
@@ -64,6 +70,7 @@ class InMemoryDataModule(ImageDataModule):
             place = device if self._belongs_on(device, sum(images.nbytes for images in sets)) else torch.device("cpu")
             count, size = sum(map(len, sets)), sum(images.nbytes for images in sets) / 2**20
             rank_zero_info(f"data: {count} images of {size:.0f} MiB stay on {place} (keep_on={self.keep_on!r})")
+        self._place = place
         for images in sets:
             images.to(place)
 
@@ -80,7 +87,7 @@ class InMemoryDataModule(ImageDataModule):
 
     def _loader_options(self) -> dict[str, Any]:
         options = {**super()._loader_options(), "collate_fn": collate_batch}
-        if self.eval_set.device.type != "cpu":
+        if self._place.type != "cpu":
             # nothing to take there
             options["pin_memory"] = False
         return options

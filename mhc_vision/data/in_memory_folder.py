@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.decode_all import check_memory, decode_all
 from mhc_vision.data.image_folder import find_classes, list_images
 from mhc_vision.data.in_memory import InMemoryDataModule, KeepOn
@@ -40,13 +41,16 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         cutmix: The same for CutMix. If both are given, each batch gets one of them at random.
         seed: Seed of the training order.
         train_split: Name of the folder to train on.
-        val_split: Name of the folder for validation and test.
+        val_split: Name of the folder for validation.
         max_train_images: Train on so many images only: of each class the first ones by file name, equally many where
             there are enough (see `balanced_subset`). The seed does not change which.
-        max_val_images: The same for validation and test.
+        max_val_images: The same for validation, and for test where it has the same folder.
         total_batch_size: Images of an optimiser step, over all processes and accumulated batches; takes the place of
             `batch_size`.
         keep_on: Where the images stay: "cpu", "device" or "auto" (see `InMemoryDataModule`).
+        test_split: Name of the folder for test; `None` for the images of validation.
+        classes: Take these class folders only, with labels in this order; `None` takes all, in alphabetical order.
+        metric: By which models are compared: `"top1"`, or `"mean_per_class"`, the mean of the classes' accuracies.
 
     Raises:
         ValueError: If an argument is out of range, the folders are not laid out as above, or the images need more
@@ -78,6 +82,9 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         max_val_images: int | None = None,
         total_batch_size: int | None = None,
         keep_on: KeepOn = "auto",
+        test_split: str | None = None,
+        classes: list[str] | None = None,
+        metric: Metric = "top1",
     ) -> None:
         super().__init__(
             batch_size, num_workers=0, seed=seed, repeats=repeats, total_batch_size=total_batch_size, keep_on=keep_on
@@ -87,10 +94,12 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         self._transform = eval_transform(img_size, interpolation, crop_pct)
         self.img_size = img_size
         self.crop_pct, self.interpolation = crop_pct, interpolation
-        self.class_names = find_classes(Path(root), train_split, val_split)
+        self.metric = checked_metric(metric)
+        self.class_names = find_classes(Path(root), train_split, val_split, test_split, classes)
         self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase, crop_padding, hflip)
         self._train_files = self._choose(Path(root) / train_split, "max_train_images", max_train_images)
         self._val_files = self._choose(Path(root) / val_split, "max_val_images", max_val_images)
+        self._test_files = None if test_split is None else self._choose(Path(root) / test_split, "test_split", None)
         self._check_memory()
 
     def prepare_data(self) -> None:
@@ -113,20 +122,25 @@ class InMemoryFolderDataModule(InMemoryDataModule):
 
     @cached_property
     def eval_set(self) -> InMemoryImages:  # type: ignore[override]
-        """Images and labels of validation and test; decodes the files when first asked for."""
+        """Images and labels of validation; decodes the files when first asked for."""
         return self._decode(self._val_files)
+
+    @cached_property
+    def test_set(self) -> InMemoryImages:  # type: ignore[override]
+        """Images and labels of test; decodes the files when first asked for."""
+        return self.eval_set if self._test_files is None else self._decode(self._test_files)
 
     def _choose(self, folder: Path, name: str, count: int | None) -> list[tuple[str, int]]:
         """Path and label of each image of a split, or of a part of it."""
         if count is not None and count < self.num_classes:
             raise ValueError(f"{name} must be at least 1 for each of {self.num_classes} classes, got {count}")
-        dataset = list_images(folder, self._transform)
+        dataset = list_images(folder, self._transform, self.class_names)
         if count is None:
             return dataset.samples
         return [dataset.samples[index] for index in balanced_subset(dataset.targets, count)]
 
     def _check_memory(self) -> None:
-        sets = {"train_set": self._train_files, "eval_set": self._val_files}
+        sets = {"train_set": self._train_files, "eval_set": self._val_files, "test_set": self._test_files or []}
         # what is decoded has its memory
         count = sum(len(files) for name, files in sets.items() if name not in vars(self))
         check_memory(count, self.in_chans, self.img_size, local_processes(self.trainer))

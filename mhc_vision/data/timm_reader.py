@@ -3,9 +3,10 @@
 import importlib
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mhc_vision.data.augmented import AugmentedDataModule
+from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.reader_images import (
     ReaderImages,
     TorchvisionImages,
@@ -37,12 +38,14 @@ class TimmDataModule(AugmentedDataModule):
         dataset: timm's name of the dataset.
         root: Where it is; for `hfds/` the cache of downloads.
         train_split: Name of the training split; for `wds/` also shards as `train-{0000..1023}.tar`.
-        val_split: The same for validation and test.
+        val_split: The same for validation.
         class_names: Names of the classes, in the order of the labels; `None` takes those of the dataset.
         num_classes: Their number, for a dataset that does not know its classes and has no names worth giving.
         image_key: Column or suffix of the image, where it is not timm's default.
         label_key: Column of the label; for `wds/` a field of a sample's `.json` in place of `.cls`.
         shuffle_buffer: Encoded samples that each worker keeps to draw from, for `wds/`; about 110 kB each on ImageNet.
+        test_split: The same for test; `None` for the images of validation.
+        metric: By which models are compared: `"top1"`, or `"mean_per_class"`, the mean of the classes' accuracies.
         augmentation: The options of `AugmentedDataModule`.
 
     Raises:
@@ -61,6 +64,8 @@ class TimmDataModule(AugmentedDataModule):
         image_key: str | None = None,
         label_key: str | None = None,
         shuffle_buffer: int = 2048,
+        test_split: str | None = None,
+        metric: Metric = "top1",
         **augmentation: Any,
     ) -> None:
         super().__init__(**augmentation)
@@ -74,13 +79,14 @@ class TimmDataModule(AugmentedDataModule):
         if prefix in _PACKAGES:
             _require(_PACKAGES[prefix], dataset)
         self.shuffle_buffer = shuffle_buffer
+        self.metric = checked_metric(metric)
         self.is_stream = prefix == "wds"
-        splits, keys = (train_split, val_split), (image_key, label_key)
+        splits = [train_split, val_split, *([] if test_split is None else [test_split])]
+        keys = (image_key, label_key)
         if self.is_stream:
             self._refuse_for_streams()
             names = chosen_classes([None], class_names, num_classes)
-            train, val = (open_shards(dataset, root, split, *keys) for split in splits)
-            self.use(names, train, val)  # type: ignore[arg-type]
+            self.use(names, *(open_shards(dataset, root, split, *keys) for split in splits))  # type: ignore[arg-type]
             return
         if prefix == "torch":
             sources = [open_torchvision(dataset, root, split) for split in splits]
@@ -91,11 +97,12 @@ class TimmDataModule(AugmentedDataModule):
             sources = [open_reader(dataset, root, split, *keys) for split in splits]
             wrap = ReaderImages
         names = chosen_classes([reader_classes(source) for source in sources], class_names, num_classes)
-        train_set, eval_set = (
-            wrap(source, transform, len(names))
-            for source, transform in zip(sources, (self.to_train, self.to_eval), strict=True)
+        train, *others = sources
+        self.use(
+            names,
+            wrap(train, self.to_train, len(names)),
+            *(wrap(source, self.to_eval, len(names)) for source in others),
         )
-        self.use(names, train_set, eval_set)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled whole batches, equally many in each process.
@@ -119,12 +126,11 @@ class TimmDataModule(AugmentedDataModule):
         )
         return StreamLoader(stream, self._position, **self._stream_options())
 
-    def val_dataloader(self) -> DataLoader:
-        """Every evaluation sample exactly once over all processes, in a fixed order."""
+    def _evaluation_loader(self, samples: Dataset) -> DataLoader:
         if not self.is_stream:
-            return super().val_dataloader()
+            return super()._evaluation_loader(samples)
         stream = EvaluationStream(
-            self.eval_set,  # type: ignore[arg-type]
+            samples,  # type: ignore[arg-type]
             self.to_eval,
             self.num_classes,
             self.batch_size,
@@ -163,9 +169,10 @@ def chosen_classes(known: list[list[str] | None], class_names: list[str] | None,
     Raises:
         ValueError: If none says how many classes there are, or two of them differ.
     """
-    first = known[0]
-    if any(names != first for names in known):
-        raise ValueError(f"dataset: the classes of the training split {first} are not those of validation {known[1]}")
+    first, *others = known
+    for split, other in zip(("validation", "test"), others, strict=False):
+        if other != first:
+            raise ValueError(f"dataset: the classes of the training split {first} are not those of {split} {other}")
     names = class_names or first
     if names is None:
         if num_classes is None:

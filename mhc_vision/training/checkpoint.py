@@ -42,8 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{path} cannot be written, with {free} MiB free; {earlier}: {error}") from error
 
 
-def checkpoint_callbacks(run_dir: Path) -> list[ModelCheckpoint]:
-    """`checkpoints/best.ckpt` by validation accuracy and `checkpoints/last.ckpt` after every epoch.
+def checkpoint_callbacks(run_dir: Path, metric: str = "top1") -> list[ModelCheckpoint]:
+    """`checkpoints/best.ckpt` by `val/<metric>` and `checkpoints/last.ckpt` after every epoch.
 
     Two callbacks, because one with `save_last` refreshes `last.ckpt` only when the monitored metric improves
     (Lightning 2.6).
@@ -53,7 +53,7 @@ def checkpoint_callbacks(run_dir: Path) -> list[ModelCheckpoint]:
         ModelCheckpoint(
             dirpath=directory,
             filename="best",
-            monitor="val/top1",
+            monitor=f"val/{metric}",
             mode="max",
             auto_insert_metric_name=False,
             enable_version_counter=False,

@@ -113,6 +113,8 @@ class TrainCLI(LightningCLI):
         """What the data knows, the model is told."""
         for attribute in ("num_classes", "in_chans", "img_size"):
             parser.link_arguments(f"data.{attribute}", f"model.{attribute}", apply_on="instantiate")
+        # a data module of one's own need not have it
+        parser.link_arguments("data", "model.metric", lambda data: getattr(data, "metric", "top1"), "instantiate")
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -218,7 +220,7 @@ class TrainCLI(LightningCLI):
             # each refresh reads the loss and so waits for the GPU
             added.append(TQDMProgressBar(refresh_rate=every_n_steps))
         if config["enable_checkpointing"] is not False:
-            added.extend(checkpoint_callbacks(run_dir))
+            added.extend(checkpoint_callbacks(run_dir, self.model.hparams["metric"]))
         return added
 
 

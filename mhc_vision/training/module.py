@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.training.classifier import create_classifier, freeze_sincos_pos_embed
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
@@ -28,7 +29,8 @@ class ClassificationModule(LightningModule):
 
     Batches are (images float (B, in_chans, H, W), targets); targets are class indices (B,) or, from Mixup and CutMix
     in training, class probabilities (B, num_classes). Logs `train/{loss,lr,grad_norm}` and
-    `{val,test}/{loss,top1,top5}`; accuracies are fractions in [0, 1], `top5` is there with more than five classes.
+    `{val,test}/{loss,top1,top5}`; accuracies are fractions in [0, 1], `top5` is there with more than five classes, and
+    `mean_per_class` beside `top1` where `metric` asks for it.
 
     Args:
         name: timm's name of the plain model, e.g. `vit_base_patch16_224`.
@@ -56,6 +58,8 @@ class ClassificationModule(LightningModule):
         loss: `"ce"` (softmax cross-entropy) or `"bce"` (a sigmoid for each class, DeiT-III).
         label_smoothing: Share of the target spread over all classes; only with `"ce"` and only in training.
         compile: Compile the model with `torch.compile` before training.
+        metric: By which models are compared and the best checkpoint is kept: `"top1"`, or `"mean_per_class"`, the mean
+            of the classes' accuracies; the data says it.
 
     Raises:
         ValueError: If an argument is out of range or names something unknown.
@@ -85,6 +89,7 @@ class ClassificationModule(LightningModule):
         loss: Literal["ce", "bce"] = "ce",
         label_smoothing: float = 0.0,
         compile: bool = False,
+        metric: Metric = "top1",
     ) -> None:
         super().__init__()
         # plain types only: checkpoints are loaded with weights_only=True
@@ -102,6 +107,7 @@ class ClassificationModule(LightningModule):
             raise ValueError(f"optimizer must be 'adamw' or 'lamb', got {optimizer!r}")
         if not 0.0 < layer_decay <= 1.0:
             raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
+        checked_metric(metric)
         if fixed_pos_embed not in (None, "sincos2d"):
             raise ValueError(f"fixed_pos_embed must be null or 'sincos2d', got {fixed_pos_embed!r}")
         self.training_loss = classification_loss(loss, label_smoothing)
@@ -112,6 +118,8 @@ class ClassificationModule(LightningModule):
         accuracies = {"top1": MulticlassAccuracy(num_classes, top_k=1, average="micro")}
         if num_classes > 5:
             accuracies["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+        if metric == "mean_per_class":
+            accuracies["mean_per_class"] = MulticlassAccuracy(num_classes, average="macro")
         self.val_accuracy = MetricCollection(dict(accuracies), prefix="val/")
         self.test_accuracy = MetricCollection(dict(accuracies), prefix="test/").clone()
 

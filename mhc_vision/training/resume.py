@@ -13,7 +13,7 @@ NEWEST = "last"
 # the arguments of `create_classifier` among the hyper-parameters of a run
 MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
 # what may change between the parts of a run: it does not change what is computed
-FREE_TO_CHANGE = ("compile", "pretrained")
+FREE_TO_CHANGE = ("compile", "pretrained", "metric")
 
 
 def resume_path(ckpt_path: str | Path | None, run_dir: Path) -> Path | None:
@@ -83,7 +83,8 @@ def check_same_run(path: Path, model: LightningModule, data: LightningDataModule
     """Raise ValueError unless model settings and data are those that the checkpoint was made with."""
     checkpoint = load(path)
     saved, given = checkpoint.get("hyper_parameters", {}), dict(model.hparams)
-    names = (set(saved) | set(given)) - set(FREE_TO_CHANGE)
+    # options that came after the checkpoint are not in it
+    names = set(saved) - set(FREE_TO_CHANGE)
     _compare(path, {name: saved.get(name) for name in names}, given)
     name = type(data).__qualname__
     if name not in checkpoint:

@@ -40,6 +40,7 @@ def test_evaluation_visits_the_whole_test_set_in_order(data: DigitsDataModule) -
     labels = all_labels(data.val_dataloader())
     assert torch.equal(labels, data.eval_set.tensors[1])
     assert torch.equal(labels, all_labels(data.test_dataloader()))
+    assert data.test_set is data.eval_set
 
 
 def test_training_gives_whole_batches_only(data: DigitsDataModule) -> None:

@@ -158,6 +158,41 @@ def test_splits_may_have_other_names(root: Path) -> None:
         make(root, train_split="training", val_split="test")
 
 
+def test_a_test_split_of_its_own(root: Path) -> None:
+    data = make(root)
+    assert data.test_set is data.eval_set
+    assert data.metric == "top1"
+    shutil.copytree(root / "val", root / "test")
+    for name in COLOURS:
+        (root / "test" / name / "2.jpg").unlink()
+    data = make(root, test_split="test", metric="mean_per_class")
+    assert [len(samples) for samples in (data.train_set, data.eval_set, data.test_set)] == [12, 9, 6]
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == 6
+    assert sum(len(labels) for _, labels in data.val_dataloader()) == 9
+    assert data.metric == "mean_per_class"
+    # neither matters to what is trained
+    make(root).load_state_dict(data.state_dict())
+    shutil.rmtree(root / "test" / "red")
+    with pytest.raises(ValueError, match=f"red in {root}/train, but not in {root}/test(.|\n)*{root}/test/<class name>"):
+        make(root, test_split="test")
+
+
+def test_some_of_the_classes_in_an_order_of_their_own(root: Path) -> None:
+    shutil.rmtree(root / "val" / "green")
+    data = make(root, classes=["red", "blue"])
+    assert data.class_names == ["red", "blue"]
+    colours = torch.tensor([COLOURS["red"], COLOURS["blue"]]).float()
+    for loader, count in ((data.train_dataloader(), 8), (data.val_dataloader(), 6)):
+        images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+        assert len(labels) == count
+        torch.testing.assert_close(images.float().mean((2, 3)), colours[labels], atol=4, rtol=0)
+    with pytest.raises(ValueError, match=f"classes: {root}/val has no folder green; it has blue, red"):
+        make(root, classes=["green", "blue"])
+    for classes in ([], ["red", "red"]):
+        with pytest.raises(ValueError, match="classes must be different class folders, got"):
+            make(root, classes=classes)
+
+
 def test_no_class_folders(root: Path) -> None:
     shutil.rmtree(root / "val")
     (root / "val").mkdir()
@@ -223,6 +258,8 @@ def test_broken_image_is_named_when_it_is_read(root: Path, split: str, num_worke
         {"cutmix": -0.1},
         {"train_split": ""},
         {"val_split": ""},
+        {"test_split": ""},
+        {"metric": "f1"},
         {"total_batch_size": -1},
     ],
     ids=str,

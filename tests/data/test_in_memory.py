@@ -77,6 +77,16 @@ def test_batches_come_from_the_device_without_pinning() -> None:
     assert not data.train_dataloader().pin_memory
 
 
+def test_a_test_takes_its_own_images_to_the_device() -> None:
+    device = torch.device("meta")
+    data = on_device(DigitsDataModule(batch_size=100, keep_on="device"), device)
+    data.test_set = InMemoryImages(*(tensor[:7] for tensor in data.train_set.tensors))
+    data.setup("test")
+    assert (data.test_set.device, data.eval_set.device) == (device, torch.device("cpu"))
+    loader = data.test_dataloader()
+    assert (len(loader.dataset), loader.pin_memory) == (7, False)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_on_the_gpu_are_those_on_the_cpu() -> None:
     data = on_device(DigitsDataModule(batch_size=100), GPU)

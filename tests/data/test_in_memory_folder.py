@@ -78,6 +78,18 @@ def test_a_part_of_the_validation_images(root: Path) -> None:
     assert data.eval_set.tensors[1].tolist() == [0, 1, 2]
 
 
+def test_a_test_split_and_classes_of_their_own(root: Path) -> None:
+    data = make(root, val_split="train", test_split="test", classes=["dog", "bird"], metric="mean_per_class")
+    assert (data.class_names, data.metric) == (["dog", "bird"], "mean_per_class")
+    sets = (data.train_set, data.eval_set, data.test_set)
+    assert [images.tensors[1].bincount().tolist() for images in sets] == [[5, 7], [5, 7], [2, 2]]
+    whole = make(root)
+    assert whole.test_set is whole.eval_set
+    # the folders' order is that of the names
+    assert torch.equal(data.test_set.tensors[0], whole.eval_set.tensors[0][[0, 1, 4, 5]])
+    assert [len(labels) for _, labels in data.test_dataloader()] == [4]
+
+
 def test_all_broken_images_are_counted_and_the_first_are_named(root: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / split / "cat").mkdir(parents=True)
@@ -125,6 +137,9 @@ def test_all_processes_of_the_machine_need_memory(root: Path, monkeypatch: pytes
         {"train_split": "training"},
         {"val_split": "val"},
         {"val_split": ""},
+        {"test_split": ""},
+        {"classes": []},
+        {"metric": "f1"},
         {"max_train_images": 2},
         {"max_val_images": 0},
         {"crop_padding": -1},

@@ -71,6 +71,20 @@ def test_folders_and_tar_files(image_folder: Path, tar: bool, num_workers: int) 
     assert_same(batches_of(data), expected)
 
 
+def test_a_test_split_of_its_own(hfds: dict[str, Any], image_folder: Path) -> None:
+    assert TimmDataModule(**hfds).test_set is not None
+    data = TimmDataModule(**hfds, test_split="train", metric="mean_per_class")
+    assert [len(samples) for samples in (data.train_set, data.eval_set, data.test_set)] == [24, 9, 24]
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == 24
+    assert data.metric == "mean_per_class"
+    with pytest.raises(ValueError, match="metric must be one of top1, mean_per_class, got 'f1'"):
+        TimmDataModule(**hfds, metric="f1")
+    shutil.copytree(image_folder / "val", image_folder / "test")
+    shutil.rmtree(image_folder / "test" / "green")
+    with pytest.raises(ValueError, match=r"of the training split .* are not those of test \['blue', 'red'\]"):
+        TimmDataModule("", str(image_folder), val_split="val", test_split="test", **OPTIONS)
+
+
 def test_torchvision_datasets(image_folder: Path) -> None:
     expected = batches_of(ImageFolderDataModule(str(image_folder), **OPTIONS))
     data = TimmDataModule("torch/image_folder", str(image_folder), val_split="val", **OPTIONS)

@@ -117,7 +117,7 @@ def test_a_model_that_timm_has_no_connected_name_for_can_be_connected_and_built_
 
 def test_what_does_not_fit_is_refused(files, tmp_path):
     def message(**arguments: object) -> str:
-        with pytest.raises(ValueError, match=".") as caught:
+        with pytest.raises(ValueError, match=r".") as caught:
             start_from(**{"num_classes": 7, "img_size": 32, **arguments})
         return str(caught.value)
 

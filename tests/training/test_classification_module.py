@@ -70,6 +70,22 @@ def test_five_classes_or_fewer_have_no_top5():
     assert set(ClassificationModule(**TINY | {"num_classes": 5}).val_accuracy) == {"val/top1"}
 
 
+def test_the_mean_of_the_classes_accuracies_is_logged_where_the_data_asks_for_it(tmp_path):
+    module = ClassificationModule(**TINY, metric="mean_per_class")
+    loader = _loader(num_samples=50)
+    for stage, logged in (
+        ("val", _trainer(tmp_path).validate(module, loader, verbose=False)[0]),
+        ("test", _trainer(tmp_path).test(module, loader, verbose=False)[0]),
+    ):
+        images, labels = loader.dataset.tensors
+        with torch.no_grad():
+            right = module.eval()(images).argmax(1) == labels
+        classes = [right[labels == label].float().mean().item() for label in labels.unique()]
+        assert logged[f"{stage}/mean_per_class"] == pytest.approx(sum(classes) / 10)
+        assert logged[f"{stage}/top1"] == pytest.approx(right.float().mean().item())
+    assert "val/mean_per_class" not in ClassificationModule(**TINY).val_accuracy
+
+
 @pytest.mark.parametrize("clip", [None, 1e-3])
 def test_the_gradient_norm_is_logged_and_clipping_bounds_it(tmp_path, clip):
     norms = []
@@ -135,6 +151,17 @@ def test_a_checkpoint_restores_the_module_safely(tmp_path):
         torch.testing.assert_close(restored.eval()(images), module.eval()(images), rtol=0, atol=0)
 
 
+def test_a_checkpoint_without_a_metric_is_one_of_top1(tmp_path):
+    trainer = _trainer(tmp_path)
+    trainer.fit(ClassificationModule(**TINY), _loader())
+    trainer.save_checkpoint(tmp_path / "some.ckpt")
+    content = torch.load(tmp_path / "some.ckpt", weights_only=True)
+    del content["hyper_parameters"]["metric"]
+    torch.save(content, tmp_path / "some.ckpt")
+    restored = ClassificationModule.load_from_checkpoint(tmp_path / "some.ckpt", weights_only=True)
+    assert restored.hparams["metric"] == "top1"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -147,6 +174,7 @@ def test_a_checkpoint_restores_the_module_safely(tmp_path):
         ({"min_lr": 1.0}, "min_lr must be between 0 and lr = 0.001, got 1.0"),
         ({"warmup_steps": 1, "warmup_epochs": 1.0}, "warmup_steps or warmup_epochs, not both: got 1 and 1.0"),
         ({"connection_lr_scale": 0.0}, "connection_lr_scale must be positive, got 0.0"),
+        ({"metric": "f1"}, "metric must be one of top1, mean_per_class, got 'f1'"),
         ({"fixed_pos_embed": "rope"}, "fixed_pos_embed must be null or 'sincos2d', got 'rope'"),
     ],
 )

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torchvision.io import write_jpeg
 
 from mhc_vision.cli import COMMANDS, main
 
@@ -72,6 +74,52 @@ def test_a_trial_of_the_code_leaves_the_run_directory_as_it_was(train):
     train("--trainer.fast_dev_run", "true")
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
     assert not train("--trainer.fast_dev_run", "true", run_dir=run_dir.with_name("trial")).exists()
+
+
+def test_the_best_checkpoint_is_chosen_by_the_metric_of_the_data(train, tmp_path):
+    for split, name, index in itertools.product(("train", "val"), ("cat", "dog"), range(12)):
+        path = tmp_path / "images" / split / name / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jpeg(torch.full((3, 8, 8), 10 * index, dtype=torch.uint8), str(path))
+    run_dir = train(
+        *("--data", "InMemoryFolderDataModule", "--data.root", str(tmp_path / "images"), "--data.img_size", "8"),
+        *("--data.metric", "mean_per_class"),
+    )
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert 0 <= summary["metrics"]["val/mean_per_class"] <= 1
+    callbacks = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)["callbacks"]
+    monitors = {state["monitor"] for state in callbacks.values() if "monitor" in state}
+    assert monitors == {"val/mean_per_class", None}
+
+
+def test_a_run_from_before_there_were_some_options_goes_on(train):
+    run_dir = train()
+    last = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    for name in ("metric", "layer_decay"):
+        del content["hyper_parameters"][name]
+    torch.save(content, last)
+    train("--ckpt_path", str(last), "--trainer.max_epochs", "2")
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+
+
+def test_a_data_module_of_ones_own_need_not_know_a_metric(train, tmp_path, monkeypatch):
+    (tmp_path / "own_data.py").write_text(
+        "from lightning.pytorch import LightningDataModule\n"
+        "from mhc_vision.data import DigitsDataModule\n"
+        "class OwnDataModule(LightningDataModule):\n"
+        "    num_classes, in_chans, img_size = 10, 1, 8\n"
+        "    def __init__(self, batch_size: int = 8):\n"
+        "        super().__init__()\n"
+        "        self.digits = DigitsDataModule(batch_size)\n"
+        "        self.train_dataloader = self.digits.train_dataloader\n"
+        "        self.val_dataloader = self.digits.val_dataloader\n"
+        "    def on_after_batch_transfer(self, batch, index):\n"
+        "        return self.digits.on_after_batch_transfer(batch, index)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run_dir = train("--data", "own_data.OwnDataModule")
+    assert 0 <= json.loads((run_dir / "summary.json").read_text())["metrics"]["val/top1"] <= 1
 
 
 def test_validate_and_test_report_a_checkpoint(train, capsys):

@@ -1,0 +1,87 @@
+"""Images of any size with their labels: to divide, to join, to transform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+from mhc_vision.data.decode import decode_any_bytes
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A dataset whose labels are known without reading an image.
+
+    Attributes:
+        images: Samples (uint8 (3, H, W), label).
+        labels: Of each sample.
+        groups: What each sample shows, where several show the same; else `None`.
+    """
+
+    images: Dataset
+    labels: list[int]
+    groups: list[str] | None = None
+
+    def take(self, indices: Sequence[int]) -> LabelledImages:
+        """The samples of these indices."""
+        groups = None if self.groups is None else [self.groups[index] for index in indices]
+        return LabelledImages(Subset(self.images, indices), [self.labels[index] for index in indices], groups)
+
+    def join(self, other: LabelledImages) -> LabelledImages:
+        """These samples and the others behind them."""
+        groups = None if self.groups is None or other.groups is None else self.groups + other.groups
+        return LabelledImages(ConcatDataset([self.images, other.images]), self.labels + other.labels, groups)
+
+
+class FileImages(Dataset):
+    """Image files of any format that Pillow reads, as (uint8 (3, H, W), label).
+
+    Args:
+        paths: The files.
+        labels: Their labels.
+    """
+
+    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
+        self.paths = paths
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """A sample.
+
+        Raises:
+            ValueError: If the file cannot be read or decoded; the message names it.
+        """
+        path = self.paths[index]
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        return decode_any_bytes(content, path), self.labels[index]
+
+
+class TransformedImages(Dataset):
+    """Another dataset of (image, label) with a transform of the images.
+
+    Args:
+        images: Samples (uint8 (3, H, W), label).
+        transform: From uint8 (3, H, W) of any size to the model's size.
+    """
+
+    def __init__(self, images: Dataset, transform: Callable[[Tensor], Tensor]) -> None:
+        self.images = images
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """A sample, as the dataset gives it or raises an error."""
+        image, label = self.images[index]
+        return self.transform(image), label
