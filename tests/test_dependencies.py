@@ -1,4 +1,4 @@
-"""Dependencies point one way: kernels <- layers <- models <- {training, analysis}, data <- training, the rest on top."""
+"""Dependencies point one way: kernels <- layers <- models <- {training, analysis}, data <- training, rest on top."""
 
 import ast
 import subprocess

@@ -70,7 +70,9 @@ def decode_all(
     Raises:
         ValueError: If files cannot be decoded; the message counts them and names the first few.
     """
-    images = torch.empty(len(paths), 3, img_size, img_size, dtype=torch.uint8)
+    # threads write to it, which do not share the inference mode that this one may be in
+    with torch.inference_mode(False):
+        images = torch.empty(len(paths), 3, img_size, img_size, dtype=torch.uint8)
 
     def decode(index: int) -> None:
         images[index] = transform(decode_rgb(paths[index]))

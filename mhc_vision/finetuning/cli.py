@@ -4,18 +4,21 @@ import dataclasses
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
-from mhc_vision.training.cli import TrainCLI
+from mhc_vision.training.cli import SaveConfigOnStart, TrainCLI
 from mhc_vision.training.messages import fail
+from mhc_vision.training.resume import NEWEST
 from mhc_vision.training.run_summary import RunSummary
 
 PROBE_FILE = "probe.json"
+
+_Callback = TypeVar("_Callback", bound=Callback)
 
 
 class FinetuneCLI(TrainCLI):
@@ -59,24 +62,24 @@ class FinetuneCLI(TrainCLI):
 
     def _probe(self, ckpt_path: str | None) -> None:
         run_dir = Path(self.trainer.default_root_dir)
+        started = time.monotonic()
         try:
-            if ckpt_path is not None:
-                raise ValueError(f"ckpt_path: got {ckpt_path!r}, but a probe begins anew")
-            started = time.monotonic()
+            if ckpt_path not in (None, NEWEST):
+                raise ValueError(f"ckpt_path: got {ckpt_path!r}, but a probe has no steps to go on from")
             result = run_probe(self.trainer, self.model, self.datamodule)
         except ValueError as error:
             fail(f"error: {error}", status=2)
         seconds = time.monotonic() - started
-        is_linear = self.model.hparams["method"] == "linear"
-        if is_linear:
+        if self.trainer.fast_dev_run:
+            return
+        self._callback(SaveConfigOnStart).write(self.trainer)
+        if result.candidates:
             record = [dataclasses.asdict(candidate) for candidate in result.candidates]
             replace_text(run_dir / PROBE_FILE, json_text(record, indent=2) + "\n")
-            self.trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+            self.trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt", weights_only=False)
         for logger in self.trainer.loggers:
             logger.log_metrics(result.metrics, step=0)
-        _callback(self.trainer, RunSummary).write(self.trainer, self.model, result.metrics, 0, 1, seconds)
+        self._callback(RunSummary).write(self.trainer, self.model, result.metrics, 0, 1, seconds)
 
-
-def _callback(trainer: Trainer, kind: type[Any]) -> Any:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next(callback for callback in callbacks if isinstance(callback, kind))
+    def _callback(self, kind: type[_Callback]) -> _Callback:
+        return next(callback for callback in self.trainer.callbacks if isinstance(callback, kind))

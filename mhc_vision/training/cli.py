@@ -36,7 +36,11 @@ class SaveConfigOnStart(SaveConfigCallback):
         """Writes nothing yet."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the full configuration, defaults included."""
+        """Writes it."""
+        self.write(trainer)
+
+    def write(self, trainer: Trainer) -> None:
+        """Writes the full configuration, defaults included, on the first process."""
         if trainer.is_global_zero:
             config = self.config.clone()
             # the file repeats a run, also one that was resumed

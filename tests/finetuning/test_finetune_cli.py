@@ -1,0 +1,191 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.io import write_jpeg
+
+from mhc_vision.cli import main
+from mhc_vision.data import DigitsDataModule
+from mhc_vision.layers import connection_parameters
+from mhc_vision.training.load_model import load_model
+
+COMBINATIONS = [
+    *((method, connection) for method in ("full", "lora") for connection in ("baseline", "shc", "dhc", "mhc")),
+    *(("connections", connection) for connection in ("shc", "dhc", "mhc")),
+]
+
+
+def _summary(run_dir: Path) -> dict:
+    return json.loads((run_dir / "summary.json").read_text())
+
+
+def _accuracy(checkpoint: Path) -> float:
+    """Of a checkpoint's model on the digits' 360 test images, without Lightning."""
+    data = DigitsDataModule()
+    images, labels = data.eval_set.tensors
+    images, labels = data.batch_augment.eval()(images, labels)
+    model = load_model(str(checkpoint), needs_rgb_classes=False).model
+    with torch.inference_mode():
+        return (model(images).argmax(1) == labels).float().mean().item()
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "linear"])
+@pytest.mark.parametrize("connection", ["shc", "dhc", "mhc"])
+def test_step_zero_has_the_accuracy_of_the_plain_model(pretrained, built, method, connection):
+    cli = built(method=method, connection=connection)
+    (start,) = cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    plain = _summary(pretrained)["metrics"]
+    assert start["val/top1"] == plain["val/top1"] > 0.5
+    # the same function up to fp32 rounding
+    assert start["val/loss"] == pytest.approx(plain["val/loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("method", "connection"), COMBINATIONS)
+def test_a_run_trains_what_its_method_says_and_leaves_a_model_that_can_be_used(
+    pretrained, finetune, built, method, connection
+):
+    start = built(method=method, connection=connection).model.model.state_dict()
+    run_dir = finetune(method=method, connection=connection)
+    summary = _summary(run_dir)
+    assert (summary["method"], summary["source"]) == (method, str(pretrained / "checkpoints" / "last.ckpt"))
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    state = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
+    moved = {key for key, value in state.items() if not torch.equal(value, start[key])}
+    kinds = {"head" if "head." in key else "lora" if ".lora_" in key else "connection" if ".connection" in key
+             else "backbone" for key in moved}  # fmt: skip
+    own = set() if connection == "baseline" else {"connection"}
+    assert kinds == {"full": {"head", "backbone"}, "lora": {"head", "lora"}, "connections": {"head"}}[method] | own
+    # built again, adapters merged, it has the accuracy that the run saw
+    assert _accuracy(run_dir / "checkpoints" / "last.ckpt") == pytest.approx(summary["metrics"]["val/top1"], abs=1e-6)
+
+
+@pytest.mark.parametrize("connection", ["baseline", "mhc"])
+def test_a_linear_probe_finds_a_head_and_leaves_the_rest_alone(finetune, built, connection):
+    start = built(connection=connection, method="linear").model.model.state_dict()
+    run_dir = finetune(
+        "--model.probe_lrs", "[0.01,0.1]", "--model.probe_cs", "[1.0]", method="linear", connection=connection
+    )
+    summary = _summary(run_dir)
+    state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {key for key in start if not torch.equal(state[f"model.{key}"], start[key])} == {"head.weight", "head.bias"}
+    candidates = json.loads((run_dir / "probe.json").read_text())
+    assert [(one["solver"], one["value"]) for one in candidates] == [("sgd", 0.01), ("sgd", 0.1), ("logistic", 1.0)]
+    assert all(0.5 < one["accuracy"] <= 1 for one in candidates)
+    assert summary["metrics"]["val/top1"] > 0.7
+    assert _accuracy(run_dir / "checkpoints" / "last.ckpt") == pytest.approx(summary["metrics"]["val/top1"], abs=1e-6)
+    assert json.loads((run_dir / "metrics.jsonl").read_text())["val/top1"] == summary["metrics"]["val/top1"]
+    assert summary["params"]["trainable"] == 650
+    assert (run_dir / "config.yaml").is_file()
+    assert (run_dir / "report.md").is_file()
+
+
+def test_neighbours_vote_on_the_features_of_the_frozen_model(finetune):
+    run_dir = finetune(method="knn", connection="mhc")
+    summary = _summary(run_dir)
+    assert summary["metrics"]["val/top1"] > 0.7
+    assert summary["params"]["trainable"] == 0
+    assert not (run_dir / "checkpoints").exists()
+
+
+def test_connections_make_no_difference_to_a_probe(finetune):
+    found = [_summary(finetune(method="knn", connection=one))["metrics"]["val/top1"] for one in ("baseline", "dhc")]
+    # features equal up to rounding: at most one of 360 votes turns
+    assert found[0] == pytest.approx(found[1], abs=1.1 / 360)
+
+
+def test_a_run_with_an_average_ends_with_it(finetune):
+    run_dir = finetune("--trainer.callbacks+=EMA", "--trainer.callbacks.decay", "0.5", method="lora", connection="mhc")
+    top1 = _summary(run_dir)["metrics"]["val/top1"]
+    assert _accuracy(run_dir / "checkpoints" / "last.ckpt") == pytest.approx(top1, abs=1e-6)
+
+
+def test_a_run_goes_on_from_its_checkpoint(finetune):
+    run_dir = finetune(method="lora", connection="mhc")
+    finetune("--ckpt_path", "last", "--trainer.max_epochs", "2", method="lora", connection="mhc")
+    assert _summary(run_dir)["steps"] == 10
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Two classes of 8 x 8 images in folders for training, validation and test."""
+    for split, size in (("train", 8), ("val", 4), ("test", 6)):
+        for label, name in enumerate(("dark", "light")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(size):
+                write_jpeg(
+                    torch.full((3, 8, 8), 20 + 180 * label + index, dtype=torch.uint8), str(folder / f"{index}.jpg")
+                )
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("method", ["full", "linear"])
+@pytest.mark.parametrize("data", ["InMemoryFolderDataModule", "ImageFolderDataModule"])
+def test_other_classes_with_test_images_of_their_own(folders, tmp_path, method, data, capsys):
+    plain = tmp_path / "plain"
+    common = (
+        *("--data", data, "--data.root", str(folders), "--data.img_size", "8", "--data.batch_size", "8"),
+        *(() if data.startswith("InMemory") else ("--data.num_workers", "0")),
+        *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"),
+    )
+    sizes = ("--model.model_args.patch_size", "4", "--model.model_args.depth", "1")
+    main(["train", *common, "--model.name", "test_vit", *sizes, "--trainer.default_root_dir", str(plain)])
+    main(
+        [
+            *("finetune", *common, "--data.test_split", "test", "--data.metric", "mean_per_class"),
+            *("--model.name", str(plain / "checkpoints" / "last.ckpt"), "--model.connection", "mhc"),
+            *("--model.method", method, "--model.new_head", "true", "--model.probe_cs", "[1.0]"),
+            *("--trainer.default_root_dir", str(tmp_path / "run")),
+        ]
+    )
+    assert "head: new; trainable parameters:" in capsys.readouterr().out
+    metrics = _summary(tmp_path / "run")["metrics"]
+    for split, count in (("val", 8), ("test", 12)):
+        assert round(metrics[f"{split}/top1"] * count, 3) == round(metrics[f"{split}/top1"] * count)
+        assert metrics[f"{split}/mean_per_class"] == pytest.approx(metrics[f"{split}/top1"])
+    if method == "linear":
+        assert metrics["test/top1"] == 1
+
+
+def _refused(capsys: pytest.CaptureFixture, run: Callable[[], object]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model.name", "vit_base_patch16_244"), "nearest: vit_base_patch16_224"),
+        (("--model.method", "connections"), "method: got 'connections' for a model without"),
+        (("--model.method", "lora", "--model.lora_targets", "[attn.q]"), "'attn.q' matches no linear layer"),
+        (("--model.lora_rank", "0"), "lora_rank must be at least 1, got 0"),
+        (("--model.layer_decay", "0"), "layer_decay must be in (0, 1], got 0"),
+        (("--model.probe_lrs", "[]"), "probe_lrs must be positive"),
+        (("--model.method", "knn", "--model.knn_k", "5000"), "only 1437 training images"),
+        (("--model.method", "knn", "--ckpt_path", "some.ckpt"), "a probe has no steps to go on from"),
+        (("--model.weights", "raw"), "has no average beside them"),
+        (("--model.weights_file", "none.pth"), "with its own weights, expected a timm name"),
+        (("--model.model_args", "{tanh: true}"), "got tanh without a connection"),
+    ],
+)
+def test_bad_input_is_a_message_and_nothing_is_written(finetune, tmp_path, capsys, options, message):
+    assert message in _refused(capsys, lambda: finetune(*options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_whose_images_were_normalised_otherwise_is_warned_of(built, monkeypatch):
+    cli = built()
+    monkeypatch.setattr(cli.datamodule.batch_augment, "mean", torch.tensor([0.1]).view(1, 1, 1))
+    with pytest.warns(UserWarning, match=r"data.mean is \[0.1\], but .* was trained with \[0.5\]"):
+        cli.fit(model=cli.model, datamodule=cli.datamodule)
+
+
+def test_connections_of_the_start_have_the_parameters_of_the_record(built):
+    model = built(connection="mhc").model
+    assert model.hparams["connection"] == "mhc"
+    assert model.hparams["name"] == "test_vit"
+    assert sum(parameter.numel() for _, parameter in connection_parameters(model.model)) > 0
