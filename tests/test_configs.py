@@ -30,6 +30,8 @@ DEBUG = CONFIGS / "debug.yaml"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
 MATRICES = sorted((CONFIGS / "compare").glob("*.yaml"))
+# test_finetune_configs.py is about these
+FINETUNE = sorted((CONFIGS / "finetune").glob("*.yaml"))
 ABLATIONS = sorted((CONFIGS / "compare").glob("ablation_*.yaml"))
 
 
@@ -52,7 +54,8 @@ def _data_root(recipe: Path, image_folder: Path) -> list[str]:
 
 
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
-    assert sorted(CONFIGS.rglob("*.yaml")) == sorted([*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES])
+    known = [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES, *FINETUNE]
+    assert sorted(CONFIGS.rglob("*.yaml")) == sorted(known)
     assert [path.stem for path in CONNECTIONS] == ["baseline", "dhc", "mhc", "shc"]
 
 

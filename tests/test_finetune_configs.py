@@ -1,0 +1,101 @@
+"""Each file in `configs/finetune/`: its data section on a small copy of its dataset, and what its head says."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser
+from torchvision_copies import accept_any_checksum, stand_in_for_h5py, write_copy, write_image
+
+import mhc_vision.data
+from mhc_vision.data.torchvision_sets import SETS
+from mhc_vision.training import ClassificationModule
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted((CONFIGS / "finetune").glob("*.yaml"))
+OTHERS = ("folder", "hfds")
+
+
+def build(section: dict[str, Any], **options: Any) -> LightningDataModule:
+    """The data module of a configuration's section `data`, with other options."""
+    section["init_args"].update(options)
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    parsed: Namespace = parser.parse_object({"data": section})
+    return parser.instantiate_classes(parsed).data
+
+
+def test_every_dataset_has_a_file() -> None:
+    assert [path.stem for path in FILES] == sorted([*SETS, *OTHERS])
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_its_data_section_reads_a_copy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept_any_checksum(monkeypatch)
+    stand_in_for_h5py(monkeypatch)
+    write_copy(name, tmp_path)
+    section = yaml.safe_load((CONFIGS / "finetune" / f"{name}.yaml").read_text())["data"]
+    assert section["init_args"]["dataset"] == name
+    data = build(section, root=str(tmp_path), complete=False, num_workers=0)
+    assert (data.in_chans, data.img_size, data.metric) == (3, 224, SETS[name].metric)
+    assert [len(samples) > 0 for samples in (data.train_set, data.eval_set, data.test_set)] == [True] * 3
+    assert data.train_set[0][0].shape == data.test_set[0][0].shape == (3, 224, 224)
+
+
+def test_the_folder_has_a_test_split(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        for label, name in enumerate(("cat", "dog")):
+            for index in range(count):
+                write_image(tmp_path / split / name / f"{index}.jpg", label)
+    section = yaml.safe_load((CONFIGS / "finetune" / "folder.yaml").read_text())["data"]
+    data = build(section, root=str(tmp_path))
+    assert [len(samples) for samples in (data.train_set, data.eval_set, data.test_set)] == [6, 4, 2]
+
+
+def test_the_hub_dataset_is_read_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    write_image(tmp_path / "0.jpg", 0)
+    # the columns and splits of ethz/food101
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["pie", "soup"])})
+    (tmp_path / "parquet").mkdir()
+    for split, count in (("train", 4), ("validation", 2)):
+        rows = {"image": [str(tmp_path / "0.jpg")] * count, "label": [0, 1] * (count // 2)}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "parquet" / f"{split}.parquet")
+    section = yaml.safe_load((CONFIGS / "finetune" / "hfds.yaml").read_text())["data"]
+    data = build(section, dataset=f"hfds/{tmp_path / 'parquet'}", root=str(tmp_path / "cache"), num_workers=0)
+    assert data.class_names == ["pie", "soup"]
+    assert [len(samples) for samples in (data.train_set, data.eval_set, data.test_set)] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_its_head_has_the_command_and_the_official_numbers(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    head = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+    assert f"mhc-vision finetune --config configs/finetune/{path.name} --config configs/connections/mhc.yaml" in head
+    assert f"--data.root DATA --trainer.default_root_dir runs/{path.stem}-mhc" in head
+    assert all(f"{word}: " in head for word in ("Hardware", "Recipe", "Expected"))
+    if path.stem in SETS and path.stem != "sun397":
+        numbers = {int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", head)}
+        assert {split.num_images for split in SETS[path.stem].splits.values()} <= numbers
+        by_class = "mean of the classes' accuracies" in head
+        assert by_class == (SETS[path.stem].metric == "mean_per_class")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_states_nothing_that_is_a_default_anyway(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    assert list(config) == ["model", "data", "trainer"]
+    data_class = getattr(mhc_vision.data, config["data"]["class_path"])
+    bases = [inspect.signature(cls.__init__).parameters for cls in data_class.__mro__ if cls is not object]
+    for name, value in config["data"]["init_args"].items():
+        parameter = next(parameters[name] for parameters in bases if name in parameters)
+        assert value != parameter.default, name
+    training = inspect.signature(ClassificationModule.__init__).parameters
+    for name, value in config["model"].items():
+        assert name not in training or value != training[name].default, name
