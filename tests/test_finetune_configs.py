@@ -18,7 +18,7 @@ from mhc_vision.training import ClassificationModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted((CONFIGS / "finetune").glob("*.yaml"))
-OTHERS = ("folder", "hfds")
+OTHERS = ("cifar10_half", "digits", "folder", "hfds")
 
 
 def build(section: dict[str, Any], **options: Any) -> LightningDataModule:
