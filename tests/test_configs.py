@@ -31,7 +31,8 @@ STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
 MATRICES = sorted((CONFIGS / "compare").glob("*.yaml"))
 # test_finetune_configs.py is about these
-FINETUNE = sorted((CONFIGS / "finetune").glob("*.yaml"))
+FINETUNE = [CONFIGS / "cifar10_half.yaml", *sorted((CONFIGS / "finetune").glob("*.yaml"))]
+METHODS = sorted((CONFIGS / "finetune" / "methods").glob("*.yaml"))
 ABLATIONS = sorted((CONFIGS / "compare").glob("ablation_*.yaml"))
 
 
@@ -54,18 +55,18 @@ def _data_root(recipe: Path, image_folder: Path) -> list[str]:
 
 
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
-    known = [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES, *FINETUNE]
+    known = [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES, *FINETUNE, *METHODS]
     assert sorted(CONFIGS.rglob("*.yaml")) == sorted(known)
     assert [path.stem for path in CONNECTIONS] == ["baseline", "dhc", "mhc", "shc"]
 
 
 @pytest.mark.parametrize(
-    "path", [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES], ids=lambda path: path.stem
+    "path", [*RECIPES, *OVERLAYS, *METHODS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES], ids=lambda path: path.stem
 )
 def test_every_file_opens_with_what_it_is_for(path):
     lines = path.read_text().splitlines()
     head = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
-    if path in OVERLAYS:
+    if path in (*OVERLAYS, *METHODS):
         assert len(lines) <= 10
         assert head
     elif path in ABLATIONS:

@@ -1,11 +1,13 @@
 """Each file in `configs/finetune/`: its data section on a small copy of its dataset, and what its head says."""
 
 import inspect
+import itertools
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
@@ -13,12 +15,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torchvision_copies import accept_any_checksum, stand_in_for_h5py, write_copy, write_image
 
 import mhc_vision.data
+from mhc_vision.cli import main
 from mhc_vision.data.torchvision_sets import SETS
 from mhc_vision.training import ClassificationModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted((CONFIGS / "finetune").glob("*.yaml"))
-OTHERS = ("cifar10_half", "digits", "folder", "hfds")
+FROM_A_RUN = ("cifar10_half", "digits")
+OTHERS = (*FROM_A_RUN, "folder", "hfds")
 
 
 def build(section: dict[str, Any], **options: Any) -> LightningDataModule:
@@ -78,6 +82,10 @@ def test_its_head_has_the_command_and_the_official_numbers(path: Path) -> None:
     lines = path.read_text().splitlines()
     head = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
     assert f"mhc-vision finetune --config configs/finetune/{path.name} --config configs/connections/mhc.yaml" in head
+    if path.stem in FROM_A_RUN:
+        assert "--model.name runs/" in head
+        assert "Hardware: " in head
+        return
     assert f"--data.root DATA --trainer.default_root_dir runs/{path.stem}-mhc" in head
     assert all(f"{word}: " in head for word in ("Hardware", "Recipe", "Expected"))
     if path.stem in SETS and path.stem != "sun397":
@@ -99,3 +107,29 @@ def test_it_states_nothing_that_is_a_default_anyway(path: Path) -> None:
     training = inspect.signature(ClassificationModule.__init__).parameters
     for name, value in config["model"].items():
         assert name not in training or value != training[name].default, name
+
+
+def test_the_halves_of_cifar10_are_pretrained_on_and_fine_tuned_on(tmp_path: Path) -> None:
+    halves = {name: CONFIGS / folder / "cifar10_half.yaml" for name, folder in (("first", ""), ("second", "finetune"))}
+    classes = {name: yaml.safe_load(path.read_text())["data"]["init_args"]["classes"] for name, path in halves.items()}
+    assert len({*classes["first"], *classes["second"]}) == 10
+    for split, label in itertools.product(("train", "test"), range(10)):
+        name = [*classes["first"], *classes["second"]][label]
+        for index in range(2):
+            write_image(tmp_path / "cifar10" / split / name / f"{index}.jpg", label)
+    common = (
+        *("--data.root", str(tmp_path / "cifar10"), "--data.batch_size", "5"),
+        *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.log_every_n_steps", "1"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.default_root_dir"),
+    )
+    main(["train", "--config", str(halves["first"]), *common, str(tmp_path / "plain")])
+    start = str(tmp_path / "plain" / "checkpoints" / "last.ckpt")
+    overlay = ("--config", str(CONFIGS / "connections" / "mhc.yaml"))
+    main(
+        [
+            *("finetune", "--config", str(halves["second"]), *overlay, *common, str(tmp_path / "run")),
+            *("--model.name", start),
+        ]
+    )
+    record = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["InMemoryFolderDataModule"]
+    assert record["class_names"] == classes["second"]
