@@ -92,7 +92,7 @@ def maps_table(results: TaskResults) -> Rows:
     for arm, runs in results.records.items():
         records = [record for record in runs.values() if record.maps]
         if records:
-            columns = {key: _spread([record.maps[key] for record in records], 4) for key in MAPS}
+            columns = {key: _spread([record.maps[key] for record in records if key in record.maps], 4) for key in MAPS}
             rows.append({"arm": arm, **columns})
     return rows
 
