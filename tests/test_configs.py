@@ -33,6 +33,7 @@ MATRICES = sorted((CONFIGS / "compare").glob("*.yaml"))
 # test_finetune_configs.py is about these
 FINETUNE = [CONFIGS / "cifar10_half.yaml", *sorted((CONFIGS / "finetune").glob("*.yaml"))]
 METHODS = sorted((CONFIGS / "finetune" / "methods").glob("*.yaml"))
+FINETUNE_MATRICES = sorted((CONFIGS / "compare").glob("finetune_*.yaml"))
 ABLATIONS = sorted((CONFIGS / "compare").glob("ablation_*.yaml"))
 
 
@@ -126,7 +127,9 @@ def test_loggers_write_into_the_run_directory(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in MATRICES if path not in FINETUNE_MATRICES], ids=lambda path: path.stem
+)
 def test_every_arm_of_a_matrix_is_a_model_of_its_own(path, image_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     matrix = load_matrix(path)

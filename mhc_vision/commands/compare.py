@@ -20,14 +20,14 @@ def run(words: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="mhc-vision compare",
-        description="Run a matrix of trainings, several at a time, and report on them. "
+        description="Run a matrix of trainings or fine-tunings, several at a time, and report on them. "
         "The same command goes on where it was stopped.",
     )
     parser.add_argument("matrix", type=Path, help="YAML file, such as configs/compare/digits.yaml")
     parser.add_argument("--out", type=Path, required=True, help="directory of the runs and of the report")
     parser.add_argument("--jobs", type=int, help="runs at a time; default: one on each GPU, or as the cores allow")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="option of `train` for all runs: data.root=DIR"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="option of all runs, such as data.root=DIR"
     )
     parser.add_argument("--report-only", action="store_true", help="run nothing, report on runs that have all ended")
     arguments = parser.parse_args(words)

@@ -32,7 +32,7 @@ class ComparisonDirectory:
     """`<task>/<arm>/seed<k>/` for each run, and `matrix.json`.
 
     A run directory holds `cell.json` (what the run is), `train.log` (what it printed), `failure.json` where it failed,
-    and what `train` writes.
+    and what `train` or `finetune` writes.
 
     Args:
         path: The directory, made when something is written.
@@ -78,8 +78,10 @@ class ComparisonDirectory:
         """Writes `matrix.json`."""
         record = {
             "name": matrix.name,
+            "command": matrix.command,
             "tasks": matrix.tasks,
             "arms": matrix.arms,
+            "excluded": {task: arms for task in matrix.tasks if (arms := matrix.excluded_arms(task))},
             "baseline": matrix.baseline,
             "seeds": matrix.seeds,
             "threads": matrix.threads,

@@ -1,5 +1,6 @@
 """The matrix of a comparison: what is compared, on what, and with which seeds, from one YAML file."""
 
+import fnmatch
 import itertools
 import json
 import re
@@ -14,7 +15,11 @@ from mhc_vision.atomic_files import json_text
 from mhc_vision.comparison.settings import Settings, check_mapping, parse_settings, read_config, whole_number
 from mhc_vision.comparison.unique_keys import load_unique
 
-KEYS = ("name", "recipes", "datasets", "arms", "baseline", "num_streams", "seeds", "set", "threads", "gpus")
+KEYS = (
+    "name", "command", "recipes", "datasets", "arms", "baseline", "exclude", "num_streams", "seeds", "set", "threads",
+    "gpus",
+)  # fmt: skip
+TRAIN, FINETUNE = COMMANDS = ("train", "finetune")
 FIGURES = "figures"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -24,14 +29,16 @@ class Cell:
     """One run of a matrix.
 
     Attributes:
+        command: Of `mhc-vision`, `train` or `finetune`.
         task: Name of the recipe, with that of the dataset where the matrix has datasets.
         arm: Name of what is compared.
         seed: Of weights, data order and augmentation: arms of one seed see the same data.
-        configs: Configuration files, in the order they are given to `mhc-vision train`.
+        configs: Configuration files, in the order they are given to the command.
         options: Options put on top of the files.
         threads: CPU threads of the process.
     """
 
+    command: str
     task: str
     arm: str
     seed: int
@@ -45,7 +52,7 @@ class Cell:
         return f"{self.task}/{self.arm}/seed{self.seed}"
 
     def words(self, run_dir: Path) -> list[str]:
-        """What stands behind `mhc-vision train` to start this run, or to go on with it."""
+        """What stands behind `mhc-vision` and the command to start this run, or to go on with it."""
         words = ["fit"]
         for config in self.configs:
             words += ["--config", config]
@@ -60,6 +67,8 @@ class Cell:
         """What makes this run what it is, as plain JSON: the contents of its files, not their names."""
         configs = [read_config(config) for config in self.configs]
         record = {
+            # records from when there was no other command lack it
+            **({} if self.command == TRAIN else {"command": self.command}),
             "task": self.task,
             "arm": self.arm,
             "seed": self.seed,
@@ -78,23 +87,44 @@ class Matrix:
 
     Attributes:
         name: Of the comparison.
-        tasks: Names of recipes, or of pairs of recipe and dataset.
+        command: Of `mhc-vision`, `train` or `finetune`.
+        recipes: Names of recipes; those of fine-tuning are its methods.
+        datasets: Names of datasets; none where recipes say what the data is.
         arms: Names of what is compared.
         baseline: The arm that the others are measured against.
         seeds: Of each arm.
-        cells: All runs, seed by seed, so that a comparison that is stopped has whole pairs.
+        cells: All runs, seed by seed, so that a comparison that is stopped has whole pairs; none of what is excluded.
         threads: CPU threads of a run.
         gpus: GPUs of a run, on a machine that has any.
     """
 
     name: str
-    tasks: tuple[str, ...]
+    command: str
+    recipes: tuple[str, ...]
+    datasets: tuple[str, ...]
     arms: tuple[str, ...]
     baseline: str
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
     threads: int
     gpus: int
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of recipes, or of all pairs of recipe and dataset."""
+        if not self.datasets:
+            return self.recipes
+        return tuple(task_name(recipe, dataset) for recipe in self.recipes for dataset in self.datasets)
+
+    def excluded_arms(self, task: str) -> tuple[str, ...]:
+        """Arms that have no runs on a task because the matrix excludes them there."""
+        there = {cell.arm for cell in self.cells if cell.task == task}
+        return tuple(arm for arm in self.arms if arm not in there)
+
+
+def task_name(recipe: str, dataset: str) -> str:
+    """The name of the task that a recipe on a dataset is."""
+    return f"{recipe}-{dataset}"
 
 
 def load_matrix(path: Path, options: Mapping[str, Any] | None = None) -> Matrix:
@@ -106,7 +136,8 @@ def load_matrix(path: Path, options: Mapping[str, Any] | None = None) -> Matrix:
 
     Raises:
         ValueError: No such file, an unknown key, one that is there twice, a value of another type than expected, a
-            configuration file that is not there or broken, two runs with one name, or no baseline.
+            configuration file that is not there or broken, two runs with one name, no baseline, or a pattern of what
+            is excluded that fits nothing, or leaves nothing of a task or an arm.
     """
     if not path.is_file():
         raise ValueError(f"matrix: got {path}, expected a YAML file")
@@ -124,9 +155,12 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
     """The matrix that the content of a YAML file describes; see `load_matrix`."""
     content = check_mapping("matrix", content, KEYS, required=("name", "recipes", "arms", "seeds"))
     name = _check_name("name", content["name"])
+    command = content.get("command", TRAIN)
+    if command not in COMMANDS:
+        raise ValueError(f"command: got {command!r}, expected one of {', '.join(COMMANDS)}")
     recipes = parse_settings("recipes", content["recipes"])
     datasets = parse_settings("datasets", content["datasets"]) if "datasets" in content else {}
-    tasks = _tasks(recipes, datasets)
+    tasks = _tasks(recipes, datasets, dataset_first=command == FINETUNE)
     arms = _with_streams(parse_settings("arms", content["arms"]), content.get("num_streams"))
     for entry in (*tasks, *arms):
         _check_name("recipes, datasets and arms", entry)
@@ -143,15 +177,18 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
         (task, arm): common.then(task_settings).then(arm_settings).then(last)
         for (task, task_settings), (arm, arm_settings) in itertools.product(tasks.items(), arms.items())
     }
+    pairs = _without(content.get("exclude", []), pairs)
     for (task, arm), settings in pairs.items():
         settings.check(f"{task}/{arm}")
     cells = [
-        Cell(task, arm, seed, settings.configs, settings.options, threads)
+        Cell(command, task, arm, seed, settings.configs, settings.options, threads)
         for seed, ((task, arm), settings) in itertools.product(seeds, pairs.items())
     ]
     return Matrix(
         name=name,
-        tasks=tuple(tasks),
+        command=command,
+        recipes=tuple(recipes),
+        datasets=tuple(datasets),
         arms=tuple(arms),
         baseline=baseline,
         seeds=seeds,
@@ -161,16 +198,34 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
     )
 
 
-def _tasks(recipes: Mapping[str, Settings], datasets: Mapping[str, Settings]) -> dict[str, Settings]:
+def _tasks(
+    recipes: Mapping[str, Settings], datasets: Mapping[str, Settings], dataset_first: bool
+) -> dict[str, Settings]:
+    """Each recipe on each dataset; `dataset_first` puts the recipe on top, as it is a method of fine-tuning."""
     if not datasets:
         return dict(recipes)
-    pairs = [
-        (f"{recipe}-{dataset}", recipe_settings.then(dataset_settings))
-        for (recipe, recipe_settings), (dataset, dataset_settings) in itertools.product(
-            recipes.items(), datasets.items()
-        )
-    ]
+    pairs = []
+    for (recipe, method), (dataset, data) in itertools.product(recipes.items(), datasets.items()):
+        pairs.append((task_name(recipe, dataset), data.then(method) if dataset_first else method.then(data)))
     return _unique("recipes and datasets", pairs)
+
+
+def _without(patterns: Any, pairs: Mapping[tuple[str, str], Settings]) -> dict[tuple[str, str], Settings]:
+    """The pairs of task and arm that no pattern fits."""
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"exclude: got {patterns!r}, expected a list of patterns, such as [connections-*/baseline]")
+    excluded = set()
+    for pattern in patterns:
+        fitting = {(task, arm) for task, arm in pairs if fnmatch.fnmatchcase(f"{task}/{arm}", pattern)}
+        if not fitting:
+            known = ", ".join(f"{task}/{arm}" for task, arm in pairs)
+            raise ValueError(f"exclude: {pattern!r} fits no task/arm; there is: {known}")
+        excluded |= fitting
+    kept = {pair: settings for pair, settings in pairs.items() if pair not in excluded}
+    for place, what in enumerate(("task", "arm")):
+        if empty := sorted({pair[place] for pair in pairs} - {pair[place] for pair in kept}):
+            raise ValueError(f"exclude: nothing is left of the {what} {empty[0]}: leave it out of the matrix instead")
+    return kept
 
 
 def _with_streams(arms: Mapping[str, Settings], num_streams: Any) -> dict[str, Settings]:

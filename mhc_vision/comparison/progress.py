@@ -10,6 +10,7 @@ from typing import TextIO
 
 from mhc_vision.comparison.directory import Failure
 from mhc_vision.comparison.matrix import Cell
+from mhc_vision.comparison.metrics import VALIDATION_LOSS
 from mhc_vision.comparison.records import LOG, RunRecord
 
 _REFRESH_S = 1.0
@@ -46,9 +47,9 @@ class Progress:
         """A run came to its end, `seconds` after it was started here."""
         self._ended += 1
         self._ended_here += 1
-        top1, loss = record.curves["val/top1"].last, record.curves["val/loss"].last
-        figures = f"top-1 {100 * top1:.2f} %, loss {loss:.4f}, {seconds:.0f} s"
-        self._print(f"{self._count()} {record.cell.name}: {figures}{self._left()}")
+        metrics = (record.metrics[0], VALIDATION_LOSS)
+        shown = [metric.text(value) for metric in metrics if (value := record.value(metric)) is not None]
+        self._print(f"{self._count()} {record.cell.name}: {', '.join(shown)}, {seconds:.0f} s{self._left()}")
 
     def failed(self, cell: Cell, failure: Failure) -> None:
         """A run failed."""

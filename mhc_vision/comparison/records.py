@@ -8,6 +8,7 @@ from typing import Any
 
 from mhc_vision.analysis.curves import smooth
 from mhc_vision.comparison.matrix import Cell
+from mhc_vision.comparison.metrics import METRICS, TRAINING_LOSS, VALIDATION_TOP1, Metric
 from mhc_vision.metrics_log import read_metric
 
 SUMMARY = "summary.json"
@@ -45,20 +46,32 @@ class RunRecord:
     Attributes:
         cell: The run.
         summary: Its `summary.json`.
-        curves: `val/loss`, `val/top1` and the smoothed `train/loss` by name.
+        curves: Logged metrics by key, the training loss smoothed; those of `METRICS` that it logged.
+        finals: Final values by key; those of `METRICS` that it has.
         maps: The last figures of its connections' maps that were logged, by the names of `MAPS`; those there are.
     """
 
     cell: Cell
     summary: Mapping[str, Any]
     curves: Mapping[str, Curve]
+    finals: Mapping[str, float]
     maps: Mapping[str, float]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of `METRICS` that it has."""
+        return tuple(metric for metric in METRICS if metric.key in self.finals)
+
+    def value(self, metric: Metric) -> float | None:
+        """The final value of a metric as it is shown, accuracies in percent; `None` where it has none."""
+        return metric.scale * self.finals[metric.key] if metric.key in self.finals else None
 
 
 def read_record(cell: Cell, run_dir: Path) -> RunRecord:
     """Reads the records of a finished run.
 
-    The training loss is smoothed by a trailing mean over a tenth of its logged values.
+    The training loss is smoothed by a trailing mean over a tenth of its logged values. Every run has validated, so
+    `val/top1` is needed; other metrics may be missing: a probe has no training loss, many datasets have no test images.
 
     Raises:
         ValueError: A record is missing, broken, or of another run.
@@ -72,17 +85,24 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if missing := [key for key in _NEEDED if key not in summary]:
-        raise ValueError(f"{path} has no {', '.join(missing)}: it is not of this version's `train`")
+        raise ValueError(f"{path} has no {', '.join(missing)}: it is not of a run of this version")
     if summary["seed"] != cell.seed:
         raise ValueError(f"{path} is of seed {summary['seed']}, expected seed {cell.seed}")
-    curves = {key: Curve(*read_metric(run_dir / LOG, key)) for key in ("val/loss", "val/top1", "train/loss")}
-    loss = curves["train/loss"]
-    window = max(1, len(loss.values) // 10)
-    curves["train/loss"] = Curve(loss.steps, smooth(list(loss.values), window))
-    return RunRecord(cell, summary, curves, _last_logged(run_dir / LOG, MAPS))
+    curves = {VALIDATION_TOP1.key: Curve(*read_metric(run_dir / LOG, VALIDATION_TOP1.key))}
+    curves |= _logged(run_dir / LOG, [metric.key for metric in METRICS if metric.has_curve])
+    if loss := curves.get(TRAINING_LOSS.key):
+        window = max(1, len(loss.values) // 10)
+        curves[TRAINING_LOSS.key] = Curve(loss.steps, smooth(list(loss.values), window))
+    reached = summary.get("metrics", {})
+    finals = {metric.key: float(reached[metric.key]) for metric in METRICS if metric.key in reached}
+    # the same but for the training loss, which the summary does not smooth
+    finals |= {key: curve.last for key, curve in curves.items()}
+    # plain models log nothing of maps, nor do runs of a few steps
+    maps = {key: curve.last for key, curve in _logged(run_dir / LOG, MAPS).items()}
+    return RunRecord(cell, summary, curves, finals, maps)
 
 
-def _last_logged(log: Path, keys: Sequence[str]) -> dict[str, float]:
-    """The last value of each key that a log has; plain models log nothing of maps, nor do runs of a few steps."""
+def _logged(log: Path, keys: Sequence[str]) -> dict[str, Curve]:
+    """The curves of those of the keys that a log has."""
     text = log.read_text(encoding="utf-8")
-    return {key: read_metric(log, key)[1][-1] for key in keys if f'"{key}"' in text}
+    return {key: Curve(*read_metric(log, key)) for key in keys if f'"{key}"' in text}

@@ -9,10 +9,11 @@ from mhc_vision.analysis.report_blocks import Block, Code, Figure, Heading, Para
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.comparison.directory import ComparisonDirectory
 from mhc_vision.comparison.matrix import FIGURES, Matrix
+from mhc_vision.comparison.metrics import TRAINING_LOSS, VALIDATION_TOP1
+from mhc_vision.comparison.overview import overview_table
 from mhc_vision.comparison.records import RunRecord
 from mhc_vision.comparison.results import TaskResults, read_results
 from mhc_vision.comparison.tables import (
-    METRICS,
     UNMOVED,
     convergence_table,
     cost_table,
@@ -24,10 +25,19 @@ from mhc_vision.comparison.tables import (
     unmoved_arms,
 )
 
+_OVERVIEW = (
+    "Of each arm the mean over seeds and, in brackets, the lowest and the highest, in percent. The metric is taken on "
+    "test images where the data has its own, else on validation images, and is the mean of the classes' accuracies "
+    "where the dataset is compared by that. A combination that the matrix excludes is `-`; where runs failed, it says "
+    "how many are left."
+)
 _FINAL = (
     "Values at the end of training, not the best ones: accuracy and loss of the last validation, and the training loss "
     "as the mean of the last tenth of the logged losses. Mean ± standard deviation over seeds."
 )
+_TEST = " Test figures are taken once, of the final weights."
+_EXCLUDED = "Excluded by the matrix: {arms}."
+_NO_BASELINE = " Without `{baseline}` there is nothing that the others are measured against."
 _DIFFERENCE = (
     "Arm minus `{baseline}`, seed by seed, as runs of one seed see the same data in the same order: mean and, in "
     "brackets, its 95 % interval (Student's t). An interval that holds 0 does not tell the arms apart; nothing is "
@@ -72,10 +82,12 @@ def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -
         ValueError: Records are missing or broken, or no run has finished.
     """
     results = read_results(matrix, directory)
-    records = [record for task in results for runs in task.records.values() for record in runs.values()]
+    records = [record for task in results for record in task.finished]
     blocks: list[Block] = [Heading(1, f"Comparison: {matrix.name}"), Paragraph(_summary(matrix, records))]
     if len(matrix.seeds) == 1:
         blocks.append(Paragraph(_ONE_SEED))
+    if len(results) > 1:
+        blocks += [Heading(2, "Results"), Paragraph(_OVERVIEW), Table(overview_table(matrix, results))]
     for task in results:
         blocks += _task_blocks(task, directory.path)
     blocks += [Heading(2, "How it was made"), Paragraph(_versions(records)), Code(command)]
@@ -89,24 +101,35 @@ def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -
 
 def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
     blocks: list[Block] = [Heading(2, results.task)]
+    if results.excluded:
+        blocks.append(Paragraph(_excluded_text(results)))
     if results.failures:
         blocks += [Heading(3, "Failed runs"), Table(failure_table(results))]
         for name, failure in results.failures.items():
             blocks += [Paragraph(f"Last lines of `{name}`:"), Code("\n".join(failure.lines) or "(none)")]
-    records = [record for runs in results.records.values() for record in runs.values()]
+    records = results.finished
     if not records:
         return [*blocks, Paragraph("No run has finished.")]
-    blocks += [Heading(3, "Final values"), Paragraph(_FINAL), Table(final_table(results))]
+    final = _FINAL + ("" if all(metric.has_curve for metric in results.metrics) else _TEST)
+    blocks += [Heading(3, "Final values"), Paragraph(final), Table(final_table(results))]
     if differences := difference_table(results):
         text = _DIFFERENCE.format(baseline=results.baseline)
         blocks += [Heading(3, "Difference to the baseline"), Paragraph(text), Table(differences)]
-    points = max(len(record.curves["val/loss"].steps) for record in records)
-    text = _CONVERGENCE.format(baseline=results.baseline, points=points)
-    blocks += [Heading(3, "Steps to the baseline's final values"), Paragraph(text), Table(convergence_table(results))]
+    if convergence := convergence_table(results):
+        points = max(len(record.curves[VALIDATION_TOP1.key].steps) for record in records)
+        text = _CONVERGENCE.format(baseline=results.baseline, points=points)
+        blocks += [Heading(3, "Steps to the baseline's final values"), Paragraph(text), Table(convergence)]
     if maps := maps_table(results):
         blocks += [Heading(3, "Maps"), Paragraph(_maps_text(results)), Table(maps)]
     blocks += [Heading(3, "Cost"), Paragraph(_cost_text(results, records)), Table(cost_table(results))]
-    return [*blocks, Heading(3, "Curves"), *_figures(results, directory)]
+    if figures := _figures(results, directory):
+        blocks += [Heading(3, "Curves"), *figures]
+    return blocks
+
+
+def _excluded_text(results: TaskResults) -> str:
+    text = _EXCLUDED.format(arms=", ".join(f"`{arm}`" for arm in results.excluded))
+    return text + (_NO_BASELINE.format(baseline=results.baseline) if results.baseline in results.excluded else "")
 
 
 def _maps_text(results: TaskResults) -> str:
@@ -115,15 +138,20 @@ def _maps_text(results: TaskResults) -> str:
 
 
 def _figures(results: TaskResults, directory: Path) -> list[Block]:
+    if not results.curved_metrics:
+        return []
     if importlib.util.find_spec("matplotlib") is None:
         return [Paragraph("No figures: they need matplotlib (`pip install 'mhc_vision[plots]'`).")]
     blocks: list[Block] = []
-    for metric in METRICS:
-        label = "top-1 (fraction)" if metric.key == "val/top1" else f"{metric.label} (nats)"
-        curves = {arm: [run.curves[metric.key].pair for run in runs.values()] for arm, runs in results.records.items()}
-        caption = f"{results.task}: {metric.label.removesuffix(' (%)')}, mean over seeds, band from lowest to highest"
-        blocks.append(_figure(results, directory, metric.key, curves, label, caption))
-    gaps = {arm: [_gap(mine, base) for mine, base in results.pairs(arm)] for arm in results.records}
+    for metric in results.curved_metrics:
+        # every arm is there, so that it keeps its colour
+        curves = {
+            arm: [run.curves[metric.key].pair for run in runs.values() if metric.key in run.curves]
+            for arm, runs in results.records.items()
+        }
+        caption = f"{results.task}: {metric.name}, mean over seeds, band from lowest to highest"
+        blocks.append(_figure(results, directory, metric.key, curves, metric.axis_label, caption))
+    gaps = {arm: [_gap(mine, base) for mine, base in results.pairs(arm, TRAINING_LOSS)] for arm in results.records}
     # the baseline's colour is kept for it, without a curve
     gaps[results.baseline] = []
     if any(gaps.values()):
@@ -148,8 +176,8 @@ def _figure(
 
 
 def _gap(mine: RunRecord, base: RunRecord) -> tuple[list[int], list[float]]:
-    of_base = dict(zip(*base.curves["train/loss"].pair, strict=True))
-    of_mine = mine.curves["train/loss"]
+    of_base = dict(zip(*base.curves[TRAINING_LOSS.key].pair, strict=True))
+    of_mine = mine.curves[TRAINING_LOSS.key]
     common = [(step, value) for step, value in zip(*of_mine.pair, strict=True) if step in of_base]
     return [step for step, _ in common], [value - of_base[step] for step, value in common]
 

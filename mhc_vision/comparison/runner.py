@@ -25,10 +25,10 @@ class ComparisonInterrupted(BaseException):
     """The comparison was asked to stop, and its runs have stopped. Not an error, so not an `Exception`."""
 
 
-def train_command(cell: Cell, run_dir: Path, resume: bool) -> list[str]:
-    """The command of a run: `mhc-vision train`, from its newest checkpoint with `resume`."""
+def run_command(cell: Cell, run_dir: Path, resume: bool) -> list[str]:
+    """The command line of a run; with `resume`, from its newest checkpoint, if there is one."""
     words = cell.words(run_dir)
-    return [sys.executable, "-m", "mhc_vision", "train", *words, *(("--ckpt_path", "last") if resume else ())]
+    return [sys.executable, "-m", "mhc_vision", cell.command, *words, *(("--ckpt_path", "last") if resume else ())]
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Runner:
         directory: ComparisonDirectory,
         slots: Sequence[Slot],
         progress: Progress,
-        command: Callable[[Cell, Path, bool], list[str]] = train_command,
+        command: Callable[[Cell, Path, bool], list[str]] = run_command,
     ) -> None:
         self.directory = directory
         self.progress = progress

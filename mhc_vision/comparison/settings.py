@@ -43,7 +43,7 @@ class Settings:
             read_config(config)
         for key, value in self.options.items():
             if not isinstance(key, str) or key.startswith("-"):
-                raise ValueError(f"{where}: set has the key {key!r}, expected an option of `train`, such as model.lr")
+                raise ValueError(f"{where}: set has the key {key!r}, expected an option, such as model.lr")
             if key in _TAKEN:
                 raise ValueError(f"{where}: set must not hold {key}: {_TAKEN[key]}")
             try:

@@ -1,9 +1,9 @@
 """Tables of a report, made of the records of the runs."""
 
 import math
-from dataclasses import dataclass
 
 from mhc_vision.comparison.matrix import Matrix
+from mhc_vision.comparison.metrics import Metric
 from mhc_vision.comparison.records import MAPS, RunRecord
 from mhc_vision.comparison.results import Reached, TaskResults
 from mhc_vision.comparison.statistics import paired_difference, spread
@@ -14,61 +14,47 @@ UNMOVED = 0.01
 """Mean absolute change of the maps' entries below which a connection still is a plain residual."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A logged metric as a report shows it: `scale` times the logged value, with so many digits."""
-
-    key: str
-    label: str
-    higher_is_better: bool
-    scale: float
-    digits: int
-
-    def of(self, record: RunRecord) -> float:
-        """The final value of a run, scaled."""
-        return self.scale * record.curves[self.key].last
-
-
-METRICS = (
-    Metric("val/top1", "top-1 (%)", True, 100.0, 2),
-    Metric("val/loss", "loss", False, 1.0, 4),
-    Metric("train/loss", "training loss", False, 1.0, 4),
-)
-
-
 def final_table(results: TaskResults) -> Rows:
     """Mean ± standard deviation over seeds of what the runs of each arm reached at their end."""
     rows = []
-    for arm in results.records:
-        row = {"arm": arm, "runs": f"{len(results.records[arm])} of {len(results.seeds)}"}
-        for metric in METRICS:
-            row[metric.label] = _spread(results.values(arm, metric.of), metric.digits)
+    for arm in results.arms:
+        num_runs = len(results.records[arm])
+        row = {"arm": arm, "runs": f"{num_runs} of {len(results.seeds)}"}
+        for metric in results.metrics:
+            values = results.finals(arm, metric)
+            row[metric.label] = counted(_spread(values, metric.digits), len(values), num_runs)
         rows.append(row)
     return rows
 
 
 def difference_table(results: TaskResults) -> Rows:
-    """Difference of each arm to the baseline, seed by seed, with its 95 % interval."""
+    """Difference of each arm to the baseline, seed by seed, with its 95 % interval; no rows without a baseline."""
     rows = []
-    for arm in _others(results):
-        pairs = results.pairs(arm)
-        row = {"arm - " + results.baseline: arm, "pairs": str(len(pairs))}
-        for metric in METRICS:
-            row[metric.label.replace("(%)", "(points)")] = _difference(pairs, metric)
+    for arm in _measured(results):
+        if arm == results.baseline:
+            continue
+        num_pairs = len(results.pairs(arm))
+        row = {"arm - " + results.baseline: arm, "pairs": str(num_pairs)}
+        for metric in results.metrics:
+            pairs = results.pairs(arm, metric)
+            row[metric.difference_label] = counted(_difference(pairs, metric), len(pairs), num_pairs)
         rows.append(row)
     return rows
 
 
 def convergence_table(results: TaskResults) -> Rows:
-    """Steps that each arm needs to be as good as the baseline is at its end, and the baseline's over these."""
+    """Steps that each arm needs to be as good as the baseline is at its end, and the baseline's over these.
+
+    There are no rows without a baseline, nor of runs that took no steps.
+    """
     rows = []
-    for metric in METRICS:
-        for arm in results.records:
-            mean = results.reached_by_mean(arm, metric.key, metric.higher_is_better)
-            seeds = results.reached_by_seed(arm, metric.key, metric.higher_is_better)
+    for metric in results.curved_metrics:
+        for arm in _measured(results):
+            mean = results.reached_by_mean(arm, metric)
+            seeds = results.reached_by_seed(arm, metric)
             rows.append(
                 {
-                    "final value of": metric.label.replace(" (%)", ""),
+                    "final value of": metric.name,
                     "arm": arm,
                     "steps": NOTHING if mean is None else f"{mean.steps or 'not reached'} of {mean.of_steps}",
                     "speed-up": NOTHING if mean is None else _speed_up(mean),
@@ -82,7 +68,7 @@ def cost_table(results: TaskResults) -> Rows:
     """What each arm costs: size, arithmetic, speed and memory."""
     base = results.values(results.baseline, _parameters)
     rows = []
-    for arm in results.records:
+    for arm in results.arms:
         records = list(results.records[arm].values())
         row = dict.fromkeys(
             ("parameters", "extra (%)", "GMACs", "images/s", "step time (x)", "peak memory (GiB)"),
@@ -106,7 +92,7 @@ def maps_table(results: TaskResults) -> Rows:
     for arm, runs in results.records.items():
         records = [record for record in runs.values() if record.maps]
         if records:
-            columns = {key: _spread([record.maps[key] for record in records], 4) for key in MAPS}
+            columns = {key: _spread([record.maps[key] for record in records if key in record.maps], 4) for key in MAPS}
             rows.append({"arm": arm, **columns})
     return rows
 
@@ -137,14 +123,23 @@ def settings_table(matrix: Matrix) -> Rows:
     rows = []
     for task in matrix.tasks:
         for arm in matrix.arms:
-            cell = next(cell for cell in matrix.cells if (cell.task, cell.arm) == (task, arm))
+            cell = next((cell for cell in matrix.cells if (cell.task, cell.arm) == (task, arm)), None)
+            if cell is None:
+                rows.append({"task": task, "arm": arm, "files": "excluded", "options": NOTHING})
+                continue
             options = ", ".join(f"{key}={value}" for key, value in cell.options.items())
             rows.append({"task": task, "arm": arm, "files": ", ".join(cell.configs), "options": options or NOTHING})
     return rows
 
 
-def _others(results: TaskResults) -> list[str]:
-    return [arm for arm in results.records if arm != results.baseline]
+def counted(text: str, count: int, expected: int) -> str:
+    """A figure, and of how many runs it is where these are not all."""
+    return text if count in (0, expected) else f"{text} ({count} of {expected})"
+
+
+def _measured(results: TaskResults) -> tuple[str, ...]:
+    """Arms that have a baseline to be measured against, with that itself."""
+    return () if results.baseline in results.excluded else results.arms
 
 
 def _parameters(record: RunRecord) -> float:
@@ -168,7 +163,8 @@ def _known_spread(records: list[RunRecord], key: str) -> str:
 def _difference(pairs: list[tuple[RunRecord, RunRecord]], metric: Metric) -> str:
     if not pairs:
         return NOTHING
-    difference = paired_difference([metric.of(mine) for mine, _ in pairs], [metric.of(base) for _, base in pairs])
+    mine, base = ([metric.scale * record.finals[metric.key] for record in side] for side in zip(*pairs, strict=True))
+    difference = paired_difference(mine, base)
     mean, digits = difference.mean, metric.digits
     if difference.half_width is None:
         return f"{mean:+.{digits}f} [{NOTHING}]"

@@ -47,26 +47,44 @@ def write_run() -> Callable[..., None]:
         total: int = 1000,
         images_per_s: float | None = 100.0,
         travel: float | None = None,
+        tested: dict[str, float] | None = None,
     ) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        summary = {
-            "steps": 4,
-            "epochs": 2,
-            "seed": cell.seed,
-            "params": {"total": total, "connections": 0, "extra_percent": 0.0},
-            "gmacs": 0.25,
-            "images_per_s": images_per_s,
-            "peak_memory_gib": 1.5,
-            "device": "cpu",
-            "versions": {"torch": "2.11.0"},
-        }
-        (run_dir / "summary.json").write_text(json.dumps(summary))
+        reached = {"val/top1": top1[-1], "val/loss": loss[-1], "train/loss": 1.7, **(tested or {})}
+        summary = {"steps": 4, "epochs": 2, "images_per_s": images_per_s, "metrics": reached}
         records: list[dict[str, float]] = [{"step": step, "train/loss": 2.0 - 0.1 * step} for step in range(4)]
         records += [{"step": 2 * i + 1, "val/top1": top1[i], "val/loss": loss[i]} for i in range(2)]
         if travel is not None:
             moved = {f"travel/{name}": travel for name in ("pre", "post", "res")}
             gains = {"gain/composite_forward": 1.0, "gain/composite_backward": 1.5}
             records += [{"step": 1, **dict.fromkeys(moved, 0.0), **gains}, {"step": 3, **moved, **gains}]
-        (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        if tested is not None:
+            # as fine-tuning does behind its last step
+            records.append({"step": 4, **tested})
+        _write(run_dir, cell, summary, records, total)
 
     return write
+
+
+@pytest.fixture
+def write_probe() -> Callable[..., None]:
+    """Writes the records of a probe, which takes no step and logs once what it is given."""
+
+    def write(run_dir: Path, cell: Cell, reached: dict[str, float]) -> None:
+        summary = {"steps": 0, "epochs": 1, "images_per_s": None, "metrics": reached}
+        _write(run_dir, cell, summary, [{"step": 0, **reached}], 1000)
+
+    return write
+
+
+def _write(run_dir: Path, cell: Cell, summary: dict[str, Any], records: list[dict[str, float]], total: int) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    common = {
+        "seed": cell.seed,
+        "params": {"total": total, "connections": 0, "extra_percent": 0.0},
+        "gmacs": 0.25,
+        "peak_memory_gib": 1.5,
+        "device": "cpu",
+        "versions": {"torch": "2.11.0"},
+    }
+    (run_dir / "summary.json").write_text(json.dumps({**common, **summary}))
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -25,6 +26,15 @@ def test_seeds_and_arms_may_come_and_go(directory, content):
     assert [cell.name for cell in more.cells if directory.is_finished(cell)] == ["digits/plain/seed0"]
 
 
+def test_what_is_excluded_may_come_and_go_and_is_on_record(directory, content):
+    content["recipes"]["other"] = ["recipe.yaml"]
+    fewer = parse_matrix({**content, "exclude": ["digits/plain"]})
+    directory.check(fewer)
+    directory.claim(fewer)
+    assert json.loads((directory.path / "matrix.json").read_text())["excluded"] == {"digits": ["plain"]}
+    directory.check(parse_matrix(content))
+
+
 def test_settings_that_json_does_not_have_are_the_same_again(tmp_path, content, write_run):
     matrix = parse_matrix({**content, "set": {"trainer.gradient_clip_val": float("inf")}})
     directory = ComparisonDirectory(tmp_path / "out")
@@ -39,6 +49,7 @@ def test_settings_that_json_does_not_have_are_the_same_again(tmp_path, content, 
     [
         ({"name": "other"}, "holds the comparison 'tiny', not 'other'"),
         ({"set": {"model.depth": 3}}, "of another matrix: options.model.depth is only given (3)"),
+        ({"command": "finetune"}, "of another matrix: command is only given ('finetune')"),
         ({"threads": 2}, "of another matrix: threads was 1, now it is 2"),
         ({"arms": {"plain": ["mhc.yaml"]}}, "of another matrix: configs[1].model.connection was None, now it is 'mhc'"),
     ],

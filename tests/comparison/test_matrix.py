@@ -54,6 +54,40 @@ def test_datasets_multiply_recipes_and_numbers_of_streams_multiply_connected_arm
     assert "model.num_streams" not in matrix.cells[0].options
 
 
+def test_a_dataset_lies_above_a_recipe_of_training_and_below_a_method_of_fine_tuning(content):
+    content["recipes"] = {"lora": {"config": ["recipe.yaml"], "set": {"model.lr": 1}}}
+    content["datasets"] = {"pets": {"config": ["plain.yaml"], "set": {"model.lr": 2}}}
+    content["arms"] = {"mhc": ["mhc.yaml"]}
+    train = parse_matrix(content)
+    assert (train.cells[0].configs[:2], train.cells[0].options["model.lr"]) == (("recipe.yaml", "plain.yaml"), 2)
+    finetune = parse_matrix({**content, "command": "finetune"})
+    assert (finetune.cells[0].configs[:2], finetune.cells[0].options["model.lr"]) == (("plain.yaml", "recipe.yaml"), 1)
+    assert train.tasks == finetune.tasks == ("lora-pets",)
+
+
+def test_the_command_is_part_of_what_a_run_is_unless_it_is_train(matrix, content):
+    # so that directories from before stay valid
+    assert "command" not in matrix.cells[0].identity()
+    assert parse_matrix({**content, "command": "train"}).cells[0].identity() == matrix.cells[0].identity()
+    finetune = parse_matrix({**content, "command": "finetune"}).cells[0].identity()
+    assert finetune == {**matrix.cells[0].identity(), "command": "finetune"}
+
+
+def test_excluded_combinations_have_no_runs(content):
+    content["datasets"] = {"a": {"set": {"data.root": "a"}}, "b": {"set": {"data.root": "b"}}}
+    content["recipes"] = {"full": ["recipe.yaml"], "connections": ["recipe.yaml"]}
+    matrix = parse_matrix({**content, "exclude": ["connections-*/plain", "full-b/m?c"]})
+    assert [cell.name for cell in matrix.cells if cell.seed == 0] == [
+        "full-a/plain/seed0",
+        "full-a/mhc/seed0",
+        "full-b/plain/seed0",
+        "connections-a/mhc/seed0",
+        "connections-b/mhc/seed0",
+    ]
+    assert matrix.tasks == ("full-a", "full-b", "connections-a", "connections-b")
+    assert [matrix.excluded_arms(task) for task in matrix.tasks] == [(), ("mhc",), ("plain",), ("plain",)]
+
+
 def test_an_identity_is_what_files_say_not_what_they_are_called(matrix, content, tmp_path):
     identity = matrix.cells[0].identity()
     (tmp_path / "recipe.yaml").rename(tmp_path / "renamed.yaml")
@@ -80,7 +114,7 @@ def test_a_broken_configuration_file_is_named_before_a_run_starts(content, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": [0]}, "unknown key 'seed'; there is: name, recipes"),
+        ({"seed": [0]}, "unknown key 'seed'; there is: name, command, recipes"),
         ({"arms": {"mhc": {"configs": ["mhc.yaml"]}}}, "arms.mhc: unknown key 'configs'; there is: config, set"),
         ({"arms": {"mhc": {"config": "mhc.yaml"}}}, "arms.mhc: config: got 'mhc.yaml', expected a list of YAML files"),
         ({"arms": {}}, "arms: got none, expected at least one"),
@@ -88,6 +122,14 @@ def test_a_broken_configuration_file_is_named_before_a_run_starts(content, tmp_p
         ({"arms": {"mhc": ["hmc.yaml"]}}, "digits/mhc: no file hmc.yaml below"),
         ({"recipes": ["recipe.yaml"]}, "recipes: got ['recipe.yaml'], expected a mapping"),
         ({"recipes": {"figures": ["recipe.yaml"]}}, "recipes: got the name 'figures'"),
+        ({"command": "finetun"}, "command: got 'finetun', expected one of train, finetune"),
+        ({"command": None}, "command: got None, expected one of train, finetune"),
+        ({"exclude": "digits/mhc"}, "exclude: got 'digits/mhc', expected a list of patterns"),
+        ({"exclude": [1]}, "exclude: got [1], expected a list of patterns"),
+        ({"exclude": ["digit/mhc"]}, "exclude: 'digit/mhc' fits no task/arm; there is: digits/plain, digits/mhc"),
+        ({"exclude": ["DIGITS/mhc"]}, "exclude: 'DIGITS/mhc' fits no task/arm"),
+        ({"exclude": ["*/plain"]}, "exclude: nothing is left of the arm plain: leave it out of the matrix"),
+        ({"exclude": ["*"]}, "exclude: nothing is left of the task digits"),
         ({"baseline": "shc"}, "baseline: got 'shc', expected one of the arms: plain, mhc"),
         ({"seeds": 3}, "seeds: got 3, expected a list"),
         ({"seeds": [0, 0]}, "seeds: got [0, 0], expected each seed once"),

@@ -13,8 +13,9 @@ import pytest
 
 from mhc_vision.comparison import runner as runner_module
 from mhc_vision.comparison.directory import ComparisonDirectory
+from mhc_vision.comparison.matrix import parse_matrix
 from mhc_vision.comparison.progress import Progress
-from mhc_vision.comparison.runner import ComparisonInterrupted, Runner
+from mhc_vision.comparison.runner import ComparisonInterrupted, Runner, run_command
 from mhc_vision.comparison.slots import Slot
 
 # writes the records that `write_run` does, by hand, and what it was given into the log
@@ -48,6 +49,15 @@ def _run(matrix, directory, body="", num_slots=2):
 @pytest.fixture
 def directory(tmp_path):
     return ComparisonDirectory(tmp_path / "out")
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_run_is_started_by_the_command_of_the_matrix(content, tmp_path, command):
+    cell = parse_matrix({**content, "command": command}).cells[0]
+    words = run_command(cell, tmp_path, resume=True)
+    assert words[:5] == [sys.executable, "-m", "mhc_vision", command, "fit"]
+    assert words[-2:] == ["--ckpt_path", "last"]
+    assert run_command(cell, tmp_path, resume=False) == words[:-2]
 
 
 def test_runs_are_started_with_their_share_and_what_is_finished_is_kept(matrix, directory):
