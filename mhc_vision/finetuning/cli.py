@@ -70,11 +70,11 @@ class FinetuneCLI(TrainCLI):
         except ValueError as error:
             fail(f"error: {error}", status=2)
         seconds = time.monotonic() - started
-        if self.trainer.fast_dev_run:
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._callback(SaveConfigOnStart).write(self.trainer)
         if result.candidates:
-            record = [dataclasses.asdict(candidate) for candidate in result.candidates]
+            record = dataclasses.asdict(result)
             replace_text(run_dir / PROBE_FILE, json_text(record, indent=2) + "\n")
             self.trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt", weights_only=False)
         for logger in self.trainer.loggers:
@@ -82,4 +82,5 @@ class FinetuneCLI(TrainCLI):
         self._callback(RunSummary).write(self.trainer, self.model, result.metrics, 0, 1, seconds)
 
     def _callback(self, kind: type[_Callback]) -> _Callback:
-        return next(callback for callback in self.trainer.callbacks if isinstance(callback, kind))
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next(callback for callback in callbacks if isinstance(callback, kind))

@@ -1,7 +1,7 @@
 """Probes of frozen features: each image goes through the model once, all else happens on its features."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,12 +46,13 @@ class ProbeResult:
 
     Attributes:
         metrics: `val/...` and, where the data has a test set of its own, `test/...`, as in a training.
-        candidates: Of a linear probe: what it tried. The first of the most accurate ones was fitted again to all
-            training features.
+        candidates: Of a linear probe: what it tried.
+        chosen: The most accurate of them, which was fitted again to all training features.
     """
 
     metrics: dict[str, float]
-    candidates: list[Candidate]
+    candidates: list[Candidate] = field(default_factory=list)
+    chosen: Candidate | None = None
 
 
 def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -> ProbeResult:
@@ -69,13 +70,13 @@ def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -
     if trainer.world_size > 1:
         raise ValueError(f"trainer.devices: a probe runs in one process, got {trainer.world_size}")
     splits = extract_features(trainer, module, data)
-    candidates: list[Candidate] = []
     settings = module.hparams
     if settings["method"] == "linear":
-        head, candidates = fit_linear_probe(splits["train"], data.num_classes, settings, data.seed)
+        head, chosen, candidates = fit_linear_probe(splits["train"], data.num_classes, settings, data.seed)
         install_head(module.get_submodule("model"), head)
         scores: Callable[[Tensor], Tensor] = head
     else:
+        chosen, candidates = None, []
 
         def scores(features: Tensor) -> Tensor:
             train = splits["train"]
@@ -83,7 +84,7 @@ def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -
                 features, train.features, train.labels, data.num_classes, settings["knn_k"], settings["knn_temperature"]
             )
 
-    metrics = {}
+    metrics: dict[str, float] = {}
     for split, accuracy in (("val", module.val_accuracy), ("test", module.test_accuracy)):
         if split in splits:
             logits, labels = scores(splits[split].features), splits[split].labels
@@ -91,7 +92,7 @@ def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -
             metrics |= {name: value.item() for name, value in accuracy(logits, labels).items()}
             if settings["method"] == "linear":
                 metrics[f"{split}/loss"] = F.cross_entropy(logits, labels).item()
-    return ProbeResult(metrics, candidates)
+    return ProbeResult(metrics, candidates, chosen)
 
 
 def extract_features(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -> dict[str, FeatureSet]:
@@ -107,7 +108,7 @@ def extract_features(trainer: Trainer, module: FinetuneModule, data: ImageDataMo
 
 def fit_linear_probe(
     train: FeatureSet, num_classes: int, settings: Mapping[str, Any], seed: int
-) -> tuple[LinearHead, list[Candidate]]:
+) -> tuple[LinearHead, Candidate, list[Candidate]]:
     """The best of the heads that the settings ask for, chosen on a tenth of each class and fitted again to all.
 
     Validation images take no part in the choice, as some datasets have none but those of the test.
@@ -117,6 +118,9 @@ def fit_linear_probe(
         num_classes: Number of classes.
         settings: `probe_lrs`, `probe_epochs` and `probe_cs`.
         seed: Of the order in SGD.
+
+    Returns:
+        The head, what it was fitted by, and what was tried.
     """
     kept, held_out = (train.at(indices) for indices in hold_out(train.labels.tolist(), _HELD_OUT))
     lrs, cs, epochs = settings["probe_lrs"], settings["probe_cs"], settings["probe_epochs"]
@@ -125,13 +129,15 @@ def fit_linear_probe(
         *((c, logistic_head(kept.features, kept.labels, num_classes, c)) for c in cs),
     ]
     candidates = [
-        Candidate("sgd" if place < len(lrs) else "logistic", value, _accuracy(head, held_out))
-        for place, (value, head) in enumerate(tried)
+        Candidate("sgd" if place < len(lrs) else "logistic", value, _accuracy(fitted, held_out))
+        for place, (value, fitted) in enumerate(tried)
     ]
     best = max(candidates, key=lambda candidate: candidate.accuracy)
     if best.solver == "sgd":
-        return sgd_heads(train.features, train.labels, num_classes, [best.value], epochs, seed)[0], candidates
-    return logistic_head(train.features, train.labels, num_classes, best.value), candidates
+        (head,) = sgd_heads(train.features, train.labels, num_classes, [best.value], epochs, seed)
+    else:
+        head = logistic_head(train.features, train.labels, num_classes, best.value)
+    return head, best, candidates
 
 
 def install_head(model: nn.Module, head: LinearHead) -> None:

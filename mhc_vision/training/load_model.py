@@ -133,7 +133,7 @@ def load_model(
             model = create_from_file(source, weights_file, **size, **arguments)
         else:
             model = _create(source, pretrained=weights != "initial", **arguments)
-        settings = _settings(source if is_name else model.pretrained_cfg["architecture"], model, arguments)
+        settings = _settings(source if is_name else None, model, arguments)
         config = resolve_model_data_config(model)
         pretrained_cfg = getattr(model, "pretrained_cfg", {})
         class_names = pretrained_cfg.get("label_names")
@@ -165,9 +165,9 @@ def load_model(
     )
 
 
-def _settings(name: str, model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(name: str | None, model: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `rebuild_classifier` for a model that timm has made, but for its sizes."""
-    architecture, dot, tag = name.partition(".")
+    architecture, dot, tag = (name or model.pretrained_cfg["architecture"]).partition(".")
     connection = getattr(model, "connection", None)
     # timm's own record, with what config.json of a directory says
     made_with = {**arguments, **getattr(model, "_model_args", {})}

@@ -30,7 +30,7 @@ def create_from_file(name: str, path: Path, **arguments: Any) -> nn.Module:
     if not path.is_file():
         raise ValueError(f"weights_file: there is no file {path}")
     cfg = get_pretrained_cfg(name)
-    classifier = cfg.classifier if cfg is not None else "head"
+    classifier = "head" if cfg is None or cfg.classifier is None else cfg.classifier
     try:
         num_classes = _num_classes(path, classifier)
         overlay = {"file": str(path), "num_classes": num_classes, "custom_load": path.suffix in _JAX_SUFFIXES}

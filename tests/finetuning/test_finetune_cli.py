@@ -70,7 +70,10 @@ def test_a_linear_probe_finds_a_head_and_leaves_the_rest_alone(finetune, built, 
     summary = _summary(run_dir)
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert {key for key in start if not torch.equal(state[f"model.{key}"], start[key])} == {"head.weight", "head.bias"}
-    candidates = json.loads((run_dir / "probe.json").read_text())
+    probe = json.loads((run_dir / "probe.json").read_text())
+    candidates = probe["candidates"]
+    assert probe["chosen"] == max(candidates, key=lambda one: one["accuracy"])
+    assert probe["metrics"] == summary["metrics"]
     assert [(one["solver"], one["value"]) for one in candidates] == [("sgd", 0.01), ("sgd", 0.1), ("logistic", 1.0)]
     assert all(0.5 < one["accuracy"] <= 1 for one in candidates)
     assert summary["metrics"]["val/top1"] > 0.7
