@@ -67,16 +67,27 @@ def convergence_table(results: TaskResults) -> Rows:
 def cost_table(results: TaskResults) -> Rows:
     """What each arm costs: size, arithmetic, speed and memory."""
     base = results.values(results.baseline, _parameters)
+    all_train = all(_trainable(record) == _parameters(record) for record in results.finished)
     rows = []
     for arm in results.arms:
         records = list(results.records[arm].values())
         row = dict.fromkeys(
-            ("parameters", "extra (%)", "GMACs", "images/s", "step time (x)", "peak memory (GiB)"),
+            (
+                "parameters",
+                *(() if all_train else ("trainable",)),
+                "extra (%)",
+                "GMACs",
+                "images/s",
+                "step time (x)",
+                "peak memory (GiB)",
+            ),
             NOTHING,
         )
         if records:
             parameters = _parameters(records[0])
             row["parameters"] = f"{parameters:,.0f}"
+            if not all_train:
+                row["trainable"] = f"{_trainable(records[0]):,.0f}"
             row["extra (%)"] = f"{100 * (parameters / base[0] - 1):.2f}" if base else NOTHING
             row["GMACs"] = f"{records[0].summary['gmacs']:.4g}"
             row["images/s"] = _known_spread(records, "images_per_s")
@@ -144,6 +155,11 @@ def _measured(results: TaskResults) -> tuple[str, ...]:
 
 def _parameters(record: RunRecord) -> float:
     return float(record.summary["params"]["total"])
+
+
+def _trainable(record: RunRecord) -> float:
+    # all of them in records from before there was fine-tuning
+    return float(record.summary["params"].get("trainable", _parameters(record)))
 
 
 def _spread(values: list[float], digits: int) -> str:

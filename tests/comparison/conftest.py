@@ -60,7 +60,7 @@ def write_run() -> Callable[..., None]:
         if tested is not None:
             # as fine-tuning does behind its last step
             records.append({"step": 4, **tested})
-        _write(run_dir, cell, summary, records, total)
+        _write(run_dir, cell, summary, records, {"total": total})
 
     return write
 
@@ -71,16 +71,18 @@ def write_probe() -> Callable[..., None]:
 
     def write(run_dir: Path, cell: Cell, reached: dict[str, float]) -> None:
         summary = {"steps": 0, "epochs": 1, "images_per_s": None, "metrics": reached}
-        _write(run_dir, cell, summary, [{"step": 0, **reached}], 1000)
+        _write(run_dir, cell, summary, [{"step": 0, **reached}], {"total": 1000, "trainable": 10})
 
     return write
 
 
-def _write(run_dir: Path, cell: Cell, summary: dict[str, Any], records: list[dict[str, float]], total: int) -> None:
+def _write(
+    run_dir: Path, cell: Cell, summary: dict[str, Any], records: list[dict[str, float]], params: dict[str, int]
+) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     common = {
         "seed": cell.seed,
-        "params": {"total": total, "connections": 0, "extra_percent": 0.0},
+        "params": {**params, "connections": 0, "extra_percent": 0.0},
         "gmacs": 0.25,
         "peak_memory_gib": 1.5,
         "device": "cpu",

@@ -136,6 +136,8 @@ def test_a_task_without_its_baseline_is_reported_without_differences(matrix, dir
     assert [row["arm"] for row in _table(text, "### Final values")] == ["mhc"]
     cost = _table(text, "### Cost")[0]
     assert (cost["parameters"], cost["extra (%)"], cost["step time (x)"]) == ("1,000", "-", "-")
+    # all of them train
+    assert "trainable" not in cost
     # no gap to a baseline
     assert {name for name in drawn if name.startswith("connections")} == {
         "connections-val-top1", "connections-val-loss", "connections-train-loss",
@@ -163,7 +165,8 @@ def test_a_probe_has_what_it_measured_and_no_curves(matrix, directory, fill, dra
     assert final["top-1 (%)"] == "50.00 ± 0.00"
     assert _table(text, "### Difference to the baseline")[0]["test top-1 (points)"] == "+10.00 [+10.00, +10.00]"
     cost = _table(text, "### Cost")[0]
-    assert (cost["parameters"], cost["images/s"], cost["step time (x)"]) == ("1,000", "-", "-")
+    assert (cost["parameters"], cost["trainable"]) == ("1,000", "10")
+    assert (cost["images/s"], cost["step time (x)"]) == ("-", "-")
     assert "Steps to the baseline" not in text
     assert "### Curves" not in text
     assert not any(name.startswith("knn") for name in drawn)
