@@ -38,6 +38,7 @@ class FinetuneCLI(TrainCLI):
         if self.model.is_probe:
             self._probe(ckpt_path)
             return
+        self._callback(RunSummary).waits_for_test = self.datamodule.has_test_set
         super().fit(ckpt_path, **kwargs)
         if self.datamodule.has_test_set:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)

@@ -27,15 +27,19 @@ class RunSummary(Callback):
         path: The file.
         command: The command line of the run, as words.
         seed: Of the run (`seed_everything`); `None` where it has none.
+
+    Attributes:
+        waits_for_test: Whether a test follows the training: a run that is killed in between has no summary.
     """
 
     def __init__(self, path: Path, command: Sequence[str] = (), seed: int | None = None) -> None:
         self.path = path
         self.command = list(command)
         self.seed = seed
+        self.waits_for_test = False
         self._started = 0.0
         self._gmacs = 0.0
-        self._written: dict[str, Any] = {}
+        self._record: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Counts the model's multiply-accumulates, before it is compiled or spread over processes."""
@@ -47,16 +51,16 @@ class RunSummary(Callback):
         self._started = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file, on the first process only."""
+        """Writes the file, on the first process only; where a test follows, that does."""
         seconds = time.monotonic() - self._started
         metrics = dict(trainer.callback_metrics)
         self.write(trainer, pl_module, metrics, trainer.global_step, trainer.current_epoch, seconds)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the test figures of a run that is tested at its end."""
-        if self._written:
-            self._written["metrics"] = _sorted({**self._written["metrics"], **trainer.callback_metrics})
-            replace_text(self.path, json_text(self._written, indent=2) + "\n")
+        """Writes the file of a run that is tested at its end, with the figures of training and test."""
+        if self._record:
+            self._record["metrics"] = _sorted({**self._record["metrics"], **trainer.callback_metrics})
+            self._save()
 
     def write(
         self,
@@ -82,7 +86,7 @@ class RunSummary(Callback):
             return
         device = trainer.strategy.root_device
         model = module.get_submodule("model")
-        self._written = {
+        self._record = {
             "name": module.hparams["name"],
             "connection": module.hparams["connection"],
             # what the model has: not every residual design follows the setting
@@ -101,7 +105,11 @@ class RunSummary(Callback):
             "versions": versions(),
             "command": self.command,
         }
-        replace_text(self.path, json_text(self._written, indent=2) + "\n")
+        if not self.waits_for_test:
+            self._save()
+
+    def _save(self) -> None:
+        replace_text(self.path, json_text(self._record, indent=2) + "\n")
 
 
 def count_parameters(model: nn.Module) -> dict[str, Any]:

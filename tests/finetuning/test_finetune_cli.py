@@ -152,6 +152,20 @@ def test_other_classes_with_test_images_of_their_own(folders, tmp_path, method, 
         assert metrics["test/top1"] == 1
 
 
+def test_a_run_that_is_killed_before_its_test_has_no_summary(built, monkeypatch, tmp_path):
+    cli = built()
+    monkeypatch.setattr(type(cli.datamodule), "has_test_set", True)
+
+    def kill(*args: object, **kwargs: object) -> None:
+        raise SystemExit(137)
+
+    monkeypatch.setattr(cli.trainer, "test", kill)
+    with pytest.raises(SystemExit):
+        cli.fit(model=cli.model, datamodule=cli.datamodule)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def _refused(capsys: pytest.CaptureFixture, run: Callable[[], object]) -> str:
     with pytest.raises(SystemExit) as stop:
         run()
