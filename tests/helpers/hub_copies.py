@@ -14,9 +14,12 @@ def write_hub_dataset(folder: Path, label_key: str, splits: dict[str, int]) -> N
 
     features = datasets.Features({"image": datasets.Image(), label_key: datasets.ClassLabel(names=["pie", "soup"])})
     folder.mkdir(parents=True)
-    write_image(folder / "image.jpg", 0)
     for split, count in splits.items():
-        rows = {"image": [str(folder / "image.jpg")] * count, label_key: [index % 2 for index in range(count)]}
+        rows: dict[str, list] = {"image": [], label_key: []}
+        for index in range(count):
+            write_image(folder / "image.jpg", index % 2)
+            rows["image"].append({"bytes": (folder / "image.jpg").read_bytes(), "path": f"{index}.jpg"})
+            rows[label_key].append(index % 2)
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
-    # the parquet files hold the pixels
+    # the parquet files hold the images
     (folder / "image.jpg").unlink()
