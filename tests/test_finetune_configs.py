@@ -1,22 +1,24 @@
-"""Each file in `configs/finetune/`: its data section on a small copy of its dataset, and what its head says."""
+"""Each file in `configs/finetune/`: data, model and trainer from it and a small copy of its dataset, and its head."""
 
 import inspect
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
-from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser
+from hub_copies import write_hub_dataset
+from safetensors.torch import save_file
 from torchvision_copies import accept_any_checksum, stand_in_for_h5py, write_copy, write_image
 
 import mhc_vision.data
 from mhc_vision.cli import main
 from mhc_vision.data.torchvision_sets import SETS
+from mhc_vision.finetuning.cli import FinetuneCLI
+from mhc_vision.layers import connection_parameters
 from mhc_vision.training import ClassificationModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -25,13 +27,36 @@ FROM_A_RUN = ("cifar10_half", "digits")
 OTHERS = (*FROM_A_RUN, "folder", "hfds")
 
 
-def build(section: dict[str, Any], **options: Any) -> LightningDataModule:
-    """The data module of a configuration's section `data`, with other options."""
-    section["init_args"].update(options)
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    parsed: Namespace = parser.parse_object({"data": section})
-    return parser.instantiate_classes(parsed).data
+Build = Callable[..., FinetuneCLI]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In place of the published ones, which would be fetched."""
+    path = tmp_path_factory.mktemp("weights") / "test_vit.safetensors"
+    save_file(timm.create_model("test_vit", depth=1).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def build(weights: Path, tmp_path: Path) -> Build:
+    """Makes data, model and trainer by the command in the head of a file, with a small model and other options."""
+
+    def command_line(name: str, *more: str) -> FinetuneCLI:
+        words = [
+            *("--config", str(CONFIGS / "finetune" / f"{name}.yaml")),
+            *("--config", str(CONFIGS / "connections" / "mhc.yaml")),
+            *("--model.name", "test_vit", "--model.weights_file", str(weights), "--model.model_args.depth", "1"),
+            *("--data.num_workers", "0", "--trainer.default_root_dir", str(tmp_path / "run"), *more),
+        ]
+        cli = FinetuneCLI(words, run=False)
+        assert cli.model.hparams["num_classes"] == cli.datamodule.num_classes
+        assert cli.model.hparams["metric"] == cli.datamodule.metric
+        assert connection_parameters(cli.model.model)
+        assert not (tmp_path / "run").exists()
+        return cli
+
+    return command_line
 
 
 def test_every_dataset_has_a_file() -> None:
@@ -39,40 +64,33 @@ def test_every_dataset_has_a_file() -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_its_data_section_reads_a_copy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reads_a_copy(name: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accept_any_checksum(monkeypatch)
     stand_in_for_h5py(monkeypatch)
-    write_copy(name, tmp_path)
-    section = yaml.safe_load((CONFIGS / "finetune" / f"{name}.yaml").read_text())["data"]
-    assert section["init_args"]["dataset"] == name
-    data = build(section, root=str(tmp_path), complete=False, num_workers=0)
+    write_copy(name, tmp_path / "data")
+    data = build(name, "--data.root", str(tmp_path / "data"), "--data.complete", "false").datamodule
+    assert data.hparams["dataset"] == name
     assert (data.in_chans, data.img_size, data.metric) == (3, 224, SETS[name].metric)
     assert [len(samples) > 0 for samples in (data.train_set, data.eval_set, data.test_set)] == [True] * 3
     assert data.train_set[0][0].shape == data.test_set[0][0].shape == (3, 224, 224)
 
 
-def test_the_folder_has_a_test_split(tmp_path: Path) -> None:
+def test_the_folder_has_a_test_split(build: Build, tmp_path: Path) -> None:
     for split, count in (("train", 3), ("val", 2), ("test", 1)):
         for label, name in enumerate(("cat", "dog")):
             for index in range(count):
-                write_image(tmp_path / split / name / f"{index}.jpg", label)
-    section = yaml.safe_load((CONFIGS / "finetune" / "folder.yaml").read_text())["data"]
-    data = build(section, root=str(tmp_path))
+                write_image(tmp_path / "data" / split / name / f"{index}.jpg", label)
+    data = build("folder", "--data.root", str(tmp_path / "data")).datamodule
     assert [len(samples) for samples in (data.train_set, data.eval_set, data.test_set)] == [6, 4, 2]
 
 
-def test_the_hub_dataset_is_read_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_dataset_is_read_by_name(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    write_image(tmp_path / "0.jpg", 0)
     # the columns and splits of ethz/food101
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["pie", "soup"])})
-    (tmp_path / "parquet").mkdir()
-    for split, count in (("train", 4), ("validation", 2)):
-        rows = {"image": [str(tmp_path / "0.jpg")] * count, "label": [0, 1] * (count // 2)}
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "parquet" / f"{split}.parquet")
-    section = yaml.safe_load((CONFIGS / "finetune" / "hfds.yaml").read_text())["data"]
-    data = build(section, dataset=f"hfds/{tmp_path / 'parquet'}", root=str(tmp_path / "cache"), num_workers=0)
+    write_hub_dataset(tmp_path / "parquet", "label", {"train": 4, "validation": 2})
+    words = ("--data.dataset", f"hfds/{tmp_path / 'parquet'}", "--data.root", str(tmp_path / "cache"))
+    data = build("hfds", *words).datamodule
     assert data.class_names == ["pie", "soup"]
     assert [len(samples) for samples in (data.train_set, data.eval_set, data.test_set)] == [4, 2, 2]
 
