@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,9 +39,9 @@ class LoadedModel:
         interpolation: Of resizing.
         mean: Of each channel, for pixels in 0..1.
         std: Their standard deviation.
-        settings: The arguments of `rebuild_classifier` that give a model of this architecture.
         probabilities: What makes probabilities of the logits: `"sigmoid"`, for each class on its own, of a model that
             was trained so (loss `bce`), else `"softmax"`.
+        settings: The arguments of `rebuild_classifier` that give a model of this architecture.
     """
 
     model: nn.Module
@@ -55,8 +55,8 @@ class LoadedModel:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    settings: dict[str, Any]
     probabilities: Literal["softmax", "sigmoid"] = "softmax"
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def data_settings(self) -> dict[str, Any]:
         """How an image becomes the model's input, by timm's names."""
