@@ -40,7 +40,10 @@ def choose_parameters(model: nn.Module, method: Method, lora: LoraOptions) -> No
     model.requires_grad_(False)
     if method == "lora":
         add_adapters(model, lora)
-    learning = [] if method == "knn" else list(model.get_classifier().parameters())  # type: ignore[operator]
+    # distilled models have two heads
+    head = model.get_classifier()  # type: ignore[operator]
+    heads = head if isinstance(head, tuple) else (head,)
+    learning = [] if method == "knn" else [parameter for one in heads for parameter in one.parameters()]
     if method in ("lora", "connections"):
         learning += connections
     for parameter in learning:

@@ -77,6 +77,8 @@ def load_checkpoint_model(
         raise ValueError(f"model_args: got {model_args}, which {checkpoint} was not made with: {error}") from error
     if has_adapters:
         merge_adapters(model)
+        # adapters had frozen all else
+        model.requires_grad_(True)
     # Lightning files the state of a data module under the name of its class
     recorded = ((name, value) for name, value in content.items() if isinstance(value, dict) and "class_names" in value)
     data_name, data = next(recorded, (None, {}))

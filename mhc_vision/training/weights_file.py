@@ -1,6 +1,7 @@
 """A timm model with the weights of a local file."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from timm.models import get_pretrained_cfg, load_state_dict
 from torch import nn
 
 _JAX_SUFFIXES = (".npz", ".npy")
-_READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, pickle.UnpicklingError)
+_READ_ERRORS = (
+    *(OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError),
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+)
 
 
 def create_from_file(name: str, path: Path, **arguments: Any) -> nn.Module:

@@ -104,6 +104,12 @@ def test_a_run_with_an_average_ends_with_it(finetune):
     assert _accuracy(run_dir / "checkpoints" / "last.ckpt") == pytest.approx(top1, abs=1e-6)
 
 
+def test_all_weights_learn_from_a_start_that_had_adapters(finetune, built, tmp_path):
+    run_dir = finetune(method="lora", connection="mhc")
+    model = built("--model.name", str(run_dir / "checkpoints" / "last.ckpt"), connection="mhc").model
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_a_run_goes_on_from_its_checkpoint(finetune):
     run_dir = finetune(method="lora", connection="mhc")
     finetune("--ckpt_path", "last", "--trainer.max_epochs", "2", method="lora", connection="mhc")

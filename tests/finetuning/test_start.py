@@ -122,6 +122,11 @@ def test_what_does_not_fit_is_refused(files, tmp_path):
         return str(caught.value)
 
     (tmp_path / "junk.pth").write_text("no weights")
+    (tmp_path / "empty.pth").touch()
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    for name in ("empty.pth", "list.pth", "broken.npz"):
+        assert f"{name} cannot be loaded into" in message(name="test_vit", weights_file=tmp_path / name)
     exported, weights = str(files / "exported"), files / "weights.pth"
     assert "nearest: vit_base_patch16_224" in message(name="vit_base_patch16_244")
     assert "there is no file" in message(name="test_vit", weights_file=tmp_path / "none.pth")
