@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import Callback
 
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.data import ImageDataModule
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
 from mhc_vision.training.cli import SaveConfigOnStart, TrainCLI
@@ -38,9 +39,12 @@ class FinetuneCLI(TrainCLI):
         if self.model.is_probe:
             self._probe(ckpt_path)
             return
-        self._callback(RunSummary).waits_for_test = self.datamodule.has_test_set
+        summary = self._callback(RunSummary)
+        # data modules that are not ours know nothing of it
+        summary.waits_for_test = getattr(self.datamodule, "has_test_set", False)
         super().fit(ckpt_path, **kwargs)
-        if self.datamodule.has_test_set:
+        # what a resumed run without steps left has are not the averaged weights of EMA
+        if summary.waits_for_test and summary.has_trained:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
     def _say_start(self) -> None:
@@ -51,6 +55,8 @@ class FinetuneCLI(TrainCLI):
         head = "new" if start.new_head else "kept"
         trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         print(f"start: {start.source}; head: {head}; trainable parameters: {trainable:,}", flush=True)
+        if not isinstance(self.datamodule, ImageDataModule):
+            return
         for name in ("mean", "std"):
             theirs = getattr(start, name)
             ours = getattr(self.datamodule.batch_augment, name).flatten().tolist()
@@ -67,6 +73,8 @@ class FinetuneCLI(TrainCLI):
         try:
             if ckpt_path not in (None, NEWEST):
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but a probe has no steps to go on from")
+            if not isinstance(self.datamodule, ImageDataModule):
+                raise ValueError(f"data: got {type(self.datamodule).__name__}, expected an ImageDataModule for a probe")
             result = run_probe(self.trainer, self.model, self.datamodule)
         except ValueError as error:
             fail(f"error: {error}", status=2)

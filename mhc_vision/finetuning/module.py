@@ -1,5 +1,6 @@
 """The LightningModule of fine-tuning."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,7 @@ class FinetuneModule(ClassificationModule):
         start: What was loaded.
 
     Raises:
+        ImportError: If the method needs a package that is missing.
         ValueError: If an argument is out of range, or the start cannot be loaded or does not fit.
     """
 
@@ -103,6 +105,8 @@ class FinetuneModule(ClassificationModule):
 def _check_probe(settings: Any) -> None:
     if not settings["probe_lrs"] or min(settings["probe_lrs"]) <= 0:
         raise ValueError(f"probe_lrs must be positive, at least one, got {list(settings['probe_lrs'])}")
+    if settings["method"] == "linear" and settings["probe_cs"] and importlib.util.find_spec("sklearn") is None:
+        raise ImportError("logistic regression (probe_cs) needs scikit-learn: pip install 'mhc_vision[finetune]'")
     if any(c <= 0 for c in settings["probe_cs"]):
         raise ValueError(f"probe_cs must be positive, got {list(settings['probe_cs'])}")
     for name in ("probe_epochs", "knn_k"):

@@ -176,7 +176,7 @@ class TrainCLI(LightningCLI):
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             # jsonargparse wraps what a class refuses into its own account of the types it tried
             reason: BaseException = error
             while isinstance(reason.__cause__, ValueError):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from timm.models import save_for_hf
+from timm.models import is_model, save_for_hf
 from torch import nn
 
 from mhc_vision.atomic_files import new_directory
@@ -40,6 +40,12 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
         raise ValueError(
             f"checkpoint: {checkpoint} holds a model of the design {design!r}, which timm has no name for; "
             "expected a plain or hyper-connected one"
+        )
+    architecture = f"{loaded.settings['name'].partition('.')[0]}_{design}"
+    if design is not None and not is_model(architecture):
+        raise ValueError(
+            f"checkpoint: {checkpoint} holds {architecture}, which timm has no name for and could not load again; "
+            "expected a model that is registered, or --format onnx"
         )
     card = model_card(directory.name, checkpoint, loaded, weights)
     with new_directory(directory) as temporary:

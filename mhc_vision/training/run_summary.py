@@ -41,6 +41,11 @@ class RunSummary(Callback):
         self._gmacs = 0.0
         self._record: dict[str, Any] = {}
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether this process has taken part in a training: one that had no step left has not."""
+        return self._started > 0
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Counts the model's multiply-accumulates, before it is compiled or spread over processes."""
         if stage in ("fit", "predict") and trainer.is_global_zero:

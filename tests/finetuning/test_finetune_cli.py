@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,6 +160,30 @@ def test_other_classes_with_test_images_of_their_own(folders, tmp_path, method, 
         assert metrics["test/top1"] == 1
 
 
+def test_a_finished_run_is_not_tested_again(finetune, folders, tmp_path):
+    common = (
+        *("--data", "InMemoryFolderDataModule", "--data.root", str(folders), "--data.img_size", "8"),
+        *("--data.test_split", "test", "--data.batch_size", "8"),
+        *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"),
+    )
+    plain = tmp_path / "plain"
+    sizes = ("--model.model_args", "{patch_size: 4, depth: 1}")
+    main(["train", *common, "--model.name", "test_vit", *sizes, "--trainer.default_root_dir", str(plain)])
+    again = ("finetune", *common, "--model.name", str(plain / "checkpoints" / "last.ckpt"))
+    for more in ((), ("--ckpt_path", "last")):
+        main([*again, *more, "--trainer.default_root_dir", str(tmp_path / "run")])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert sum("test/top1" in line for line in lines) == 1
+
+
+def test_a_model_that_timm_could_not_load_again_is_not_exported(finetune, tmp_path, capsys, monkeypatch):
+    run_dir = finetune(connection="mhc")
+    monkeypatch.setattr("mhc_vision.training.export.is_model", lambda name: False)
+    words = ["export", str(run_dir / "checkpoints" / "last.ckpt"), str(tmp_path / "exported")]
+    assert "holds test_vit_mhc, which timm has no name for" in _refused(capsys, lambda: main(words))
+    assert not (tmp_path / "exported").exists()
+
+
 def test_a_run_that_is_killed_before_its_test_has_no_summary(built, monkeypatch, tmp_path):
     cli = built()
     monkeypatch.setattr(type(cli.datamodule), "has_test_set", True)
@@ -197,6 +223,20 @@ def _refused(capsys: pytest.CaptureFixture, run: Callable[[], object]) -> str:
 )
 def test_bad_input_is_a_message_and_nothing_is_written(finetune, tmp_path, capsys, options, message):
     assert message in _refused(capsys, lambda: finetune(*options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("method", "package"), [("linear", "sklearn"), ("lora", "peft")])
+def test_a_missing_package_is_a_message_before_any_work(finetune, tmp_path, capsys, monkeypatch, method, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    found = importlib.util.find_spec
+
+    def without(name: str, *rest: str | None) -> object:
+        return None if name == package else found(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    options = ("--data", "FakeDataModule") if method == "linear" else ()
+    assert "pip install 'mhc_vision[finetune]'" in _refused(capsys, lambda: finetune(*options, method=method))
     assert not (tmp_path / "run").exists()
 
 
