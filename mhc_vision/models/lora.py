@@ -54,7 +54,8 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
 
     Raises:
         ImportError: If peft is missing.
-        ValueError: If a target matches no linear layer, which peft would not say of one among others.
+        ValueError: If a target matches no linear layer, which peft would not say of one among others, or one that an
+            adapter would not reach.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -68,6 +69,7 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
                 f"lora_targets: {target!r} matches no linear layer of {type(model).__name__}; there is: "
                 f"{', '.join(kinds)}"
             )
+    _check_called(model, options.targets)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft only divides it
@@ -89,6 +91,17 @@ def merge_adapters(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
     # what peft notes on a model that has adapters
     del model.peft_config
+
+
+def _check_called(model: nn.Module, targets: Sequence[str]) -> None:
+    """Raise ValueError for a target whose weight timm's attention reads without calling the layer (BEiT, EVA)."""
+    for name, attention in model.named_modules():
+        reads = getattr(attention, "q_bias", None) is not None and not getattr(attention, "qkv_bias_separate", False)
+        if reads and any(_ending_with(target, [f"{name}.qkv"]) for target in targets):
+            raise ValueError(
+                f"lora_targets: {type(model).__name__} reads the weight of {name}.qkv without calling the layer, so an "
+                "adapter there would do nothing; take others, such as attn.proj, mlp.fc1 and mlp.fc2"
+            )
 
 
 def _ending_with(target: str, names: Sequence[str]) -> list[str]:

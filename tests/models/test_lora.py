@@ -40,6 +40,13 @@ def test_every_target_must_be_there(model):
     assert not any(".lora_" in name for name in model.state_dict())
 
 
+def test_layers_that_are_not_called_are_refused():
+    model = timm.create_model("beit_base_patch16_224", depth=1, embed_dim=32, num_heads=2, img_size=32)
+    with pytest.raises(ValueError, match=r"reads the weight of blocks.0.attn.qkv without calling the layer"):
+        add_adapters(model, LoraOptions())
+    add_adapters(model, LoraOptions(targets=("attn.proj",)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
