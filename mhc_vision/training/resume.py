@@ -76,7 +76,11 @@ def load(path: Path) -> dict[str, Any]:
 def check_same_model(path: Path, model: LightningModule) -> None:
     """Raise ValueError unless a checkpoint is of a model of the same architecture."""
     saved = load(path).get("hyper_parameters", {})
-    _compare(path, {name: saved.get(name) for name in MODEL_SETTINGS}, dict(model.hparams))
+    given = dict(model.hparams)
+    names = list(MODEL_SETTINGS)
+    if "lora" in (saved.get("method"), given.get("method")):
+        names += [name for name in saved if name == "method" or name.startswith("lora_")]
+    _compare(path, {name: saved.get(name) for name in names}, given)
 
 
 def check_same_run(path: Path, model: LightningModule, data: LightningDataModule) -> None:

@@ -112,6 +112,14 @@ def test_all_weights_learn_from_a_start_that_had_adapters(finetune, built, tmp_p
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_adapters_are_tested_with_adapters(finetune, words, capsys):
+    run_dir = finetune(method="lora", connection="mhc")
+    checkpoint = ("--ckpt_path", str(run_dir / "checkpoints" / "last.ckpt"))
+    main(["finetune", "test", *words(method="lora", connection="mhc"), *checkpoint])
+    refused = _refused(capsys, lambda: main(["finetune", "test", *words(connection="mhc"), *checkpoint]))
+    assert "model.method: got 'full', but" in refused
+
+
 def test_a_run_goes_on_from_its_checkpoint(finetune):
     run_dir = finetune(method="lora", connection="mhc")
     finetune("--ckpt_path", "last", "--trainer.max_epochs", "2", method="lora", connection="mhc")
