@@ -1,0 +1,64 @@
+"""Checks of what users give, for every part of the library: a mistake is named before any work is done."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+
+def check_number(
+    argument: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise ValueError unless `value` is a finite number in a range; NaN, which no `x < 0` refuses, is in none.
+
+    Args:
+        argument: What the error calls it.
+        value: What was given.
+        at_least: Smallest value.
+        above: Value that it must exceed, in place of `at_least`.
+        at_most: Largest value.
+        below: Value that it must stay below, in place of `at_most`.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and math.isfinite(value):
+        fits = (
+            (at_least is None or value >= at_least)
+            and (above is None or value > above)
+            and (at_most is None or value <= at_most)
+            and (below is None or value < below)
+        )
+        if fits:
+            return
+    bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
+    limits = [f"{words} {bound:g}" for words, bound in bounds if bound is not None]
+    expected = " ".join(["a finite number", " and ".join(limits)]).rstrip()
+    raise ValueError(f"{argument}: got {value!r}, expected {expected}")
+
+
+def check_whole_number(argument: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> None:
+    """Raise ValueError unless `value` is a whole number in a range; True and 2.0 are none.
+
+    Args:
+        argument: What the error calls it.
+        value: What was given.
+        at_least: Smallest value.
+        at_most: Largest value.
+    """
+    fits = isinstance(value, Integral) and not isinstance(value, bool)
+    if fits and (at_least is None or value >= at_least) and (at_most is None or value <= at_most):
+        return
+    limits = [f"{word} {bound}" for word, bound in (("from", at_least), ("to", at_most)) if bound is not None]
+    raise ValueError(f"{argument}: got {value!r}, expected {' '.join(['a whole number', *limits])}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: known names like it, or an empty text."""
+    names = difflib.get_close_matches(word, list(known), n=5)
+    return f"; nearest: {', '.join(names)}" if names else ""
