@@ -11,7 +11,6 @@ all; medians and ratios are printed. Each worker is one core; with 0 workers one
 """
 
 import argparse
-import importlib.util
 import platform
 import statistics
 import tempfile
@@ -31,9 +30,8 @@ from torchvision.datasets import ImageFolder
 
 from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.atomic_files import json_text, replace_text
-from mhc_vision.data import ImageFolderDataModule, PackedDataModule
+from mhc_vision.data import ImageFolderDataModule
 from mhc_vision.data.augmented import AugmentedDataModule
-from mhc_vision.data.pack import pack_folder
 
 IMG_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,7 +90,7 @@ def timm_loader(root: Path, count: int, args: argparse.Namespace) -> Loader:
     return lambda: loader
 
 
-def contestants(root: Path, packed: Path | None, count: int, args: argparse.Namespace) -> dict[str, Loader]:
+def contestants(root: Path, count: int, args: argparse.Namespace) -> dict[str, Loader]:
     options: dict[str, Any] = {
         "batch_size": args.batch_size,
         "num_workers": args.num_workers,
@@ -101,15 +99,12 @@ def contestants(root: Path, packed: Path | None, count: int, args: argparse.Name
         "mean": MEAN,
         "std": STD,
     }
-    loaders = {
+    return {
         BASELINE: torchvision_loader(root, count, args),
         "timm, Pillow": timm_loader(root, count, args),
         "ours": ours(ImageFolderDataModule(str(root), **options), count, normalised=False),
         "ours, normalised on the CPU": ours(ImageFolderDataModule(str(root), **options), count, normalised=True),
     }
-    if packed is not None:
-        loaders["ours, packed"] = ours(PackedDataModule(str(packed), **options), count, normalised=False)
-    return loaders
 
 
 def images_per_second(loader: Loader) -> float:
@@ -152,7 +147,6 @@ def made_photos(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="an image folder with train/ and val/ of your own")
-    parser.add_argument("--packed", type=Path, help="the same images, by `mhc-vision pack`; own photographs are packed")
     parser.add_argument("--num-workers", type=int, default=1, help="of each loader")
     parser.add_argument("--images", type=int, default=512, help="of a round")
     parser.add_argument("--rounds", type=int, default=7)
@@ -167,11 +161,7 @@ def main() -> None:
         root = args.root or Path(temporary) / "images"
         if args.root is None:
             made_photos(root, args.images)
-        packed = args.packed
-        if args.root is None and importlib.util.find_spec("litdata"):
-            packed = Path(temporary) / "packed"
-            pack_folder(root, packed)
-        rows = measure(contestants(root, packed, args.images, args), args.rounds, args.num_workers)
+        rows = measure(contestants(root, args.images, args), args.rounds, args.num_workers)
     print(f"\n{args.num_workers} workers, {args.interpolation}, {args.images} images a round, {args.rounds} rounds\n")
     print(markdown_table(rows), end="")
     if args.json:

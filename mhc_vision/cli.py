@@ -15,7 +15,6 @@ COMMANDS = {
     "analyze": "what the connections of a model do: gains, maps, streams, as figures, numbers and a page",
     "export": "write a training checkpoint as a directory that timm loads, or any model as ONNX",
     "compare": "run a matrix of trainings and report on it: tables, figures, intervals",
-    "pack": "write an image folder as a few large files, for PackedDataModule",
 }
 
 

@@ -7,7 +7,6 @@ from mhc_vision.data.fake import FakeDataModule
 from mhc_vision.data.image_folder import ImageFolderDataModule
 from mhc_vision.data.in_memory import InMemoryDataModule
 from mhc_vision.data.in_memory_folder import InMemoryFolderDataModule
-from mhc_vision.data.packed import PackedDataModule
 from mhc_vision.data.timm_reader import TimmDataModule
 
 __all__ = [
@@ -18,6 +17,5 @@ __all__ = [
     "ImageFolderDataModule",
     "InMemoryDataModule",
     "InMemoryFolderDataModule",
-    "PackedDataModule",
     "TimmDataModule",
 ]

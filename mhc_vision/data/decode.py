@@ -35,11 +35,11 @@ def decode_rgb(path: str) -> Tensor:
     return _decode(path, path)
 
 
-def decode_rgb_bytes(content: bytes | memoryview, name: str) -> Tensor:
-    """What `decode_rgb` gives for a file with this content.
+def decode_any_bytes(content: bytes, name: str) -> Tensor:
+    """What `decode_rgb` gives for a file with this content, and the same for every other format that Pillow reads.
 
     Args:
-        content: Of a JPEG, PNG or WebP file.
+        content: Of an image file.
         name: What an error calls the image.
 
     Returns:
@@ -48,19 +48,12 @@ def decode_rgb_bytes(content: bytes | memoryview, name: str) -> Tensor:
     Raises:
         ValueError: If it cannot be decoded; the message has its name.
     """
-    return _decode(_bytes_tensor(content), name)
-
-
-def decode_any_bytes(content: bytes, name: str) -> Tensor:
-    """The same for every format that Pillow reads, JPEG, PNG and WebP still decoded as everywhere else.
-
-    Raises:
-        ValueError: If it cannot be decoded; the message has its name.
-    """
     if not content:
         raise ValueError(f"cannot decode {name}: empty")
     if _is_decodable(content):
-        return _decode(_bytes_tensor(content), name, "truncated or damaged")
+        # a copy: torch warns of buffers that it must not write to
+        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return _decode(encoded, name, "truncated or damaged")
     try:
         with Image.open(io.BytesIO(content)) as image:
             return pil_to_rgb(image)
@@ -78,12 +71,6 @@ def pil_to_rgb(image: Image.Image) -> Tensor:
         grey = pil_to_tensor(image.convert("I")).to(torch.uint16)
         return to_dtype(grey, torch.uint8, scale=True).repeat(3, 1, 1)
     return pil_to_tensor(image.convert("RGB"))
-
-
-def _bytes_tensor(content: bytes | memoryview) -> Tensor:
-    # a copy: torch warns of buffers that it must not write to
-    writable = bytearray(content)
-    return torch.frombuffer(writable, dtype=torch.uint8) if writable else torch.empty(0, dtype=torch.uint8)
 
 
 def _decode(source: str | Tensor, name: str, trouble: str = _ANY_TROUBLE) -> Tensor:

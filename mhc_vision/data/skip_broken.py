@@ -8,10 +8,6 @@ from torch.utils.data import Dataset
 MAX_IN_A_ROW = 50
 
 
-class StorageError(ValueError):
-    """What holds many samples cannot be read, as a file that cannot be downloaded; no sample is left out for it."""
-
-
 class SkipBroken(Dataset):
     """A map-style dataset in which the next readable sample takes the place of a broken one.
 
@@ -19,7 +15,7 @@ class SkipBroken(Dataset):
     data worker counts its own.
 
     Args:
-        dataset: Raises ValueError for a sample that it cannot read, `StorageError` for many at once.
+        dataset: Raises ValueError for a sample that it cannot read.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -34,14 +30,11 @@ class SkipBroken(Dataset):
 
         Raises:
             ValueError: If this and the 49 samples behind it are all broken.
-            StorageError: As the dataset raises it.
         """
         for tried in range(MAX_IN_A_ROW):
             place = (index + tried) % len(self)
             try:
                 return self.dataset[place]
-            except StorageError:
-                raise
             except ValueError as error:
                 last = error
                 if place not in self.broken:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ["torchvision, Pillow", "timm, Pillow", "ours", "ours, normalised on the CPU", "ours, packed"]
+NAMES = ["torchvision, Pillow", "timm, Pillow", "ours", "ours, normalised on the CPU"]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -22,7 +22,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 def test_few_images(
     tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    pytest.importorskip("litdata")
     record = tmp_path / "loader.json"
     setting = ["--images", "8", "--batch-size", "4", "--rounds", "1", "--num-workers", str(num_workers)]
     run(monkeypatch, *setting, "--json", str(record))
