@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mhc_vision.analysis.run_report import write_run_report
 from mhc_vision.training.cli import SUBCOMMANDS, TrainCLI
+from mhc_vision.training.divergence import TrainingDiverged
 from mhc_vision.training.interrupt import TrainingInterrupted
 from mhc_vision.training.messages import fail
 
@@ -15,7 +16,7 @@ def run(words: Sequence[str]) -> None:
     A finished training leaves `report.md` and `figures/` in its run directory; `--trainer.fast_dev_run` leaves nothing.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt.
+        SystemExit: With status 2 for bad input, 1 for a run that has diverged, 130 after an interrupt.
     """
     run_cli(TrainCLI, words)
 
@@ -27,6 +28,8 @@ def run_cli(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
         words.insert(0, "fit")
     try:
         _train(cli_class, words)
+    except TrainingDiverged as diverged:
+        fail(f"error: {diverged}", status=1)
     except TrainingInterrupted as interrupt:
         fail(str(interrupt), status=130)
     except KeyboardInterrupt:

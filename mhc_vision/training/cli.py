@@ -15,6 +15,7 @@ import mhc_vision.data  # noqa: F401  its classes can be named without their mod
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from mhc_vision.training.connection_monitor import ConnectionMonitor
+from mhc_vision.training.divergence import StopWhenDiverged
 from mhc_vision.training.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.interrupt import InterruptCheckpoint
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
@@ -206,7 +207,8 @@ class TrainCLI(LightningCLI):
         # False: Lightning's word for no seed
         seed = None if seed is False else seed
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", self.command_name, *self.command], seed)
-        added: list[Callback] = [summary, self._setup_mark]
+        # in front of the summary, which a run that has diverged does not get
+        added: list[Callback] = [*_missing([StopWhenDiverged()], configured), summary, self._setup_mark]
         every_n_steps = config["log_every_n_steps"] or 50
         watched = config["logger"] is not False
         if watched:

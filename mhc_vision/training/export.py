@@ -7,6 +7,7 @@ from timm.models import is_model, save_for_hf
 from torch import nn
 
 from mhc_vision.atomic_files import new_directory
+from mhc_vision.finite import check_finite_weights
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.checkpoint_model import CheckpointModel, load_checkpoint_model
 from mhc_vision.training.loss import loss_note
@@ -29,8 +30,8 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
         The model.
 
     Raises:
-        ValueError: If the checkpoint is damaged, not one of ours or of a model that timm has no name for, the directory
-            is there, or a run without `EMA` is asked for raw weights.
+        ValueError: If the checkpoint is damaged, not one of ours, of a model that timm has no name for or of weights
+            that are not finite, the directory is there, or a run without `EMA` is asked for raw weights.
     """
     if directory.exists():
         raise ValueError(f"directory: {directory} is there already, expected a new one")
@@ -47,6 +48,7 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
             f"checkpoint: {checkpoint} holds {architecture}, which timm has no name for and could not load again; "
             "expected a model that is registered, or --format onnx"
         )
+    check_finite_weights("checkpoint", str(checkpoint), loaded.model)
     card = model_card(directory.name, checkpoint, loaded, weights)
     with new_directory(directory) as temporary:
         save_for_hf(loaded.model, str(temporary), model_config=_timm_config(loaded), safe_serialization=True)

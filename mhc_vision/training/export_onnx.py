@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mhc_vision.atomic_files import json_text, new_directory
+from mhc_vision.finite import check_finite_rows
 from mhc_vision.training.class_labels import class_labels
 from mhc_vision.training.inference import check_runs
 from mhc_vision.training.load_model import LoadedModel, ModelOptions, load_model
@@ -45,7 +46,8 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
             makes them of the logits), `check` and `versions`.
 
     Raises:
-        ValueError: If the directory is there, the model cannot be had, cannot be exported, or gives other logits.
+        ValueError: If the directory is there, the model cannot be had, cannot be exported, or gives other logits or
+            some that are not finite.
         ImportError: If a package for it is missing.
     """
     if directory.exists():
@@ -124,7 +126,9 @@ def _check(loaded: LoadedModel, path: Path) -> dict[str, Any]:
     differences = []
     for batch_size in _BATCH_SIZES:
         images = _noise(loaded, batch_size)
-        expected = loaded.model(images).numpy()
+        outputs = loaded.model(images)
+        check_finite_rows("model", outputs, "images of noise")
+        expected = outputs.numpy()
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         scale = np.abs(expected).max() or 1.0
         differences.append(float(np.abs(logits - expected).max() / scale))

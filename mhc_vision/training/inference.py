@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.evaluation_images import EvaluationImages, collate_readable
 from mhc_vision.data.transforms import eval_transform
+from mhc_vision.finite import finite_rows
 from mhc_vision.training.load_model import LoadedModel
 
 
@@ -88,7 +89,7 @@ def image_logits(
 
     Raises:
         ValueError: If the data settings are out of range or the model does not run on one of its images; before the
-            first file is read.
+            first file is read. After the last one, if there were logits that are not finite.
     """
     transform = eval_transform(loaded.img_size, loaded.interpolation, loaded.crop_pct, loaded.crop_mode)
     device = options.torch_device()
@@ -112,9 +113,20 @@ def image_logits(
             logits = model(images)
         return logits.float()
 
-    # disable=None: no bar where stderr is a file
-    bar = tqdm(loader, desc=description, unit="batch", disable=None)
-    return (ImageLogits(indices, logits_of(images, indices), errors) for indices, images, errors in bar)
+    def batches() -> Iterator[ImageLogits]:
+        lost: list[str] = []
+        # disable=None: no bar where stderr is a file
+        for indices, images, errors in tqdm(loader, desc=description, unit="batch", disable=None):
+            logits = logits_of(images, indices)
+            lost += [paths[index] for index in indices[~finite_rows(logits).cpu()].tolist()]
+            yield ImageLogits(indices, logits, errors)
+        if lost:
+            raise ValueError(
+                f"model: {loaded.source} gives logits with NaN or infinity for {len(lost)} of {len(paths)} images, "
+                f"such as {lost[0]}, expected finite ones: it has diverged in training, or the precision is too low"
+            )
+
+    return batches()
 
 
 @torch.inference_mode()

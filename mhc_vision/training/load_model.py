@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from mhc_vision.finite import check_finite_weights
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
@@ -101,7 +102,7 @@ def load_model(
 
     Raises:
         ValueError: If there is no such model, it cannot be read or downloaded, it is refused by `needs_rgb_classes`, an
-            option does not belong to its kind, or it has no images of this size.
+            option does not belong to its kind, it has no images of this size, or its weights are not finite.
     """
     path = Path(name)
     is_checkpoint = path.suffix == ".ckpt" or path.is_file()
@@ -138,6 +139,7 @@ def load_model(
         pretrained_cfg = getattr(model, "pretrained_cfg", {})
         class_names = pretrained_cfg.get("label_names")
         loss = noted_loss(pretrained_cfg.get("notes"))
+    check_finite_weights("model", source, model)
     in_chans, height, width = config["input_size"]
     num_classes = getattr(model, "num_classes", 0)
     if needs_rgb_classes and not num_classes:

@@ -5,15 +5,16 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import Lamb
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from mhc_vision.data.datamodule import Metric, checked_metric
+from mhc_vision.training.accuracy import NotFiniteRows, accuracies
 from mhc_vision.training.classifier import create_classifier, freeze_sincos_pos_embed
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
@@ -30,7 +31,8 @@ class ClassificationModule(LightningModule):
     Batches are (images float (B, in_chans, H, W), targets); targets are class indices (B,) or, from Mixup and CutMix
     in training, class probabilities (B, num_classes). Logs `train/{loss,lr,grad_norm}` and
     `{val,test}/{loss,top1,top5}`; accuracies are fractions in [0, 1], `top5` is there with more than five classes, and
-    `mean_per_class` beside `top1` where `metric` asks for it.
+    `mean_per_class` beside `top1` where `metric` asks for it. Images whose logits are not finite count as wrong;
+    where there are any, `{val,test}/not_finite` is their number.
 
     Args:
         name: timm's name of the plain model, e.g. `vit_base_patch16_224`.
@@ -59,7 +61,7 @@ class ClassificationModule(LightningModule):
         label_smoothing: Share of the target spread over all classes; only with `"ce"` and only in training.
         compile: Compile the model with `torch.compile` before training.
         metric: By which models are compared and the best checkpoint is kept: `"top1"`, or `"mean_per_class"`, the mean
-            of the classes' accuracies; the data says it.
+            of the accuracies of the classes that occur; the data says it.
 
     Raises:
         ValueError: If an argument is out of range or names something unknown.
@@ -115,13 +117,10 @@ class ClassificationModule(LightningModule):
         self.model = self.build_model()
         if fixed_pos_embed is not None:
             freeze_sincos_pos_embed(self.model)
-        accuracies = {"top1": MulticlassAccuracy(num_classes, top_k=1, average="micro")}
-        if num_classes > 5:
-            accuracies["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
-        if metric == "mean_per_class":
-            accuracies["mean_per_class"] = MulticlassAccuracy(num_classes, average="macro")
-        self.val_accuracy = MetricCollection(dict(accuracies), prefix="val/")
-        self.test_accuracy = MetricCollection(dict(accuracies), prefix="test/").clone()
+        per_class = metric == "mean_per_class"
+        self.val_accuracy = accuracies(num_classes, mean_per_class=per_class, prefix="val/")
+        self.test_accuracy = accuracies(num_classes, mean_per_class=per_class, prefix="test/")
+        self.not_finite_rows = NotFiniteRows()
 
     def build_model(self) -> nn.Module:
         """The model that the hyper-parameters describe."""
@@ -162,6 +161,14 @@ class ClassificationModule(LightningModule):
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds a batch to the test figures."""
         self._evaluate(batch, self.test_accuracy, "test/loss")
+
+    def on_validation_epoch_end(self) -> None:
+        """Names the number of images whose logits are not finite."""
+        self._log_not_finite("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Names the number of images whose logits are not finite."""
+        self._log_not_finite("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the named parameter groups, with a schedule that moves every optimiser step."""
@@ -212,6 +219,7 @@ class ClassificationModule(LightningModule):
         images, labels = batch
         logits = self(images)
         accuracy.update(logits, labels)
+        self.not_finite_rows.update(logits)
         self.log_dict(accuracy, on_step=False, on_epoch=True, batch_size=len(images))
         self.log(
             loss_name,
@@ -221,6 +229,17 @@ class ClassificationModule(LightningModule):
             sync_dist=True,
             batch_size=len(images),
         )
+
+    def _log_not_finite(self, stage: str) -> None:
+        # all processes have the same number, and log it or not
+        count = int(self.not_finite_rows.compute())
+        self.not_finite_rows.reset()
+        name = f"{stage}/not_finite"
+        if count:
+            rank_zero_warn(f"{stage}: the logits of {count} images are not finite; they count as wrong")
+        # the figure of an earlier epoch would stay
+        if count or name in self.trainer.callback_metrics:
+            self.log(name, float(count))
 
     def _warmup_steps(self) -> int:
         if self.hparams["warmup_epochs"] is None:

@@ -39,7 +39,8 @@ def predict_files(
         `unreadable` (what is wrong with each other file, with its name), `settings` and `versions`.
 
     Raises:
-        ValueError: If something is missing or wrong, before a file is read; or if none of the files can be read.
+        ValueError: If something is missing or wrong, before a file is read; or if none of the files can be read, or
+            the model gives logits that are not finite.
     """
     model_options = model_options or ModelOptions()
     options = options or InferenceOptions()
