@@ -1,6 +1,7 @@
 """What finished runs of a matrix recorded."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,15 @@ class RunRecord:
     def metrics(self) -> tuple[Metric, ...]:
         """Those of `METRICS` that it has."""
         return tuple(metric for metric in METRICS if metric.key in self.finals)
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """What is NaN or infinite of it, as in a run that went on after it had diverged."""
+        lost = [key for key, value in self.finals.items() if not math.isfinite(value)]
+        images = {
+            stage: int(self.summary.get("metrics", {}).get(f"{stage}/not_finite", 0)) for stage in ("val", "test")
+        }
+        return (*lost, *(f"{count} images of {stage}" for stage, count in images.items() if count))
 
     def value(self, metric: Metric) -> float | None:
         """The final value of a metric as it is shown, accuracies in percent; `None` where it has none."""

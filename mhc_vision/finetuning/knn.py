@@ -33,8 +33,9 @@ def knn_probabilities(
     """
     if len(features) < k:
         raise ValueError(f"knn_k: got {k}, but there are only {len(features)} training images")
-    check_finite_rows("features", features, "training images")
-    check_finite_rows("queries", queries, "images")
+    # lengths: what overflows in them would be normalised to zero
+    check_finite_rows("features", features.norm(dim=1, keepdim=True), "training images")
+    check_finite_rows("queries", queries.norm(dim=1, keepdim=True), "images")
     keys = F.normalize(features, dim=1)
     shares = []
     for chunk in F.normalize(queries, dim=1).split(_CHUNK):

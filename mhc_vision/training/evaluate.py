@@ -76,7 +76,8 @@ def evaluate(
     """
     batches = image_logits(loaded, paths, options, "evaluate")
     device = options.torch_device()
-    accuracy, loss = accuracies(loaded.num_classes).to(device), MeanMetric().to(device)
+    # by default torchmetrics leaves NaN out of a mean
+    accuracy, loss = accuracies(loaded.num_classes).to(device), MeanMetric(nan_strategy="disable").to(device)
     targets = None if labels is None else torch.tensor(labels)
     predictions = torch.full((len(paths),), -1)
     broken: list[str] = []
