@@ -89,13 +89,8 @@ def plot_seed_bands(
         means = _drawable([sum(column) / len(column) for column in columns])
         axes.plot(steps, means, label=label_of_arm, **look)
         if len(seeds) > 1:
-            lowest, highest = (
-                [
-                    bound(column) if math.isfinite(mean) else math.nan
-                    for column, mean in zip(columns, means, strict=True)
-                ]
-                for bound in (min, max)
-            )
+            drawn = [column if math.isfinite(mean) else [mean] for column, mean in zip(columns, means, strict=True)]
+            lowest, highest = [min(column) for column in drawn], [max(column) for column in drawn]
             axes.fill_between(steps, lowest, highest, color=look["color"], alpha=0.15, linewidth=0)
     return _save(figure, axes, destination)
 

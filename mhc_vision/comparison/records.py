@@ -67,10 +67,9 @@ class RunRecord:
     def not_finite(self) -> tuple[str, ...]:
         """What is NaN or infinite of it, as in a run that went on after it had diverged."""
         lost = [key for key, value in self.finals.items() if not math.isfinite(value)]
-        images = {
-            stage: int(self.summary.get("metrics", {}).get(f"{stage}/not_finite", 0)) for stage in ("val", "test")
-        }
-        return (*lost, *(f"{count} images of {stage}" for stage, count in images.items() if count))
+        reached = self.summary.get("metrics", {})
+        counts = {stage: int(reached.get(f"{stage}/not_finite", 0)) for stage in ("val", "test")}
+        return (*lost, *(f"{count} images of {stage}" for stage, count in counts.items() if count))
 
     def value(self, metric: Metric) -> float | None:
         """The final value of a metric as it is shown, accuracies in percent; `None` where it has none."""
