@@ -60,5 +60,5 @@ def check_whole_number(argument: str, value: Any, *, at_least: int | None = None
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: known names like it, or an empty text."""
-    names = difflib.get_close_matches(word, list(known), n=5)
+    names = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=5)
     return f"; nearest: {', '.join(names)}" if names else ""

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mhc_vision.training.messages import fail
+from mhc_vision.yaml_files import parse_yaml
 
 
 def run(words: Sequence[str]) -> None:
@@ -73,8 +72,5 @@ def _options(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not key or not equals:
             raise ValueError(f"--set: got {assignment!r}, expected KEY=VALUE, such as data.root=DIR")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set: {key}: got {value!r}, which is no YAML value: {error}") from error
+        options[key] = parse_yaml(value, f"--set {key}")
     return options

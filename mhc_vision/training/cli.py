@@ -22,6 +22,8 @@ from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.loss_spikes import LossSpikes
 from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
+from mhc_vision.training.option_errors import REFUSALS, reason_of, trainer_refusals
+from mhc_vision.training.option_parser import OptionParser, parse_options
 from mhc_vision.training.resume import check_same_model, check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
 from mhc_vision.training.throughput import Throughput
@@ -94,6 +96,7 @@ class TrainCLI(LightningCLI):
             seed_everything_default=0,
             subclass_mode_data=True,
             args=self.command,
+            parser_class=OptionParser,
             run=run,
             # the optimiser is the module's; its own saved hyper-parameters are plain types, which the CLI's are not
             auto_configure_optimizers=False,
@@ -123,8 +126,8 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses `args` without Lightning's warning that `sys.argv` holds words, too: they are the same ones."""
-        self.config = parser.parse_args(self.command)
+        """Parses the command line; see `parse_options`."""
+        self.config = parse_options(parser, self.command)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would put the model settings of a checkpoint over those given, unsaid; here they are compared."""
@@ -168,7 +171,7 @@ class TrainCLI(LightningCLI):
         """Ends the program with a message where the settings are refused; a later error keeps its traceback."""
         try:
             yield
-        except ValueError as error:
+        except REFUSALS as error:
             if self._setup_mark.is_set_up:
                 raise
             fail(f"error: {error}", status=2)
@@ -177,12 +180,8 @@ class TrainCLI(LightningCLI):
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
         try:
             super().instantiate_classes()
-        except (ValueError, ImportError) as error:
-            # jsonargparse wraps what a class refuses into its own account of the types it tried
-            reason: BaseException = error
-            while isinstance(reason.__cause__, ValueError):
-                reason = reason.__cause__
-            fail(f"error: {reason}", status=2)
+        except REFUSALS as error:
+            fail(f"error: {reason_of(error)}", status=2)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run directory's logger, checkpoints and callbacks added to those configured."""
@@ -200,7 +199,8 @@ class TrainCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         kwargs["plugins"] = plugins
         kwargs["callbacks"] = [*callbacks, *self._run_callbacks(run_dir, callbacks, config)]
-        return super().instantiate_trainer(**kwargs)
+        with trainer_refusals(config):
+            return super().instantiate_trainer(**kwargs)
 
     def _run_callbacks(self, run_dir: Path, configured: list[Callback], config: dict[str, Any]) -> list[Callback]:
         seed = self._get(self.config_init, "seed_everything")

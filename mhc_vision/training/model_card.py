@@ -14,6 +14,7 @@ from mhc_vision.training.checkpoint_model import CheckpointModel
 from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.training.run_data import run_config
 from mhc_vision.training.run_summary import count_parameters
+from mhc_vision.yaml_files import read_yaml
 
 # said elsewhere on the page, or nothing about the model
 _SAID = ("name", "connection", "num_streams", "num_classes", "compile", "seed")
@@ -33,7 +34,9 @@ def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Li
     """
     config_file = run_config(checkpoint)
     run_dir = checkpoint.parent.parent if config_file is None else config_file.parent
-    config = {} if config_file is None else yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    config = {} if config_file is None else read_yaml(config_file) or {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{config_file}: got {repr(config)[:60]}, expected the settings of a run")
     summary_file = run_dir / "summary.json"
     summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.is_file() else {}
     parts = [
