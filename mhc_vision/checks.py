@@ -58,6 +58,14 @@ def check_whole_number(argument: str, value: Any, *, at_least: int | None = None
     raise ValueError(f"{argument}: got {value!r}, expected {' '.join(['a whole number', *limits])}")
 
 
+def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
+    """Raise ValueError unless `value` is one of a few names; the message has them, and those like `value`."""
+    names = list(known)
+    if not isinstance(value, str) or value not in names:
+        hint = nearest(value, names) if isinstance(value, str) else ""
+        raise ValueError(f"{argument}: got {value!r}, expected one of {', '.join(names)}{hint}")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: known names like it, or an empty text."""
     names = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=5)

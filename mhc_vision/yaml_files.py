@@ -1,6 +1,6 @@
 """YAML that users write: safe, each key once, of a size that can be looked at, and errors with file, line and column.
 
-By itself PyYAML keeps the last of two equal keys and says nothing, and follows aliases of aliases to billions of values.
+By itself PyYAML keeps the last of two equal keys and says nothing, and takes aliases that stand for billions of values.
 """
 
 from collections.abc import Callable, Hashable
@@ -106,7 +106,9 @@ def _check_depth(text: str, source: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise ValueError(f"{_place(source, event.start_mark)}: nested {depth} deep, expected at most {MAX_DEPTH}")
+                raise ValueError(
+                    f"{_place(source, event.start_mark)}: nested {depth} deep, expected at most {MAX_DEPTH}"
+                )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -157,7 +159,8 @@ class _NodeCheck:
     def _key(self, node: Any) -> Hashable:
         try:
             key: Hashable = self.loader.construct_object(node)
-        except Exception:  # noqa: BLE001 (whatever PyYAML raises where it is loaded, if it is)
+        except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError):
+            # for who loads it to refuse
             return node.tag, node.value
         return key
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import json_text
-from mhc_vision.checks import nearest
+from mhc_vision.checks import check_choice, nearest
 from mhc_vision.comparison.settings import (
     Settings,
     check_different,
@@ -142,8 +142,8 @@ def load_matrix(path: Path, options: Mapping[str, Any] | None = None) -> Matrix:
 
     Raises:
         ValueError: No such file, an unknown key, one that is there twice, a value of another type than expected, a
-            configuration file that is not there or broken, two runs with one name or of one kind, no baseline, or a pattern of what
-            is excluded that fits nothing, or leaves nothing of a task or an arm.
+            configuration file that is not there or broken, two runs with one name or one content, no baseline, or a
+            pattern of what is excluded that fits nothing, or leaves nothing of a task or an arm.
     """
     if not path.is_file():
         raise ValueError(f"matrix: got {path}, expected a YAML file")
@@ -159,9 +159,7 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
     content = check_mapping("matrix", content, KEYS, required=("name", "recipes", "arms", "seeds"))
     name = _check_name("name", content["name"])
     command = content.get("command", TRAIN)
-    if command not in COMMANDS:
-        hint = nearest(str(command), COMMANDS)
-        raise ValueError(f"command: got {command!r}, expected one of {', '.join(COMMANDS)}{hint}")
+    check_choice("command", command, COMMANDS)
     recipes = parse_settings("recipes", content["recipes"])
     datasets = parse_settings("datasets", content["datasets"]) if "datasets" in content else {}
     tasks = _tasks(recipes, datasets, dataset_first=command == FINETUNE)

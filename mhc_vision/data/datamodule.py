@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mhc_vision.checks import check_choice
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.lazy_loader import LazyDataLoader
 from mhc_vision.data.samplers import EvaluationSampler, Position, ShuffledSampler
@@ -268,6 +269,5 @@ def checked_metric(metric: Metric) -> Metric:
     Raises:
         ValueError: If it is none.
     """
-    if metric not in get_args(Metric):
-        raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+    check_choice("metric", metric, get_args(Metric))
     return metric

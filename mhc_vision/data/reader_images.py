@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
+from mhc_vision.checks import nearest
 from mhc_vision.data.class_folders import class_folders
 from mhc_vision.data.decode import PILLOW_ERRORS, decode_any_bytes, open_unconverted, pil_to_rgb, read_image_file
 from mhc_vision.data.file_listing import has_hidden_part, is_hidden, walk_files
@@ -203,8 +204,9 @@ def _check_columns(reader: Any, dataset: str) -> None:
     for argument, key in (("image_key", reader.image_key), ("label_key", reader.label_key)):
         # timm's a/b is the field b of the column a, unless a column has that name
         if sample.get(key, sample.get(key.split("/")[0])) is None:
-            columns = ", ".join(name for name, value in sample.items() if value is not None)
-            raise ValueError(f"{argument}: {dataset!r} has no column {key!r}; there is: {columns}")
+            columns = [name for name, value in sample.items() if value is not None]
+            hint = nearest(key, columns)
+            raise ValueError(f"{argument}: {dataset!r} has no column {key!r}; there is: {', '.join(columns)}{hint}")
 
 
 def open_torchvision(dataset: str, root: str | None, split: str) -> Dataset:

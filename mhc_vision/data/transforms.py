@@ -4,6 +4,8 @@ import math
 
 from torchvision.transforms import InterpolationMode, v2
 
+from mhc_vision.checks import check_choice
+
 INTERPOLATIONS = {mode.value: mode for mode in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)}
 CROP_MODES = ("center", "squash")
 MAX_MAGNITUDE = 30  # v2.RandAugment divides each operation's range into 31 magnitudes
@@ -85,8 +87,7 @@ def eval_transform(img_size: int, interpolation: str, crop_pct: float, crop_mode
         ValueError: If an argument is out of range.
     """
     _check_size(img_size, interpolation)
-    if crop_mode not in CROP_MODES:
-        raise ValueError(f"crop_mode must be one of {', '.join(CROP_MODES)}, got {crop_mode!r}")
+    check_choice("crop_mode", crop_mode, CROP_MODES)
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct must be in (0, 1], got {crop_pct}")
     mode = INTERPOLATIONS[interpolation]
@@ -98,5 +99,4 @@ def eval_transform(img_size: int, interpolation: str, crop_pct: float, crop_mode
 def _check_size(img_size: int, interpolation: str) -> None:
     if img_size < 1:
         raise ValueError(f"img_size must be at least 1 pixel, got {img_size}")
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    check_choice("interpolation", interpolation, INTERPOLATIONS)

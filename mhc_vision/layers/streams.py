@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mhc_vision.checks import check_choice
 from mhc_vision.kernels import read_streams, stream_logits
 from mhc_vision.kernels.checks import check_num_streams
 from mhc_vision.layers.connection import initial_pre_logits, parameter_dtype
@@ -156,8 +157,7 @@ def create_reduction(
     Raises:
         ValueError: unknown name.
     """
-    if mode not in REDUCTIONS:
-        raise ValueError(f"stream_reduce: got {mode!r}, expected one of {', '.join(REDUCTIONS)}")
+    check_choice("stream_reduce", mode, REDUCTIONS)
     if mode == "gated":
         return GatedReduction(dim, num_streams, device=device, dtype=dtype)
     return StreamReduction(mode)

@@ -1,12 +1,14 @@
 """HyperConnected: what turns a timm transformer into one whose blocks carry streams, whatever its family."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from mhc_vision.checks import nearest
 from mhc_vision.layers import (
     check_block_class,
     check_connection,
@@ -86,6 +88,7 @@ class HyperConnected(nn.Module):
             raise ValueError(f"scale_output_init: got {scale_output_init!r}, expected true or false")
         if scale_output_init and kwargs.get("weight_init") == "skip":
             raise ValueError("scale_output_init: got true with weight_init='skip', which leaves nothing to scale")
+        _check_names(super().__init__, kwargs)
         block_fn = kwargs.get("block_fn", Block)
         check_block_class(getattr(block_fn, "func", block_fn))
         if kwargs.get("depth", 12) < 1:
@@ -196,6 +199,17 @@ class HyperConnected(nn.Module):
         """As PyTorch's, after a look at the connections: those of another kind or number of streams are named."""
         check_connections(self, state_dict, strict=strict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def _check_names(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError if a function has no argument of a name; the message has those like it, of connections, too."""
+    known = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    if unknown := arguments.keys() - known.keys():
+        name = min(unknown)
+        hint = nearest(name, [*CONNECTION_OPTIONS, "num_streams", "stream_reduce", "stream_stride", *known])
+        raise ValueError(f"{name}: got {arguments[name]!r}, but the model has no such argument{hint}")
 
 
 def check_factor_is_normed(model: Any, stream_reduce: str) -> None:

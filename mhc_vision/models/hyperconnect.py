@@ -10,6 +10,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from mhc_vision.checks import nearest
 from mhc_vision.layers import CONNECTIONS, GatedReduction, HyperConnection, check_blocks, check_connection
 from mhc_vision.models.eva_mhc import HyperEva
 from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS, HyperConnected, check_factor_is_normed
@@ -65,7 +66,10 @@ def hyperconnect(
         )
     unknown = options.keys() - set(CONNECTION_OPTIONS)
     if unknown:
-        raise ValueError(f"options: got {', '.join(sorted(unknown))}, expected some of {', '.join(CONNECTION_OPTIONS)}")
+        hint = nearest(min(unknown), CONNECTION_OPTIONS)
+        raise ValueError(
+            f"options: got {', '.join(sorted(unknown))}, expected some of {', '.join(CONNECTION_OPTIONS)}{hint}"
+        )
     check_connection(connection, num_streams, stream_reduce, **options)
     check_blocks(cast(nn.Module, model.blocks))
     check_factor_is_normed(model, stream_reduce)

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from mhc_vision.checks import nearest
+
 
 @dataclass(frozen=True)
 class LoraOptions:
@@ -67,7 +69,7 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
             kinds = sorted({".".join(name.split(".")[-2:]) for name in linear if name.startswith("blocks.")})
             raise ValueError(
                 f"lora_targets: {target!r} matches no linear layer of {type(model).__name__}; there is: "
-                f"{', '.join(kinds)}"
+                f"{', '.join(kinds)}{nearest(target, kinds)}"
             )
     _check_called(model, options.targets)
     config = LoraConfig(

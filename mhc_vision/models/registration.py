@@ -66,6 +66,13 @@ def _create(
     pretrained: bool,
     **kwargs: Any,
 ) -> nn.Module:
+    plain, _, connection = variant.rpartition("_")
+    # of no connection at all the model's class speaks
+    if kwargs.get("connection", connection) != connection and kwargs["connection"] in CONNECTIONS:
+        raise ValueError(
+            f"connection: got {kwargs['connection']!r} for {variant}, expected none beside a name that says it; "
+            f"give the name {plain}_{kwargs['connection']}"
+        )
     if kwargs.pop("use_naflex", False):
         raise ValueError("use_naflex: got True, but hyper-connected models have no NaFlex form; leave it out")
     if kwargs.get("features_only") and kwargs.get("feature_cls", "getter") != "getter":

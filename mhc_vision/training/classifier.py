@@ -1,6 +1,7 @@
 """Build the model of a run: a timm model, plain, hyper-connected or of another residual design."""
 
-import difflib
+import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from mhc_vision.checks import check_choice, nearest
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS, create_with_design
 from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS
@@ -61,7 +63,7 @@ def create_classifier(
             return create_with_design(full_name, connection, num_streams, pretrained=pretrained, **arguments)
         return timm.create_model(full_name, pretrained=pretrained, **arguments)
     except TypeError as error:
-        raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}") from error
+        raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}{_like(error)}") from error
 
 
 def rebuild_classifier(
@@ -89,6 +91,14 @@ def rebuild_classifier(
     of_connection, of_timm = split_options(model_args or {})
     plain = create_classifier(name, connection=None, num_streams=1, model_args=of_timm, **arguments)
     return hyperconnect(plain, connection, num_streams, inplace=True, **of_connection)
+
+
+def _like(error: TypeError) -> str:
+    """Arguments like one that a model does not take."""
+    if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+        of_timm = inspect.signature(timm.models.VisionTransformer.__init__).parameters
+        return nearest(match[1], [*CONNECTION_OPTIONS, "stream_reduce", *of_timm])
+    return ""
 
 
 def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,9 +149,8 @@ def registered_name(name: str, connection: str | None) -> str:
         ValueError: If the name or the connection is unknown, or the model has no such variant.
     """
     architecture, dot, tag = name.partition(".")
-    known_connections = (*CONNECTIONS, *DESIGNS)
-    if connection is not None and connection not in known_connections:
-        raise ValueError(f"connection must be null or one of {', '.join(known_connections)}, got {connection!r}")
+    if connection is not None:
+        check_choice("connection", connection, (*CONNECTIONS, *DESIGNS))
     for suffix in CONNECTIONS:
         if architecture.endswith(f"_{suffix}"):
             plain = architecture.removesuffix(f"_{suffix}")
@@ -150,16 +159,11 @@ def registered_name(name: str, connection: str | None) -> str:
             )
     known = timm.list_models()
     if architecture not in known:
-        raise ValueError(f"unknown timm model {name!r}{nearest_names(architecture)}")
+        raise ValueError(f"unknown timm model {name!r}{nearest(architecture, known)}")
     if connection not in CONNECTIONS:
         return name
     if f"{architecture}_{connection}" not in known:
         offered = [entry.removesuffix(f"_{connection}") for entry in timm.list_models(f"*_{connection}")]
-        raise ValueError(f"{name!r} has no {connection} variant; models with one: {', '.join(offered)}")
+        hint = nearest(architecture, offered) or f"; models with one: {', '.join(offered)}"
+        raise ValueError(f"{name!r} has no {connection} variant{hint}")
     return f"{architecture}_{connection}{dot}{tag}"
-
-
-def nearest_names(architecture: str) -> str:
-    """The end of a message about an unknown architecture: registered names like it, or an empty text."""
-    nearest = difflib.get_close_matches(architecture, timm.list_models(), n=5)
-    return f"; nearest: {', '.join(nearest)}" if nearest else ""

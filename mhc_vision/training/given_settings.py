@@ -1,4 +1,4 @@
-"""What the words of `train` and `finetune` set, one by one in their order, files read: what the parser's result hides."""
+"""What each word of `train` and `finetune` sets, in order, with its files read: the parser's result does not say."""
 
 import glob
 import os
@@ -141,7 +141,7 @@ def _read(path: str, load: Callable[[str], Any]) -> Any:
 
 
 def _expand(value: Any, file: str, load: Callable[[str], Any], above: tuple[str, ...]) -> Any:
-    """A value from a file, with the content of files in place of their names, which are relative to the file's folder."""
+    """A value from a file, with other files in place of their names, which are relative to its folder."""
     if isinstance(value, dict):
         return {key: _expand(entry, file, load, above) for key, entry in value.items()}
     if isinstance(value, list):
@@ -155,4 +155,3 @@ def _expand(value: Any, file: str, load: Callable[[str], Any], above: tuple[str,
     if real in above:
         raise ValueError(f"{file}: {value} leads back to itself, expected files that end somewhere")
     return _expand(_read(path, load), path, load, (*above, real))
-

@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from mhc_vision.checks import nearest
 from mhc_vision.finite import check_finite_weights
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
-from mhc_vision.training.classifier import OWN_ARGUMENTS, nearest_names, registered_name
+from mhc_vision.training.classifier import OWN_ARGUMENTS, registered_name
 from mhc_vision.training.loss import noted_loss
 from mhc_vision.training.resume import MODEL_SETTINGS
 from mhc_vision.training.weights_file import create_from_file
@@ -208,7 +209,8 @@ def _timm_source(name: str, connection: str | None) -> str:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         raise ValueError(
-            f"model: got {name!r}, expected a checkpoint, a directory or a timm model{nearest_names(architecture)}"
+            f"model: got {name!r}, expected a checkpoint, a directory or a timm model"
+            f"{nearest(architecture, timm.list_models())}"
         )
     return name
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from mhc_vision.checks import check_choice
+
 LOSSES = ("ce", "bce")
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -21,8 +23,7 @@ def classification_loss(kind: str, label_smoothing: float = 0.0) -> Loss:
     Raises:
         ValueError: If `kind` is unknown or `label_smoothing` does not fit it.
     """
-    if kind not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {kind!r}")
+    check_choice("loss", kind, LOSSES)
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     if kind == "ce":

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from mhc_vision.checks import check_choice
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.training.accuracy import NotFiniteRows, accuracies
 from mhc_vision.training.classifier import create_classifier, freeze_sincos_pos_embed
@@ -105,8 +106,7 @@ class ClassificationModule(LightningModule):
             raise ValueError(f"min_lr must be between 0 and lr = {lr}, got {min_lr}")
         if warmup_steps is not None and warmup_epochs is not None:
             raise ValueError(f"give warmup_steps or warmup_epochs, not both: got {warmup_steps} and {warmup_epochs}")
-        if optimizer not in ("adamw", "lamb"):
-            raise ValueError(f"optimizer must be 'adamw' or 'lamb', got {optimizer!r}")
+        check_choice("optimizer", optimizer, ("adamw", "lamb"))
         if not 0.0 < layer_decay <= 1.0:
             raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
         checked_metric(metric)

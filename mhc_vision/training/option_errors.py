@@ -64,7 +64,9 @@ def trainer_refusals(config: Mapping[str, Any]) -> Iterator[None]:
         config: Arguments of the Trainer.
     """
     try:
-        _check_known("accelerator", config["accelerator"], ("auto", "gpu", *AcceleratorRegistry.available_accelerators()))
+        _check_known(
+            "accelerator", config["accelerator"], ("auto", "gpu", *AcceleratorRegistry.available_accelerators())
+        )
         _check_known("strategy", config["strategy"], ("auto", *StrategyRegistry.available_strategies()))
         # these Lightning takes, and divides by them or does something else later
         check_whole_number("accumulate_grad_batches", config["accumulate_grad_batches"], at_least=1)

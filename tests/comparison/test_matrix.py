@@ -101,7 +101,7 @@ def test_an_identity_is_what_files_say_not_what_they_are_called(matrix, content,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: {name: [", "plain.yaml: line 1, column 16: no YAML: "),
+        ("model: {name: [", "plain.yaml: line 2, column 1: no YAML: "),
         ("- model", "plain.yaml: got ['model'], expected a mapping"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_test_split_of_its_own(hfds: dict[str, Any], image_folder: Path) -> No
     assert [len(samples) for samples in (data.train_set, data.eval_set, data.test_set)] == [24, 9, 24]
     assert sum(len(labels) for _, labels in data.test_dataloader()) == 24
     assert data.metric == "mean_per_class"
-    with pytest.raises(ValueError, match="metric must be one of top1, mean_per_class, got 'f1'"):
+    with pytest.raises(ValueError, match="metric: got 'f1', expected one of top1, mean_per_class"):
         TimmDataModule(**hfds, metric="f1")
     shutil.copytree(image_folder / "val", image_folder / "test")
     shutil.rmtree(image_folder / "test" / "green")
