@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mhc_vision.checks import check_choice
 from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.class_names import distinct_names
 from mhc_vision.data.lazy_loader import LazyDataLoader
 from mhc_vision.data.samplers import EvaluationSampler, Position, ShuffledSampler
 from mhc_vision.data.seeding import SeededDataset, derive_seed
@@ -155,6 +156,8 @@ class ImageDataModule(LightningDataModule):
                 f"batch_size={batch_size} in each of {world_size} processes needs at least "
                 f"{batch_size * world_size} training samples, got {num_samples}"
             )
+        # Lightning asks for them when a part of the training is done
+        self._check_evaluation_size(self.eval_set)
         sampler = ShuffledSampler(num_samples, self._position, self.seed, rank, world_size, self.repeats)
         return LazyDataLoader(self._seeded_train_set(), sampler=sampler, drop_last=True, **self._loader_options())
 
@@ -212,15 +215,27 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: If anything differs.
         """
-        given, saved = ({**state, **state.get("options", {})} for state in (self.state_dict(), state_dict))
+        given, saved = ({**state.get("options", {}), **state} for state in (self.state_dict(), state_dict))
         names = given.keys() & saved.keys() - {"options"}
         if self.trainer is not None and self.trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             names &= _OF_EVALUATION
+        if "class_names" in saved:
+            # before they were, ImageNet had two classes of one name
+            saved["class_names"] = distinct_names(saved["class_names"])
         for name in sorted(names):
             if _plain(given[name]) != _plain(saved[name]):
                 raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
 
+    def _check_evaluation_size(self, samples: Dataset) -> None:
+        """Raise ValueError unless each process has images to evaluate on; one without keeps the others waiting."""
+        count, processes = len(samples), self._process()[1]  # type: ignore[arg-type]
+        if count < processes:
+            split = "test" if samples is vars(self).get("test_set") and samples is not self.eval_set else "validation"
+            advice = "give it more" if processes == 1 else "give it more, or take fewer processes (trainer.devices)"
+            raise ValueError(f"data: got {count} {split} images for {processes} processes, expected one each; {advice}")
+
     def _evaluation_loader(self, samples: Dataset) -> DataLoader:
+        self._check_evaluation_size(samples)
         rank, world_size = self._process()
         sampler = EvaluationSampler(len(samples), rank, world_size)  # type: ignore[arg-type]
         return DataLoader(samples, sampler=sampler, **self._loader_options())

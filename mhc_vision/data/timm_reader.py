@@ -6,6 +6,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from mhc_vision.data.augmented import AugmentedDataModule
+from mhc_vision.data.class_names import check_distinct, number_classes
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.reader_images import (
     ReaderImages,
@@ -112,6 +113,7 @@ class TimmDataModule(AugmentedDataModule):
         """
         if not self.is_stream:
             return super().train_dataloader()
+        self._check_evaluation_size(self.eval_set)
         rank, world_size = self._process()
         stream = TrainStream(
             self.train_set,  # type: ignore[arg-type]
@@ -173,15 +175,18 @@ def chosen_classes(known: list[list[str] | None], class_names: list[str] | None,
     for split, other in zip(("validation", "test"), others, strict=False):
         if other != first:
             raise ValueError(f"dataset: the classes of the training split {first} are not those of {split} {other}")
+    if class_names is not None and not class_names:
+        raise ValueError("class_names: got an empty list, expected a name for each class")
     names = class_names or first
     if names is None:
         if num_classes is None:
             raise ValueError("num_classes: the dataset does not know its classes; give num_classes or class_names")
-        return [f"class {index}" for index in range(num_classes)]
+        return number_classes(num_classes)
     if num_classes not in (None, len(names)):
         raise ValueError(f"num_classes is {num_classes}, but there are {len(names)} class names")
     if first is not None and len(names) != len(first):
         raise ValueError(f"class_names has {len(names)} names, but the dataset has {len(first)} classes")
+    check_distinct(names, "class_names" if class_names else "dataset")
     return list(names)
 
 

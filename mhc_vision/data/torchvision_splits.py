@@ -8,6 +8,7 @@ from typing import Any
 import torchvision.datasets
 from torchvision.transforms import v2
 
+from mhc_vision.data.class_names import distinct_names
 from mhc_vision.data.file_listing import has_hidden_part, is_hidden, walk_files
 from mhc_vision.data.labelled_images import FileImages, LabelledImages
 from mhc_vision.data.naming import first_few
@@ -72,7 +73,7 @@ def open_splits(
 def _open(spec: TorchvisionSet, root: Path, split: Split) -> tuple[list[str], LabelledImages]:
     """Names of the classes and the images that torchvision finds."""
     dataset: Any = getattr(torchvision.datasets, spec.class_name)(str(root), **split.arguments)
-    names = [name if isinstance(name, str) else ", ".join(name) for name in spec.class_names(dataset)]
+    names = distinct_names([name if isinstance(name, str) else ", ".join(name) for name in spec.class_names(dataset)])
     labels = [int(label) for label in spec.labels(dataset)]
     if spec.paths is None:
         return names, LabelledImages(TorchvisionImages(dataset, v2.Identity(), len(names)), labels)

@@ -12,6 +12,7 @@ from torch import nn
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.architectures import Architectures
 from mhc_vision.models.checkpoints import CheckpointFilter
+from mhc_vision.models.image_size import check_image_size
 
 
 def connected_default_cfgs(architectures: Architectures) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _create(
         raise ValueError(
             f"feature_cls: got {kwargs['feature_cls']!r}, expected 'getter': hooks on blocks see streams, not tokens"
         )
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         model_class,
         variant,
         pretrained,
@@ -87,3 +88,6 @@ def _create(
         feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
         **{**arguments, **kwargs},
     )
+    if size := kwargs.get("img_size"):
+        check_image_size(model, variant, *((size,) if isinstance(size, int) else size))
+    return model

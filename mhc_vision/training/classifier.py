@@ -16,6 +16,7 @@ from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS, create_with_design
 from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS
 from mhc_vision.models.hyperconnect import hyperconnect
+from mhc_vision.models.image_size import check_image_size
 
 OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
 """Of `create_classifier`, which `model_args` must not hold."""
@@ -60,10 +61,14 @@ def create_classifier(
         arguments["num_streams"] = num_streams
     try:
         if connection in DESIGNS:
-            return create_with_design(full_name, connection, num_streams, pretrained=pretrained, **arguments)
-        return timm.create_model(full_name, pretrained=pretrained, **arguments)
+            model = create_with_design(full_name, connection, num_streams, pretrained=pretrained, **arguments)
+        else:
+            model = timm.create_model(full_name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}{_like(error)}") from error
+    if img_size is not None:
+        check_image_size(model, full_name, img_size)
+    return model
 
 
 def rebuild_classifier(

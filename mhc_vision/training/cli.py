@@ -24,7 +24,7 @@ from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.option_errors import REFUSALS, reason_of, trainer_refusals
 from mhc_vision.training.option_parser import OptionParser, parse_options
-from mhc_vision.training.resume import check_same_model, check_same_run, resume_path
+from mhc_vision.training.resume import check_same_classes, check_same_model, check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
 from mhc_vision.training.throughput import Throughput
 
@@ -49,6 +49,12 @@ class SaveConfigOnStart(SaveConfigCallback):
             # the file repeats a run, also one that was resumed
             if "ckpt_path" in config:
                 config["ckpt_path"] = None
+            settings = trainer.lightning_module.hparams
+            if "connection" in settings:
+                # what fine-tuning found in its start
+                config["model.connection"] = settings["connection"]
+                if settings["connection"] is not None:
+                    config["model.num_streams"] = settings["num_streams"]
             text = self.parser.dump(config, skip_none=False)
             replace_text(Path(trainer.default_root_dir) / self.config_filename, text)
 
@@ -164,6 +170,7 @@ class TrainCLI(LightningCLI):
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} has no checkpoint yet")
             if path is not None:
                 check_same_model(path, self.model)
+                check_same_classes(path, self.datamodule)
             evaluate(ckpt_path=path, **kwargs)
 
     @contextmanager

@@ -12,9 +12,12 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from mhc_vision.checks import nearest
+from mhc_vision.data.class_names import check_class_names, check_distinct, distinct_names
+from mhc_vision.data.naming import first_few
 from mhc_vision.finite import check_finite_weights
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
+from mhc_vision.models.image_size import check_image_size
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
 from mhc_vision.training.classifier import OWN_ARGUMENTS, registered_name
 from mhc_vision.training.loss import noted_loss
@@ -125,6 +128,8 @@ def load_model(
         height_width = config["input_size"][1:] if size is None else (size, size)
         config["input_size"] = (loaded.settings["in_chans"], *height_width)
         class_names = loaded.data.get("class_names")
+        # before they were, ImageNet had two classes of one name
+        class_names = None if class_names is None else distinct_names(class_names)
         settings = {key: loaded.settings[key] for key in MODEL_SETTINGS}
         settings["model_args"] = {**(settings["model_args"] or {}), **arguments}
         loss = loaded.settings.get("loss")
@@ -156,7 +161,7 @@ def load_model(
         source=source,
         num_classes=num_classes,
         in_chans=in_chans,
-        class_index=_class_index(class_names),
+        class_index=_class_index(class_names, num_classes, name),
         img_size=img_size or height,
         crop_pct=config["crop_pct"] if crop_pct is None else crop_pct,
         crop_mode=config["crop_mode"],
@@ -224,17 +229,7 @@ def _create(source: str, **arguments: Any) -> nn.Module:
 
 def _resize(model: nn.Module, name: str, img_size: int) -> None:
     """Models without `set_input_size` either take any size or fail on their first image."""
-    if img_size < 1:
-        raise ValueError(f"img_size must be at least 1 pixel, got {img_size}")
-    patch_embed = getattr(model, "patch_embed", None)
-    patch_size = getattr(patch_embed, "patch_size", 1)
-    if not getattr(patch_embed, "dynamic_img_pad", False):
-        # timm would leave the pixels beyond the last whole patch out, without a word
-        for side in (patch_size,) if isinstance(patch_size, int) else patch_size:
-            if img_size % side:
-                raise ValueError(
-                    f"img_size: got {img_size} for {name}, expected a multiple of its patches' {side} pixels"
-                )
+    check_image_size(model, name, img_size)
     set_input_size = getattr(model, "set_input_size", None)
     if set_input_size is None:
         return
@@ -244,8 +239,19 @@ def _resize(model: nn.Module, name: str, img_size: int) -> None:
         raise ValueError(f"img_size: got {img_size}, which {name} does not take: {error}") from error
 
 
-def _class_index(names: Sequence[str] | Mapping[str, str] | None) -> dict[str, int]:
+def _class_index(names: Sequence[str] | Mapping[str, str] | None, num_classes: int, source: str) -> dict[str, int]:
     """timm's label names are a list, or a dict from index to name where the indices have gaps."""
     if isinstance(names, Mapping):
-        return {str(label): int(index) for index, label in names.items()}
-    return {str(label): index for index, label in enumerate(names or ())}
+        indices = {str(label): int(index) for index, label in names.items()}
+        if outside := sorted(index for index in indices.values() if not 0 <= index < num_classes):
+            raise ValueError(
+                f"model: {source} names classes of the indices {first_few(outside)}, but has {num_classes} classes"
+            )
+        if len(indices) < len(names):
+            check_distinct([str(label) for label in names.values()], f"model: {source}")
+        return indices
+    if names is None or not num_classes:
+        return {}
+    labels = [str(label) for label in names]
+    check_class_names(labels, num_classes, f"model: {source}")
+    return {label: index for index, label in enumerate(labels)}

@@ -98,6 +98,10 @@ class ClassificationModule(LightningModule):
         # plain types only: checkpoints are loaded with weights_only=True
         self.save_hyperparameters()
         _check_positive(num_classes=num_classes, num_streams=num_streams, in_chans=in_chans, lr=lr, eps=eps)
+        if num_classes < 2:
+            raise ValueError(
+                f"num_classes: got {num_classes}, expected at least 2: data of one class has nothing to learn"
+            )
         _check_positive(connection_lr_scale=connection_lr_scale)
         _check_not_negative(weight_decay=weight_decay, warmup_steps=warmup_steps, warmup_epochs=warmup_epochs)
         if not all(0.0 <= beta < 1.0 for beta in betas):

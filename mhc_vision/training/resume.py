@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from mhc_vision.data.class_names import chosen_by_number, distinct_names
+from mhc_vision.data.naming import first_few
+
 NEWEST = "last"
 # the arguments of `create_classifier` among the hyper-parameters of a run
 MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
@@ -81,6 +84,26 @@ def check_same_model(path: Path, model: LightningModule) -> None:
     if "lora" in (saved.get("method"), given.get("method")):
         names += [name for name in saved if name == "method" or name.startswith("lora_")]
     _compare(path, {name: saved.get(name) for name in names}, given)
+
+
+def check_same_classes(path: Path, data: LightningDataModule) -> None:
+    """Raise ValueError if a checkpoint was made with other classes than the data has, or in another order.
+
+    Lightning asks a data module of the same class only. Where one side has no names, nothing is known.
+    """
+    records = (value for value in load(path).values() if isinstance(value, dict) and "class_names" in value)
+    saved, given = next(records, {}).get("class_names"), getattr(data, "class_names", None)
+    if not saved or not given or chosen_by_number(saved) or chosen_by_number(given):
+        return
+    # before they were, ImageNet had two classes of one name
+    saved, given = distinct_names(saved), list(given)
+    if set(saved) != set(given):
+        raise ValueError(
+            f"data: got the classes {first_few(set(given) - set(saved))}, but {path} was made with "
+            f"{first_few(set(saved) - set(given))} in their place"
+        )
+    if saved != given:
+        raise ValueError(f"data: got the classes in the order {given[:5]}, but {path} was made with {saved[:5]}")
 
 
 def check_same_run(path: Path, model: LightningModule, data: LightningDataModule) -> None:
