@@ -18,6 +18,7 @@ from mhc_vision.layers import CONNECTIONS
 from mhc_vision.training.evaluate import EvaluationOptions
 from mhc_vision.training.load_model import LoadedModel, load_model
 from mhc_vision.training.messages import fail
+from mhc_vision.training.model_identity import model_identity
 from mhc_vision.training.run_data import load_run_data, run_config
 from mhc_vision.training.run_summary import versions
 from mhc_vision.training.sample_images import SampleImages, images_of_data, images_of_folder, random_images
@@ -88,7 +89,10 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.model, connection=arguments.connection, weights=arguments.weights, needs_rgb_classes=False
     )
     images = _images(arguments, loaded)
+    identity = model_identity(loaded)
     record = measure_model(loaded.model.to(device), _on_device(images, device), images.class_names)
+    # measured figures follow, of which two have the same names
+    record["model"] = {**identity, **record["model"]}
     return {"source": loaded.source, "data": images.source, **record, "versions": versions()}
 
 

@@ -24,7 +24,7 @@ Metric = Literal["top1", "mean_per_class"]
 # options that do not change what is trained on; batch_size counts as what follows from it and total_batch_size
 FREE_TO_CHANGE = (
     *("root", "cache", "download", "complete", "num_workers", "batch_size", "total_batch_size"),
-    *("keep_on", "in_memory", "test_split", "metric", "_instantiator"),
+    *("keep_on", "in_memory", "test_split", "metric", "allow_commands", "_instantiator"),
 )
 # what the model sees and is asked; all else in a checkpoint is about training
 _OF_EVALUATION = {"class_names", "mean", "std", "crop_pct", "interpolation"}

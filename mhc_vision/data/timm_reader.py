@@ -47,6 +47,8 @@ class TimmDataModule(AugmentedDataModule):
         shuffle_buffer: Encoded samples that each worker keeps to draw from, for `wds/`; about 110 kB each on ImageNet.
         test_split: The same for test; `None` for the images of validation.
         metric: By which models are compared: `"top1"`, or `"mean_per_class"`, the mean of the classes' accuracies.
+        allow_commands: For `wds/`: read from where webdataset runs a command, `pipe:` and all URLs but `https://` and
+            `http://`. Never taken from a file beside a checkpoint.
         augmentation: The options of `AugmentedDataModule`.
 
     Raises:
@@ -67,6 +69,7 @@ class TimmDataModule(AugmentedDataModule):
         shuffle_buffer: int = 2048,
         test_split: str | None = None,
         metric: Metric = "top1",
+        allow_commands: bool = False,
         **augmentation: Any,
     ) -> None:
         super().__init__(**augmentation)
@@ -87,7 +90,7 @@ class TimmDataModule(AugmentedDataModule):
         if self.is_stream:
             self._refuse_for_streams()
             names = chosen_classes([None], class_names, num_classes)
-            self.use(names, *(open_shards(dataset, root, split, *keys) for split in splits))  # type: ignore[arg-type]
+            self.use(names, *(open_shards(dataset, root, split, *keys, allow_commands) for split in splits))  # type: ignore[arg-type]
             return
         if prefix == "torch":
             sources = [open_torchvision(dataset, root, split) for split in splits]

@@ -26,6 +26,7 @@ from mhc_vision.training.option_errors import REFUSALS, reason_of, trainer_refus
 from mhc_vision.training.option_parser import OptionParser, parse_options
 from mhc_vision.training.resume import check_same_classes, check_same_model, check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
+from mhc_vision.training.stored_weights import short_reason
 from mhc_vision.training.throughput import Throughput
 
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -60,22 +61,40 @@ class SaveConfigOnStart(SaveConfigCallback):
 
 
 class SetupMark(Callback):
-    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings."""
+    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings.
+
+    Attributes:
+        is_set_up: Whether they are.
+        is_restoring: Whether Lightning is about to restore, from a checkpoint, what `check_same_run` does not look at.
+    """
 
     def __init__(self) -> None:
         self.is_set_up = False
+        self.is_restoring = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes that the states of callbacks, loops and optimisers are restored next."""
+        self.is_restoring = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
+        """Notes that all is set up."""
         self.is_set_up = True
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that all is restored."""
+        self.is_restoring = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that all is restored."""
+        self.is_restoring = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
-        self.is_set_up = True
+        """Notes both."""
+        self.is_set_up, self.is_restoring = True, False
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
-        self.is_set_up = True
+        """Notes both."""
+        self.is_set_up, self.is_restoring = True, False
 
 
 class TrainCLI(LightningCLI):
@@ -175,11 +194,14 @@ class TrainCLI(LightningCLI):
 
     @contextmanager
     def _messages_until_set_up(self) -> Iterator[None]:
-        """Ends the program with a message where the settings are refused; a later error keeps its traceback."""
+        """Ends the program with a message where settings or a checkpoint are refused; later errors have tracebacks."""
         try:
             yield
-        except REFUSALS as error:
-            if self._setup_mark.is_set_up:
+        except Exception as error:
+            if self._setup_mark.is_restoring:
+                # Lightning takes the structure of a checkpoint for granted
+                fail(f"error: ckpt_path: the checkpoint cannot be restored: {short_reason(error)}", status=2)
+            if self._setup_mark.is_set_up or not isinstance(error, REFUSALS):
                 raise
             fail(f"error: {error}", status=2)
 

@@ -14,6 +14,7 @@ from mhc_vision.finite import check_finite_rows
 from mhc_vision.training.class_labels import class_labels
 from mhc_vision.training.inference import check_runs
 from mhc_vision.training.load_model import LoadedModel, ModelOptions, load_model
+from mhc_vision.training.model_identity import model_identity
 from mhc_vision.training.run_summary import versions
 
 OPSET = 18
@@ -40,8 +41,8 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
         model_options: Of `load_model`.
 
     Returns:
-        What is in `model.json`: `model`, `source`, `connection`, `weights`, `input` (`name`, `shape`, `dtype` and how
-            to make its `values`), `output`, `opset`, `class_names` (by index; null where nothing names them), `mean`
+        What is in `model.json`: `model`, `source`, what `model_identity` says, `weights`, `input` (`name`, `shape`,
+            `dtype` and how to make its `values`), `output`, `opset`, `class_names` (by index; null where nothing names them), `mean`
             and `std` (for pixels in 0..1), `img_size`, `crop_pct`, `crop_mode`, `interpolation`, `probabilities` (what
             makes them of the logits), `check` and `versions`.
 
@@ -63,7 +64,7 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
     record: dict[str, Any] = {
         "model": name,
         "source": loaded.source,
-        "connection": model_options.connection,
+        **model_identity(loaded),
         "weights": model_options.weights,
         "input": {
             "name": "images",

@@ -1,13 +1,11 @@
 """A trained classifier from wherever it lies, with the data settings that belong to it."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
-from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import nn
 
@@ -19,13 +17,13 @@ from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.image_size import check_image_size
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
+from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.training.classifier import OWN_ARGUMENTS, registered_name
+from mhc_vision.training.directory_config import check_model_source
 from mhc_vision.training.loss import noted_loss
-from mhc_vision.training.resume import MODEL_SETTINGS
+from mhc_vision.training.stored_model_args import without_weight_sources
+from mhc_vision.training.stored_weights import short_reason
 from mhc_vision.training.weights_file import create_from_file
-
-# what timm, the Hub's client and the readers of weight files raise for a model that cannot be had
-_LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def load_model(
         # before they were, ImageNet had two classes of one name
         class_names = None if class_names is None else distinct_names(class_names)
         settings = {key: loaded.settings[key] for key in MODEL_SETTINGS}
-        settings["model_args"] = {**(settings["model_args"] or {}), **arguments}
+        settings["model_args"] = without_weight_sources({**(settings["model_args"] or {}), **arguments})
         loss = loaded.settings.get("loss")
     else:
         source = _timm_source(name, connection)
@@ -183,7 +181,9 @@ def _settings(name: str | None, model: Any, arguments: Mapping[str, Any]) -> dic
         "name": architecture.removesuffix(f"_{connection}") + dot + tag,
         "connection": connection,
         "num_streams": getattr(model, "num_streams", 1),
-        "model_args": {key: value for key, value in made_with.items() if key not in OWN_ARGUMENTS},
+        "model_args": without_weight_sources(
+            {key: value for key, value in made_with.items() if key not in OWN_ARGUMENTS}
+        ),
     }
 
 
@@ -221,10 +221,12 @@ def _timm_source(name: str, connection: str | None) -> str:
 
 
 def _create(source: str, **arguments: Any) -> nn.Module:
+    check_model_source(source)
     try:
         return timm.create_model(source, **arguments)
-    except (*_LOAD_ERRORS, TypeError) as error:
-        raise ValueError(f"model: {source} cannot be loaded: {type(error).__name__}: {error}") from error
+    # timm, the Hub's client and the readers of weight files have no error in common
+    except Exception as error:
+        raise ValueError(f"model: {source} cannot be loaded: {short_reason(error)}") from error
 
 
 def _resize(model: nn.Module, name: str, img_size: int) -> None:

@@ -16,12 +16,13 @@ from torchmetrics import MetricCollection
 from mhc_vision.checks import check_choice
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.training.accuracy import NotFiniteRows, accuracies
+from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.training.classifier import create_classifier, freeze_sincos_pos_embed
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
-from mhc_vision.training.resume import MODEL_SETTINGS
 from mhc_vision.training.schedule import warmup_cosine
 from mhc_vision.training.sharding import is_sharded, shard_model
+from mhc_vision.training.stored_model_args import without_weight_sources
 
 
 class ClassificationModule(LightningModule):
@@ -119,6 +120,9 @@ class ClassificationModule(LightningModule):
         self.training_loss = classification_loss(loss, label_smoothing)
         self.validation_loss = classification_loss(loss)
         self.model = self.build_model()
+        # a checkpoint has its weights: its record says nothing of where these ones came from
+        if self.hparams["model_args"] is not None:
+            self.hparams["model_args"] = without_weight_sources(self.hparams["model_args"])
         if fixed_pos_embed is not None:
             freeze_sincos_pos_embed(self.model)
         per_class = metric == "mean_per_class"

@@ -10,6 +10,7 @@ from mhc_vision.data.image_files import decode_file, list_files
 from mhc_vision.training.class_labels import class_labels
 from mhc_vision.training.inference import InferenceOptions, image_logits
 from mhc_vision.training.load_model import LoadedModel, ModelOptions, load_model
+from mhc_vision.training.model_identity import model_identity
 from mhc_vision.training.run_summary import versions
 
 _SIGNIFICANT_DIGITS = 6
@@ -32,8 +33,8 @@ def predict_files(
         top_k: Classes an image, at most all.
 
     Returns:
-        `model`, `source`, `connection`, `weights`, `num_classes`, `probabilities` (`"softmax"`, or `"sigmoid"` for a
-        model that was trained so, whose probabilities are those of each class on its own and need not sum to 1),
+        `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `probabilities` (`"softmax"`, or
+        `"sigmoid"` for a model that was trained so, whose probabilities are those of each class on its own and need not sum to 1),
         `num_files`, `images` (for each file that could be read `image` and `predictions`: `class`, `index` and
         `probability`, the most probable first; `class` is the index as text where nothing names the classes),
         `unreadable` (what is wrong with each other file, with its name), `settings` and `versions`.
@@ -54,7 +55,7 @@ def predict_files(
     return {
         "model": name,
         "source": loaded.source,
-        "connection": model_options.connection,
+        **model_identity(loaded),
         "weights": model_options.weights,
         "num_classes": loaded.num_classes,
         "probabilities": loaded.probabilities,
