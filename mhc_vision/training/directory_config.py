@@ -120,6 +120,12 @@ def check_config(path: Path) -> dict[str, Any]:
     arguments = content.get("model_args", {})
     check_model_args_of_file(f"{where}: model_args", arguments, of_run=False)
     check_repeats(f"{where}: model_args", arguments, None)
+    classes = content.get("num_classes", described.get("num_classes"))
+    if classes is not None and arguments.get("num_classes", classes) != classes:
+        # timm would leave the head's weights out, without a word
+        raise ValueError(
+            f"{where}: model_args.num_classes: got {arguments['num_classes']!r}, expected {classes} as in num_classes"
+        )
     return content
 
 

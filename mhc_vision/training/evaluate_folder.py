@@ -32,8 +32,8 @@ def evaluate_folder(
 
     Returns:
         `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `folder` (that was read), `labels`
-        (where they come from; `None` for a flat folder), `num_images`, `metrics` (`top1`, `top5`, `loss`, `real_top1`: those there are,
-        accuracies in [0, 1]), `num_real_images`, `broken`, `images_per_s`, `settings` and `versions`.
+        (where they come from; `None` for a flat folder), `num_images`, `metrics` (`top1`, `top5`, `loss`, `real_top1`:
+        those there are, accuracies in [0, 1]), `num_real_images`, `broken`, `images_per_s`, `settings` and `versions`.
 
     Raises:
         ValueError: If something is missing, wrong, or does not fit together; mostly before an image is read.

@@ -42,9 +42,9 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
 
     Returns:
         What is in `model.json`: `model`, `source`, what `model_identity` says, `weights`, `input` (`name`, `shape`,
-            `dtype` and how to make its `values`), `output`, `opset`, `class_names` (by index; null where nothing names them), `mean`
-            and `std` (for pixels in 0..1), `img_size`, `crop_pct`, `crop_mode`, `interpolation`, `probabilities` (what
-            makes them of the logits), `check` and `versions`.
+            `dtype` and how to make its `values`), `output`, `opset`, `class_names` (by index; null where nothing
+            names them), `mean` and `std` (for pixels in 0..1), `img_size`, `crop_pct`, `crop_mode`, `interpolation`,
+            `probabilities` (what makes them of the logits), `check` and `versions`.
 
     Raises:
         ValueError: If the directory is there, the model cannot be had, cannot be exported, or gives other logits or

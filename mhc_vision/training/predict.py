@@ -34,10 +34,11 @@ def predict_files(
 
     Returns:
         `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `probabilities` (`"softmax"`, or
-        `"sigmoid"` for a model that was trained so, whose probabilities are those of each class on its own and need not sum to 1),
-        `num_files`, `images` (for each file that could be read `image` and `predictions`: `class`, `index` and
-        `probability`, the most probable first; `class` is the index as text where nothing names the classes),
-        `unreadable` (what is wrong with each other file, with its name), `settings` and `versions`.
+        `"sigmoid"` for a model that was trained so, whose probabilities are those of each class on its own and
+        need not sum to 1), `num_files`, `images` (for each file that could be read `image` and `predictions`:
+        `class`, `index` and `probability`, the most probable first; `class` is the index as text where
+        nothing names the classes), `unreadable` (what is wrong with each other file, with its name), `settings` and
+        `versions`.
 
     Raises:
         ValueError: If something is missing or wrong, before a file is read; or if none of the files can be read, or

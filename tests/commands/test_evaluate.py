@@ -92,6 +92,8 @@ def test_a_checkpoint_gets_the_figures_of_its_run(run_dir, evaluate, capsys):
     assert set(found["metrics"]) == {"top1", "loss"}
     assert found["settings"]["crop_pct"] == 0.8
     assert found["settings"]["mean"] == pytest.approx([0.4, 0.5, 0.6])
+    assert (found["architecture"], found["connection"], found["num_streams"]) == ("test_vit", "mhc", 2)
+    assert len(found["weights_sha256"]) == 64
     assert found["command"][:3] == ["mhc-vision", "evaluate", str(checkpoint)]
     printed = capsys.readouterr().out
     assert re.search(rf"top1 \(%\) +\| +{100 * of_run['val/top1']:.2f} ", printed)
