@@ -17,10 +17,10 @@ from mhc_vision.training.value_kinds import PLAIN, shown
 from mhc_vision.yaml_files import read_yaml
 
 _PREFIX = f"{data_modules.__name__}."
+# without a dataset of their own
+_BASES = ("ImageDataModule", "InMemoryDataModule")
 _BY_NAME: dict[str, type[LightningDataModule]] = {
-    name: getattr(data_modules, name)
-    for name in data_modules.__all__
-    if name not in ("ImageDataModule", "InMemoryDataModule")
+    name: getattr(data_modules, name) for name in data_modules.__all__ if name not in _BASES
 }
 # what a person may ask for at the command line, and a file beside data may not
 _NOT_FROM_A_FILE = {"download": False, "allow_commands": False}

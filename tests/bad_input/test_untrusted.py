@@ -441,9 +441,9 @@ def data_of(name: str, **arguments: Any) -> str:
 
 MARK = "/tmp/mhc_vision_test_of_commands"
 RUN_CONFIGS: list[tuple[str, str, str]] = [
-    ("no yaml", "data: [", "config.yaml is no YAML"),
-    ("object", "data: !!python/object/apply:os.system [id]\n", "config.yaml is no YAML"),
-    ("a list", "- 1\n", "config.yaml holds list, expected a mapping"),
+    ("no yaml", "data: [", "config.yaml: line 2, column 1: no YAML"),
+    ("object", "data: !!python/object/apply:os.system [id]\n", "config.yaml: line 1, column 7: no YAML"),
+    ("a list", "- 1\n", "config.yaml: got [1], expected the settings of a run"),
     ("no section", "model: {}\n", "has no section data; give --data"),
     ("a number", section("3"), "got 3, expected class_path and init_args"),
     ("other keys", section("{class_path: FakeDataModule, dict_kwargs: {a: 1}}"), "expected class_path and init_args"),
