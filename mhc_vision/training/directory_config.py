@@ -140,6 +140,6 @@ def _check_size(source: str, content: Mapping[str, Any], most: int) -> None:
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > most:
         raise ValueError(
-            f"model: {source} cannot be loaded: {CONFIG_FILE} describes {content['architecture']} with {count:,} weights, "
-            f"which {most:,} bytes of files cannot hold"
+            f"model: {source} cannot be loaded: {CONFIG_FILE} describes {content['architecture']} with {count:,} "
+            f"weights, which {most:,} bytes of files cannot hold"
         )
