@@ -102,7 +102,7 @@ def check_same_classes(path: Path, data: LightningDataModule) -> None:
 
     Lightning asks a data module of the same class only. Where one side has no names, nothing is known.
     """
-    records = (value for value in read_checkpoint(path).values() if isinstance(value, dict) and "class_names" in value)
+    records = (value for value in load(path).values() if isinstance(value, dict) and "class_names" in value)
     saved, given = next(records, {}).get("class_names"), getattr(data, "class_names", None)
     if not saved or not given or chosen_by_number(saved) or chosen_by_number(given):
         return
