@@ -81,9 +81,10 @@ def check_model_source(source: str) -> None:
     """
     try:
         kind, name = parse_model_name(source)
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         raise ValueError(f"model: {source}: {error}") from error
-    if kind is None:
+    # earlier releases of timm give an empty text
+    if not kind:
         return
     if kind == "local-dir":
         directory = Path(name)

@@ -19,8 +19,10 @@ from timm.models import save_for_hf
 from mhc_vision.cli import main
 from mhc_vision.data import FakeDataModule, TimmDataModule
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
+from mhc_vision.training.checkpoint_schema import check_restorable
 from mhc_vision.training.load_model import load_model
 from mhc_vision.training.module import ClassificationModule
+from mhc_vision.training.resume import read_checkpoint
 from mhc_vision.training.run_data import load_run_data
 
 Content = dict[str, Any]
@@ -571,6 +573,29 @@ def test_an_info_file_of_shards(info: Any, tmp_path: Path) -> None:
         TimmDataModule(dataset="wds/x", root=str(tmp_path), num_classes=2, val_split="train")
 
 
+STATES: list[tuple[str, Change, str]] = [
+    ("version missing", drop("pytorch-lightning_version"), "pytorch-lightning_version: got None, expected a version"),
+    ("version text", put("pytorch-lightning_version", "new"), "pytorch-lightning_version: got 'new'"),
+    ("loops missing", drop("loops"), "loops: got None, expected a mapping"),
+    ("loops list", put("loops", []), "loops: got [], expected a mapping"),
+    ("loop missing", drop("loops", "fit_loop"), "loops.fit_loop: missing"),
+    ("loop number", put("loops", "fit_loop", 3), "loops: got {'fit_loop': 3"),
+    ("callbacks list", put("callbacks", []), "callbacks: got [], expected a mapping"),
+    ("callbacks numbers", put("callbacks", {"EMA": 3}), "callbacks: got {'EMA': 3}"),
+    ("optimisers missing", drop("optimizer_states"), "optimizer_states: got None, expected a list of mappings"),
+    ("optimisers mapping", put("optimizer_states", {}), "optimizer_states: got {}, expected a list"),
+    ("optimisers numbers", put("optimizer_states", [1]), "optimizer_states: got [1], expected a list"),
+    ("schedules missing", drop("lr_schedulers"), "lr_schedulers: got None, expected a list"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), [row[1:] for row in STATES], ids=[row[0] for row in STATES])
+def test_what_a_run_goes_on_from(change: Change, words: str, saved: bytes, tmp_path: Path) -> None:
+    path = write(saved, change, tmp_path / "their.ckpt")
+    message = refused(lambda: check_restorable(path, read_checkpoint(path), goes_on=True))
+    assert f"ckpt_path: {path}: {words}" in message
+
+
 def hide_class_names(content: Content) -> None:
     content["FakeDataModule"]["class_names"] = 3
 
@@ -597,6 +622,25 @@ COMMANDS: list[tuple[str, list[str]]] = [
 ]
 
 
+def test_what_only_lightning_can_see_is_a_message_too(
+    saved: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here: an optimiser of other weights."""
+    state = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0, 1, 2]}]}
+    path = write(saved, put("optimizer_states", [state]), tmp_path / "their.ckpt")
+    words = dict(COMMANDS)["train fit"]
+    with pytest.raises(SystemExit) as stopped:
+        main([fill(word, path, tmp_path / "run") for word in words] + ["--trainer.enable_model_summary", "false"])
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "ckpt_path: the checkpoint cannot be restored: ValueError: loaded state dict has a different number" in last
+
+
+def fill(word: str, path: Path, folder: Path) -> str:
+    """A word of `COMMANDS` with its places filled in; those of JSON stay."""
+    return word if '"' in word else word.format(path, folder=folder)
+
+
 @pytest.mark.parametrize("words", [row[1] for row in COMMANDS], ids=[row[0] for row in COMMANDS])
 def test_every_command_looks_a_checkpoint_through(
     words: list[str], saved: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -608,7 +652,7 @@ def test_every_command_looks_a_checkpoint_through(
     Image.new("RGB", (16, 16)).save(folder / "0.png")
     path = write(saved, hide_class_names, tmp_path / "their.ckpt")
     with pytest.raises(SystemExit) as stopped:
-        main([word.format(path, folder=folder.parent) if "{" in word and '"' not in word else word for word in words])
+        main([fill(word, path, folder.parent) for word in words])
     said = capsys.readouterr().err
     assert stopped.value.code == 2
     assert f"{path}: FakeDataModule.class_names: got 3, expected a list of 3 class names" in said.splitlines()[-1]
