@@ -14,6 +14,7 @@ from mhc_vision.analysis.figure_files import new_figure
 from mhc_vision.analysis.measure_model import as_hyper_connected, measure_model
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.analysis.tables import markdown_table
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.training.evaluate import EvaluationOptions
 from mhc_vision.training.load_model import LoadedModel, load_model
@@ -46,7 +47,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision analyze",
         description="Gains, maps, unfolded connections, branch inputs, streams and coefficients of a model.",
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.training.messages import fail
 from mhc_vision.yaml_files import parse_yaml
 
@@ -17,7 +18,7 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 for bad input, 1 if a run failed, 130 after an interrupt.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision compare",
         description="Run a matrix of trainings or fine-tunings, several at a time, and report on them. "
         "The same command goes on where it was stopped.",

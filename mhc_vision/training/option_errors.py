@@ -21,6 +21,7 @@ REFUSALS = (ValueError, ImportError, MisconfigurationException)
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*")
+_NEXT_TRY = "\n    - "
 _LONGEST = 300
 _OF_HARDWARE = ("accelerator", "devices", "strategy", "precision")
 
@@ -134,8 +135,8 @@ def _class_error(key: str, class_path: str, rest: str, given: Sequence[Given]) -
         place = f"{source}: " if source and not source.startswith("--") else ""
         return f"{place}{key}.{match[1]}: {name} has no such option{nearest(match[1], known)}"
     if match := _KEY.match(rest):
-        return _value_error(f"{key}.{match[1]}", rest[match.end() :].split("\n    - ")[0], given)
-    return f"{key}: {name}: {_beginning(rest)}"
+        return _value_error(f"{key}.{match[1]}", rest[match.end() :].split(_NEXT_TRY)[0], given)
+    return f"{key}: {name}: {_beginning(rest.split(_NEXT_TRY)[0])}"
 
 
 def _unknown_class(key: str, name: str, rest: str) -> str:

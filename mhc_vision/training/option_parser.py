@@ -8,6 +8,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.training.given_settings import Given, batch_size_is_last, given_settings
 from mhc_vision.training.messages import fail
 from mhc_vision.training.option_errors import short_message
@@ -63,6 +64,7 @@ def parse_options(parser: LightningArgumentParser, words: Sequence[str]) -> Name
     try:
         given = given_settings(words, _load_values)
         config: Namespace = parser.parse_args(list(words))
+        _check_seed(_of_run(config)["seed_everything"])
     except _Refused as refused:
         fail(f"error: {short_message(str(refused), refused.parser, given)}", status=2)
     except ValueError as error:
@@ -71,9 +73,20 @@ def parse_options(parser: LightningArgumentParser, words: Sequence[str]) -> Name
     return config
 
 
-def _choose_batch_size(config: Namespace, given: Sequence[Given]) -> None:
+def _of_run(config: Namespace) -> Namespace:
+    """The settings without the subcommand above them."""
     subcommand = config.get("subcommand")
-    options = (config[subcommand] if subcommand else config).get("data.init_args")
+    settings: Namespace = config[subcommand] if subcommand else config
+    return settings
+
+
+def _check_seed(seed: int | bool) -> None:
+    if not isinstance(seed, bool):
+        check_whole_number("seed_everything", seed, at_least=0, at_most=2**32 - 1)
+
+
+def _choose_batch_size(config: Namespace, given: Sequence[Given]) -> None:
+    options = _of_run(config).get("data.init_args")
     if options is None or options.get("total_batch_size") is None or not batch_size_is_last(given):
         return
     rank_zero_only(print)(
