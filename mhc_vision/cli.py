@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from mhc_vision.checks import nearest
 from mhc_vision.training.cli import SUBCOMMANDS
 from mhc_vision.training.messages import fail
 
@@ -35,7 +36,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if words[0] in COMMANDS:
         name = words.pop(0)
     elif not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
-        fail(f"unknown command {words[0]!r}; there is: {', '.join(COMMANDS)}", status=2)
+        hint = nearest(words[0], COMMANDS)
+        fail(f"unknown command {words[0]!r}; there is: {', '.join(COMMANDS)}{hint}", status=2)
     importlib.import_module(f"mhc_vision.commands.{name}").run(words)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mhc_vision.analysis.run_report import write_run_report
+from mhc_vision.checks import nearest
 from mhc_vision.training.cli import SUBCOMMANDS, TrainCLI
 from mhc_vision.training.divergence import TrainingDiverged
 from mhc_vision.training.interrupt import TrainingInterrupted
@@ -24,7 +25,10 @@ def run(words: Sequence[str]) -> None:
 def run_cli(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
     """Runs a command line of `TrainCLI` or one like it, as `run` does."""
     words = list(words)
-    if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help")):
+    if words and not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
+        hint = nearest(words[0], SUBCOMMANDS)
+        fail(f"unknown subcommand {words[0]!r}; there is: {', '.join(SUBCOMMANDS)}{hint}", status=2)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "fit")
     try:
         _train(cli_class, words)

@@ -53,7 +53,8 @@ def source_of(given: Sequence[Given], key: str) -> str | None:
     """
     first, _, rest = key.partition(".")
     for one in reversed(given):
-        for path in ([first, *rest.split(".")], [first, "init_args", *rest.split(".")]):
+        names = rest.split(".") if rest else []
+        for path in ([first, *names], [first, "init_args", *names]):
             found: Any = one.settings
             for name in path:
                 found = found[name] if isinstance(found, dict) and name in found else None

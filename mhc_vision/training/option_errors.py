@@ -43,8 +43,10 @@ def short_message(message: str, parser: LightningArgumentParser, given: Sequence
         names = [name.partition(".")[2] or name for name in match[1].split(", ")]
         options = " and ".join(f"--{name}" for name in names)
         return f"{', '.join(names)}: not given, expected a --config that sets this, or {options}"
-    if match := re.match(r"argument (\S+) --> (\S+):", message):
-        return f"{match[2]}: follows from {match[1]}, expected that option in its place"
+    if match := re.match(r"argument (?P<source>\S+) --> (?P<key>\S+):", message) or re.match(
+        r'Linked "(?P<key>\S+)" must be given via "(?P<source>\S+)"', message
+    ):
+        return f"{match['key']}: follows from {match['source']}, expected no value of its own"
     if match := _KEY.match(message):
         return _value_error(match[1], message[match.end() :], given)
     return _beginning(message)
@@ -152,7 +154,8 @@ def _parameters(class_path: str) -> list[str]:
     found = getattr(sys.modules.get(module), name, None)
     if not inspect.isclass(found):
         return []
-    return [name for base in found.__mro__ for name in inspect.signature(base.__init__).parameters if name != "self"]
+    functions = [vars(base)["__init__"] for base in found.__mro__[:-1] if "__init__" in vars(base)]
+    return [name for function in functions for name in inspect.signature(function).parameters if name != "self"]
 
 
 def _subclasses(class_path: str) -> list[str]:
