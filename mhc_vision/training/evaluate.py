@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from mhc_vision.training.accuracy import accuracies
 from mhc_vision.training.inference import InferenceOptions, image_logits
@@ -76,8 +75,9 @@ def evaluate(
     """
     batches = image_logits(loaded, paths, options, "evaluate")
     device = options.torch_device()
-    # by default torchmetrics leaves NaN out of a mean
-    accuracy, loss = accuracies(loaded.num_classes).to(device), MeanMetric(nan_strategy="disable").to(device)
+    accuracy = accuracies(loaded.num_classes).to(device)
+    # torchmetrics' mean leaves NaN out, or with nan_strategy="disable" the weights of its values
+    loss = torch.zeros((), device=device)
     targets = None if labels is None else torch.tensor(labels)
     predictions = torch.full((len(paths),), -1)
     broken: list[str] = []
@@ -92,7 +92,7 @@ def evaluate(
         if targets is not None:
             batch_labels = targets[indices].to(device, non_blocking=True)
             accuracy.update(logits, batch_labels)
-            loss.update(F.cross_entropy(logits, batch_labels), weight=len(indices))
+            loss += F.cross_entropy(logits, batch_labels, reduction="sum")
     num_images = len(paths) - len(broken)
     if num_images == 0:
         raise ValueError(f"folder: none of the {len(paths)} images can be read; the first: {broken[0]}")
@@ -101,7 +101,7 @@ def evaluate(
         num_images=num_images,
         top1=figures.get("top1"),
         top5=figures.get("top5"),
-        loss=None if targets is None else loss.compute().item(),
+        loss=None if targets is None else (loss / num_images).item(),
         predictions=predictions,
         broken=broken,
         images_per_s=num_images / (time.perf_counter() - started),
