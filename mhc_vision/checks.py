@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -40,6 +40,34 @@ def check_number(
     limits = [f"{words} {bound:g}" for words, bound in bounds if bound is not None]
     expected = " ".join(["a finite number", " and ".join(limits)]).rstrip()
     raise ValueError(f"{argument}: got {value!r}, expected {expected}")
+
+
+def check_numbers(
+    argument: str,
+    values: Any,
+    *,
+    length: int | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise ValueError unless `values` are one finite number or more, each as in `check_number`.
+
+    Args:
+        argument: What the error calls them.
+        values: What was given.
+        length: How many there must be.
+        at_least: Smallest value.
+        above: Value that each must exceed, in place of `at_least`.
+        at_most: Largest value.
+        below: Value that each must stay below, in place of `at_most`.
+    """
+    is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
+    if not is_sequence or not values or (length is not None and len(values) != length):
+        raise ValueError(f"{argument}: got {values!r}, expected {length or 'one or more'} numbers")
+    for place, value in enumerate(values):
+        check_number(f"{argument}[{place}]", value, at_least=at_least, above=above, at_most=at_most, below=below)
 
 
 def check_whole_number(argument: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> None:

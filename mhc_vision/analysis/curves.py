@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.analysis.figure_files import line_look, new_figure, save_figure
+from mhc_vision.checks import check_whole_number
 from mhc_vision.metrics_log import read_metric
 
 
 def smooth(values: list[float], window: int) -> list[float]:
-    """Mean of each value and up to `window - 1` values before it."""
+    """Mean of each value and up to `window - 1` values before it.
+
+    Raises:
+        ValueError: If the window is no whole number from 1.
+    """
+    check_whole_number("window", window, at_least=1)
     return [sum(part) / len(part) for i in range(len(values)) for part in [values[max(0, i - window + 1) : i + 1]]]
 
 

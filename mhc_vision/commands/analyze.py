@@ -14,6 +14,7 @@ from mhc_vision.analysis.figure_files import new_figure
 from mhc_vision.analysis.measure_model import as_hyper_connected, measure_model
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.analysis.tables import markdown_table
+from mhc_vision.checks import check_whole_number
 from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.training.evaluate import EvaluationOptions
@@ -80,8 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     device = EvaluationOptions(batch_size=arguments.batch_size, device=arguments.device).torch_device()
-    if arguments.num_images < 1:
-        raise ValueError(f"num_images must be at least 1, got {arguments.num_images}")
+    check_whole_number("num_images", arguments.num_images, at_least=1)
     check_new_directory(arguments.out)
     # without matplotlib all measuring would be in vain
     new_figure(1.0, 1.0)

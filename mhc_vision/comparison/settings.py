@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mhc_vision.checks import nearest
+from mhc_vision.checks import check_whole_number, nearest
 from mhc_vision.yaml_files import read_yaml
 
 # what the comparison itself gives to each run
@@ -142,9 +142,8 @@ def whole_number(what: str, value: Any, lowest: int) -> int:
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise ValueError(f"{what}: got {value!r}, expected a whole number from {lowest}")
-    return value
+    check_whole_number(what, value, at_least=lowest)
+    return int(value)
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

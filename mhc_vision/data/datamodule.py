@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mhc_vision.checks import check_choice
+from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.class_names import distinct_names
 from mhc_vision.data.lazy_loader import LazyDataLoader
@@ -20,6 +20,9 @@ from mhc_vision.data.seeding import SeededDataset, derive_seed
 
 Metric = Literal["top1", "mean_per_class"]
 """By which models are compared on a dataset: accuracy over all samples, or the mean of the classes' accuracies."""
+
+MAX_SEED = 2**32 - 1
+"""The largest that Lightning's `seed_everything` takes, too."""
 
 # options that do not change what is trained on; batch_size counts as what follows from it and total_batch_size
 FREE_TO_CHANGE = (
@@ -82,14 +85,12 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         # those of the subclass, for checkpoints; the model's are the ones that loggers show
         self.save_hyperparameters(logger=False)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or positive, got {num_workers}")
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {repeats}")
-        if total_batch_size is not None and total_batch_size < 1:
-            raise ValueError(f"total_batch_size must be at least 1, got {total_batch_size}")
+        check_whole_number("batch_size", batch_size, at_least=1)
+        check_whole_number("num_workers", num_workers, at_least=0)
+        check_whole_number("repeats", repeats, at_least=1)
+        if total_batch_size is not None:
+            check_whole_number("total_batch_size", total_batch_size, at_least=1)
+        check_whole_number("seed", seed, at_least=0, at_most=MAX_SEED)
         self.repeats = repeats
         self.total_batch_size = total_batch_size
         self._batch_size = batch_size

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data.augmented import AugmentedDataModule
 from mhc_vision.data.class_names import check_distinct, number_classes
 from mhc_vision.data.datamodule import Metric, checked_metric
@@ -73,10 +74,9 @@ class TimmDataModule(AugmentedDataModule):
         **augmentation: Any,
     ) -> None:
         super().__init__(**augmentation)
-        if shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_whole_number("shuffle_buffer", shuffle_buffer, at_least=1)
+        if num_classes is not None:
+            check_whole_number("num_classes", num_classes, at_least=1)
         prefix = dataset.partition("/")[0].lower() if "/" in dataset else ""
         if prefix in _NOT_REPEATABLE:
             raise ValueError(f"dataset: {dataset!r} has no order that a run could resume; use hfds/ or wds/")

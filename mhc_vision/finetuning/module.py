@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from mhc_vision.checks import check_number, check_numbers, check_whole_number
 from mhc_vision.finetuning.methods import PROBES, Method, choose_parameters
 from mhc_vision.finetuning.start import AS_LOADED, Start, start_from
 from mhc_vision.models.lora import LoraOptions
@@ -116,14 +117,11 @@ class FinetuneModule(ClassificationModule):
 
 
 def _check_probe(settings: Any) -> None:
-    if not settings["probe_lrs"] or min(settings["probe_lrs"]) <= 0:
-        raise ValueError(f"probe_lrs must be positive, at least one, got {list(settings['probe_lrs'])}")
+    check_numbers("probe_lrs", settings["probe_lrs"], above=0)
+    if settings["probe_cs"]:
+        check_numbers("probe_cs", settings["probe_cs"], above=0)
+    for name in ("probe_epochs", "knn_k"):
+        check_whole_number(name, settings[name], at_least=1)
+    check_number("knn_temperature", settings["knn_temperature"], above=0)
     if settings["method"] == "linear" and settings["probe_cs"] and importlib.util.find_spec("sklearn") is None:
         raise ImportError("logistic regression (probe_cs) needs scikit-learn: pip install 'mhc_vision[finetune]'")
-    if any(c <= 0 for c in settings["probe_cs"]):
-        raise ValueError(f"probe_cs must be positive, got {list(settings['probe_cs'])}")
-    for name in ("probe_epochs", "knn_k"):
-        if settings[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {settings[name]}")
-    if settings["knn_temperature"] <= 0:
-        raise ValueError(f"knn_temperature must be positive, got {settings['knn_temperature']}")

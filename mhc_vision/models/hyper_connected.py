@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mhc_vision.checks import nearest
+from mhc_vision.checks import check_whole_number, nearest
 from mhc_vision.layers import (
     check_block_class,
     check_connection,
@@ -19,6 +19,7 @@ from mhc_vision.layers import (
 from mhc_vision.layers.fused import is_fusable
 from mhc_vision.layers.stack import StreamSequential, StreamStack, adopt
 from mhc_vision.models.checkpoints import check_connections
+from mhc_vision.models.model_arguments import check_model_arguments
 
 CONNECTION_OPTIONS = (
     *("learn_pre", "learn_post", "learn_res"),
@@ -91,8 +92,7 @@ class HyperConnected(nn.Module):
         _check_names(super().__init__, kwargs)
         block_fn = kwargs.get("block_fn", Block)
         check_block_class(getattr(block_fn, "func", block_fn))
-        if kwargs.get("depth", 12) < 1:
-            raise ValueError(f"depth: got {kwargs['depth']!r}, expected at least 1 block to read the streams out")
+        check_model_arguments(kwargs)
         # timm initialises the weights at the end of its constructor, where init_weights below needs these two
         self.num_streams = num_streams
         self.scale_output_init = scale_output_init
@@ -117,8 +117,7 @@ class HyperConnected(nn.Module):
         Raises:
             ValueError: no whole number from 1, or more than 1 for blocks that never run as a whole stack.
         """
-        if not isinstance(stream_stride, int) or isinstance(stream_stride, bool) or stream_stride < 1:
-            raise ValueError(f"stream_stride: got {stream_stride!r}, expected a whole number from 1")
+        check_whole_number("stream_stride", stream_stride, at_least=1)
         if stream_stride > 1 and not (isinstance(self.blocks, StreamSequential) and is_fusable(self.blocks)):
             raise ValueError(
                 f"stream_stride: got {stream_stride} for blocks that run one by one, expected 1 (more is for ViT with "

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from mhc_vision.checks import check_whole_number
+
 
 def check_image_size(model: nn.Module, name: str, *sides: int) -> None:
     """Raise ValueError unless patches fill an image: timm would leave the pixels beyond the last whole one out, unsaid.
@@ -18,8 +20,7 @@ def check_image_size(model: nn.Module, name: str, *sides: int) -> None:
     patch_sides = (patch_size,) if isinstance(patch_size, int) else tuple(patch_size)
     own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", ())
     for side in sides:
-        if side < 1:
-            raise ValueError(f"img_size: got {side}, expected at least 1 pixel")
+        check_whole_number("img_size", side, at_least=1)
         if getattr(patch_embed, "dynamic_img_pad", False) or side in own[1:]:
             continue
         for patch in patch_sides:

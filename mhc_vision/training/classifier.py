@@ -17,6 +17,7 @@ from mhc_vision.models.designs import DESIGNS, create_with_design
 from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS
 from mhc_vision.models.hyperconnect import hyperconnect
 from mhc_vision.models.image_size import check_image_size
+from mhc_vision.models.model_arguments import check_model_arguments
 
 OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
 """Of `create_classifier`, which `model_args` must not hold."""
@@ -116,9 +117,10 @@ def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 def check_model_args(model_args: Mapping[str, Any]) -> None:
-    """Raise ValueError if `model_args` hold what has an argument of its own."""
+    """Raise ValueError if `model_args` hold what has an argument of its own, or a number out of range."""
     if taken := sorted(set(model_args) & set(OWN_ARGUMENTS)):
         raise ValueError(f"model_args must not hold {taken}: set them as arguments of the model itself")
+    check_model_arguments(model_args)
 
 
 def freeze_sincos_pos_embed(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.evaluation_images import EvaluationImages, collate_readable
 from mhc_vision.data.transforms import eval_transform
@@ -36,10 +37,8 @@ class InferenceOptions:
     precision: Literal["32", "bf16"] = "32"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or positive, got {self.num_workers}")
+        check_whole_number("batch_size", self.batch_size, at_least=1)
+        check_whole_number("num_workers", self.num_workers, at_least=0)
         if self.precision not in ("32", "bf16"):
             raise ValueError(f"precision must be '32' or 'bf16', got {self.precision!r}")
         self.torch_device()

@@ -9,7 +9,7 @@ import timm
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from mhc_vision.checks import nearest
+from mhc_vision.checks import check_number, check_whole_number, nearest
 from mhc_vision.data.class_names import check_class_names, check_distinct, distinct_names
 from mhc_vision.data.naming import first_few
 from mhc_vision.finite import check_finite_weights
@@ -106,6 +106,10 @@ def load_model(
         ValueError: If there is no such model, it cannot be read or downloaded, it is refused by `needs_rgb_classes`, an
             option does not belong to its kind, it has no images of this size, or its weights are not finite.
     """
+    if img_size is not None:
+        check_whole_number("img_size", img_size, at_least=1)
+    if crop_pct is not None:
+        check_number("crop_pct", crop_pct, above=0, at_most=1)
     path = Path(name)
     is_checkpoint = path.suffix == ".ckpt" or path.is_file()
     if weights == "raw" and not is_checkpoint:

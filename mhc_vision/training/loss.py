@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from mhc_vision.checks import check_choice
+from mhc_vision.checks import check_choice, check_number
 
 LOSSES = ("ce", "bce")
 
@@ -24,8 +24,7 @@ def classification_loss(kind: str, label_smoothing: float = 0.0) -> Loss:
         ValueError: If `kind` is unknown or `label_smoothing` does not fit it.
     """
     check_choice("loss", kind, LOSSES)
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    check_number("label_smoothing", label_smoothing, at_least=0, below=1)
     if kind == "ce":
 
         def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
-from mhc_vision.checks import check_choice
+from mhc_vision.checks import check_choice, check_number, check_numbers, check_whole_number
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.training.accuracy import NotFiniteRows, accuracies
 from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS
@@ -98,22 +98,21 @@ class ClassificationModule(LightningModule):
         super().__init__()
         # plain types only: checkpoints are loaded with weights_only=True
         self.save_hyperparameters()
-        _check_positive(num_classes=num_classes, num_streams=num_streams, in_chans=in_chans, lr=lr, eps=eps)
-        if num_classes < 2:
-            raise ValueError(
-                f"num_classes: got {num_classes}, expected at least 2: data of one class has nothing to learn"
-            )
-        _check_positive(connection_lr_scale=connection_lr_scale)
-        _check_not_negative(weight_decay=weight_decay, warmup_steps=warmup_steps, warmup_epochs=warmup_epochs)
-        if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(f"betas must be in [0, 1), got {tuple(betas)}")
-        if not 0.0 <= min_lr <= lr:
-            raise ValueError(f"min_lr must be between 0 and lr = {lr}, got {min_lr}")
+        _check_model_numbers(num_classes, num_streams, in_chans, img_size)
+        check_number("lr", lr, above=0)
+        check_number("min_lr", min_lr, at_least=0, at_most=lr)
+        check_number("weight_decay", weight_decay, at_least=0)
+        check_numbers("betas", betas, length=2, at_least=0, below=1)
+        check_number("eps", eps, above=0)
+        check_number("connection_lr_scale", connection_lr_scale, above=0)
+        check_number("layer_decay", layer_decay, above=0, at_most=1)
+        if warmup_steps is not None:
+            check_whole_number("warmup_steps", warmup_steps, at_least=0)
+        if warmup_epochs is not None:
+            check_number("warmup_epochs", warmup_epochs, at_least=0)
         if warmup_steps is not None and warmup_epochs is not None:
             raise ValueError(f"give warmup_steps or warmup_epochs, not both: got {warmup_steps} and {warmup_epochs}")
         check_choice("optimizer", optimizer, ("adamw", "lamb"))
-        if not 0.0 < layer_decay <= 1.0:
-            raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
         checked_metric(metric)
         if fixed_pos_embed not in (None, "sincos2d"):
             raise ValueError(f"fixed_pos_embed must be null or 'sincos2d', got {fixed_pos_embed!r}")
@@ -146,6 +145,8 @@ class ClassificationModule(LightningModule):
                 "trainer.gradient_clip_algorithm must be 'norm', the only one this module clips by, "
                 f"got {str(self.trainer.gradient_clip_algorithm.value)!r}"
             )
+        if stage == "fit" and self.trainer.gradient_clip_val is not None:
+            check_number("trainer.gradient_clip_val", self.trainer.gradient_clip_val, at_least=0)
         if self.hparams["compile"]:
             self.model.compile()
 
@@ -260,13 +261,10 @@ class ClassificationModule(LightningModule):
         return round(self.hparams["warmup_epochs"] * steps_per_epoch)
 
 
-def _check_positive(**arguments: float) -> None:
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _check_not_negative(**arguments: float | None) -> None:
-    for name, value in arguments.items():
-        if value is not None and not value >= 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
+def _check_model_numbers(num_classes: int, num_streams: int, in_chans: int, img_size: int | None) -> None:
+    numbers = {"num_classes": num_classes, "num_streams": num_streams, "in_chans": in_chans, "img_size": img_size}
+    for name, value in numbers.items():
+        if name != "img_size" or value is not None:
+            check_whole_number(name, value, at_least=1)
+    if num_classes < 2:
+        raise ValueError(f"num_classes: got {num_classes}, expected at least 2: data of one class has nothing to learn")

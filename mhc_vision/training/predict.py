@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data.image_files import decode_file, list_files
 from mhc_vision.training.class_labels import class_labels
 from mhc_vision.training.inference import InferenceOptions, image_logits
@@ -46,8 +47,7 @@ def predict_files(
     """
     model_options = model_options or ModelOptions()
     options = options or InferenceOptions()
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    check_whole_number("top_k", top_k, at_least=1)
     files = list_files(paths)
     loaded = load_model(name, **vars(model_options))
     images, unreadable = _predict(loaded, files, options, top_k)

@@ -181,7 +181,7 @@ def test_splits_with_other_classes_are_refused(image_folder: Path) -> None:
         ({"dataset": "folder/name"}, "expected hfds/..., wds/..., torch/... or an empty name, got 'folder/name'"),
         ({"dataset": "torch/nothing"}, "'torch/nothing' with split 'train' cannot be opened: Unknown"),
         ({"dataset": "torch/cifar10"}, "'torch/cifar10' with split 'train' cannot be opened: Dataset not found"),
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 0}, "num_classes: got 0, expected a whole number from 1"),
         ({"num_classes": 4, "val_split": "val"}, "num_classes is 4, but there are 3 class names"),
         ({"batch_size": 0}, "batch_size"),
     ],

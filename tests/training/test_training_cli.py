@@ -160,8 +160,8 @@ def test_an_unknown_command_is_named_with_those_there_are(capsys):
         (["--model.learning_rate", "1"], "learning_rate"),
         (["--model.connection", "hc"], "hc"),
         (["--model.name", "vit_bse_patch16_224"], "nearest: .*vit_base_patch16_224"),
-        (["--model.lr", "-1"], "lr must be positive, got -1.0"),
-        (["--data.batch_size", "0"], "batch_size must be at least 1, got 0"),
+        (["--model.lr", "-1"], "lr: got -1.0, expected a finite number above 0"),
+        (["--data.batch_size", "0"], "batch_size: got 0, expected a whole number from 1"),
         (["--config", "no_such_file.yaml"], "no_such_file.yaml"),
     ],
 )
