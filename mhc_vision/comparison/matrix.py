@@ -174,6 +174,7 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
         raise ValueError(f"baseline: got {baseline!r}, expected one of the arms: {', '.join(arms)}{hint}")
     seeds = _check_seeds(content["seeds"])
     threads = whole_number("threads", content.get("threads", 1), lowest=1)
+    gpus = whole_number("gpus", content.get("gpus", 1), lowest=0)
     common = Settings((), check_mapping("set", content.get("set", {})))
     last = Settings((), dict(options or {}))
     pairs = {
@@ -198,7 +199,7 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
         seeds=seeds,
         cells=tuple(cells),
         threads=threads,
-        gpus=whole_number("gpus", content.get("gpus", 1), lowest=0),
+        gpus=gpus,
     )
 
 
