@@ -212,15 +212,18 @@ ROWS: dict[str, tuple[Callable[[Place], object], str]] = {
     "in memory, hidden files": (folder("hidden", InMemoryFolderDataModule), "root: no images in .*hidden/train/bee"),
     "in memory, too few": (
         folder("whole", InMemoryFolderDataModule, max_train_images=1),
-        "max_train_images must be at least 1 for each of 2 classes, got 1",
+        "max_train_images: got 1, expected at least 1 for each of 2 classes",
     ),
     "in memory, no validation": (
         folder("whole", InMemoryFolderDataModule, max_val_images=0),
-        "max_val_images must be at least 1 for each of 2 classes, got 0",
+        "max_val_images: got 0, expected a whole number from 1",
     ),
     "in memory, keep_on": (folder("whole", InMemoryFolderDataModule, keep_on="gpu"), "keep_on must be 'auto', 'cpu'"),
-    "in memory, mean of one": (folder("whole", InMemoryFolderDataModule, mean=(0.5,)), "mean must have 3 values"),
-    "mean of one": (folder("whole", mean=(0.5,)), "mean must have 3 values"),
+    "in memory, mean of one": (
+        folder("whole", InMemoryFolderDataModule, mean=(0.5,)),
+        r"mean: got \(0.5,\), expected 3 numbers",
+    ),
+    "mean of one": (folder("whole", mean=(0.5,)), r"mean: got \(0.5,\), expected 3 numbers"),
     "evaluate, no folder": (lambda place: evaluation_folder(place / "a_file"), "folder: .*a_file is not a folder"),
     "evaluate, missing": (lambda place: evaluation_folder(place / "nowhere"), "folder: .*nowhere is missing"),
     "evaluate, train only": (lambda place: evaluation_folder(place / "only_train"), "has train/, but no val/ or test/"),
@@ -365,7 +368,7 @@ ROWS: dict[str, tuple[Callable[[Place], object], str]] = {
     "size, evaluate": (lambda place: load_model(str(place / "named"), img_size=33), "img_size: got 33 for .*named"),
     "size, nothing": (
         lambda place: load_model(str(place / "named"), img_size=0),
-        "img_size: got 0, expected at least 1",
+        "img_size: got 0, expected a whole number from 1",
     ),
     "size, create_model": (
         lambda _: timm.create_model("test_vit_mhc", img_size=40),

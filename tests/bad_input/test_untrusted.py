@@ -208,7 +208,7 @@ CHECKPOINTS: list[tuple[str, Change, str]] = [
     ("args hub", argument("hf_hub_id", "a/b"), "model_args.hf_hub_id: got 'a/b', expected no such key"),
     ("depth 10^7", argument("depth", 10**7), "model_args.depth: got 10000000, expected 1: the weights are of so many"),
     ("depth 0", argument("depth", 0), "model_args.depth: got 0, expected 1"),
-    ("depth text", argument("depth", "1"), "'<' not supported between instances of 'str' and 'int'"),
+    ("depth text", argument("depth", "1"), "depth: got '1', expected a whole number from 1"),
     ("width 10^9", argument("embed_dim", 10**9), "model_args.embed_dim: got 1000000000, expected numbers up to"),
     ("width another", argument("embed_dim", 128), "does not fit the model of its settings"),
     ("heads 0", argument("num_heads", 0), "no model can be built of hyper_parameters"),
