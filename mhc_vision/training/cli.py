@@ -22,7 +22,7 @@ from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.loss_spikes import LossSpikes
 from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
-from mhc_vision.training.option_errors import REFUSALS, reason_of, trainer_refusals
+from mhc_vision.training.option_errors import REFUSALS, is_refusal, reason_of, trainer_refusals
 from mhc_vision.training.option_parser import OptionParser, parse_options
 from mhc_vision.training.resume import check_same_classes, check_same_model, check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
@@ -201,7 +201,7 @@ class TrainCLI(LightningCLI):
             if self._setup_mark.is_restoring:
                 # Lightning takes the structure of a checkpoint for granted
                 fail(f"error: ckpt_path: the checkpoint cannot be restored: {short_reason(error)}", status=2)
-            if self._setup_mark.is_set_up or not isinstance(error, REFUSALS):
+            if not is_refusal(error, self._setup_mark.is_set_up):
                 raise
             fail(f"error: {error}", status=2)
 

@@ -52,6 +52,15 @@ def short_message(message: str, parser: LightningArgumentParser, given: Sequence
     return _beginning(message)
 
 
+def is_refusal(error: Exception, is_set_up: bool) -> bool:
+    """Whether an error of a run is about its settings; once all is set up, a few of Lightning's still are."""
+    # which metrics there are, callbacks learn at the first validation
+    if isinstance(error, MisconfigurationException) or str(error).startswith("Early stopping conditioned on metric"):
+        return True
+    # wandb has no login, say: its errors are not importable where it is not installed
+    return not is_set_up and (isinstance(error, REFUSALS) or type(error).__module__.startswith("wandb."))
+
+
 def reason_of(error: BaseException) -> BaseException:
     """What a class or Lightning refused, without jsonargparse's account of the types it tried."""
     while isinstance(error.__cause__, REFUSALS):

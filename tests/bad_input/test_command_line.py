@@ -424,3 +424,24 @@ def test_a_dataset_of_torchvision_has_names_like_it(refused, places):
         "cfar10",
     ]
     assert "; nearest: cifar10" in refused([*words, "--data.root", places])
+
+
+# what callbacks find out only when metrics are there
+def test_a_metric_that_is_not_logged_is_a_message(refused, places):
+    said = refused(
+        [
+            *(
+                "train",
+                "--config",
+                CONFIGS / "digits.yaml",
+                "--model.model_args.depth",
+                "1",
+                "--model.warmup_epochs",
+                "0",
+            ),
+            *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"),
+            *("--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", places / "run"),
+            *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/accuracy"),
+        ]
+    )
+    assert "Early stopping conditioned on metric `val/accuracy` which is not available" in said
