@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from mhc_vision.checks import nearest
+from mhc_vision.command_start import readers_may_leave
 from mhc_vision.training.cli import SUBCOMMANDS
 from mhc_vision.training.messages import fail
 
@@ -29,9 +30,14 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: With status 2 for bad input, 130 after an interrupt of a training.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help"):
-        print(_usage())
-        return
+    with readers_may_leave():
+        if not words or words[0] in ("-h", "--help"):
+            print(_usage())
+        else:
+            _run(words)
+
+
+def _run(words: list[str]) -> None:
     name = "train"
     if words[0] in COMMANDS:
         name = words.pop(0)
