@@ -32,7 +32,7 @@ def run(words: Sequence[str]) -> None:
     """Runs `MODEL --out DIRECTORY [options]`: writes figures, numbers and a page, and prints the main figures.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt.
+        SystemExit: With status 2 for bad input.
     """
     arguments = _parser().parse_args(words)
     try:
@@ -41,8 +41,6 @@ def run(words: Sequence[str]) -> None:
         report = write_analysis(record, arguments.out)
     except (ValueError, ImportError) as error:
         fail(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
     print(markdown_table(summary_rows(record)))
     print(f"report: {report}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.commands.command_parser import CommandParser
+from mhc_vision.termination import exit_status
 from mhc_vision.training.messages import fail
 from mhc_vision.yaml_files import parse_yaml
 
@@ -16,7 +17,7 @@ def run(words: Sequence[str]) -> None:
     """Runs `MATRIX --out DIR [--jobs N] [--set KEY=VALUE ...] [--report-only]`.
 
     Raises:
-        SystemExit: With status 2 for bad input, 1 if a run failed, 130 after an interrupt.
+        SystemExit: With status 2 for bad input, 1 if a run failed, 130 after Ctrl-C, 143 after SIGTERM.
     """
     parser = CommandParser(
         prog="mhc-vision compare",
@@ -60,9 +61,10 @@ def _compare(arguments: argparse.Namespace, command: str) -> int:
         print(f"{matrix.name}: {describe(slots, matrix.threads)}", flush=True)
         try:
             Runner(directory, slots, Progress()).run(matrix)
-        except ComparisonInterrupted:
+        except ComparisonInterrupted as interrupt:
             finished = sum(directory.is_finished(cell) for cell in matrix.cells)
-            fail(f"interrupted: {finished} of {len(matrix.cells)} runs finished; go on with {command}", status=130)
+            said = f"interrupted: {finished} of {len(matrix.cells)} runs finished; go on with {command}"
+            fail(said, status=exit_status(interrupt.signum))
     print(f"report: {write_report(matrix, directory, command)}")
     return sum(directory.failure(cell) is not None for cell in matrix.cells)
 

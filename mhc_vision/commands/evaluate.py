@@ -19,7 +19,7 @@ def run(words: Sequence[str]) -> None:
     """Runs `MODEL FOLDER [options]`: prints a table, and writes the figures as JSON where asked.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt.
+        SystemExit: With status 2 for bad input.
     """
     arguments = _parser().parse_args(words)
     try:
@@ -36,8 +36,6 @@ def run(words: Sequence[str]) -> None:
         )
     except ValueError as error:
         fail(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
     print(_report(record))
     if arguments.json is not None:
         record["command"] = ["mhc-vision", "evaluate", *words]

@@ -16,7 +16,7 @@ def run(words: Sequence[str]) -> None:
     """Runs `MODEL DIRECTORY [--format onnx] [options]`.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt.
+        SystemExit: With status 2 for bad input.
     """
     arguments = _parser().parse_args(words)
     try:
@@ -27,8 +27,6 @@ def run(words: Sequence[str]) -> None:
             export_checkpoint(Path(arguments.model), arguments.directory, arguments.weights)
     except (ValueError, ImportError) as error:
         fail(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
     print(f"exported: {arguments.directory}")
 
 

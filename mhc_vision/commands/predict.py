@@ -39,8 +39,6 @@ def run(words: Sequence[str]) -> None:
         )
     except ValueError as error:
         fail(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
     record["command"] = ["mhc-vision", "predict", *words]
     text = json_text(record, indent=2) + "\n" if arguments.format == "json" else csv_text(record)
     if arguments.out is not None:

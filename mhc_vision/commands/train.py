@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mhc_vision.analysis.run_report import write_run_report
 from mhc_vision.checks import nearest
+from mhc_vision.termination import exit_status
 from mhc_vision.training.cli import SUBCOMMANDS, TrainCLI
 from mhc_vision.training.divergence import TrainingDiverged
 from mhc_vision.training.interrupt import TrainingInterrupted
@@ -17,7 +18,8 @@ def run(words: Sequence[str]) -> None:
     A finished training leaves `report.md` and `figures/` in its run directory; `--trainer.fast_dev_run` leaves nothing.
 
     Raises:
-        SystemExit: With status 2 for bad input, 1 for a run that has diverged, 130 after an interrupt.
+        SystemExit: With status 2 for bad input, 1 for a run that has diverged, 130 or 143 where Ctrl-C or SIGTERM stopped
+            the training.
     """
     run_cli(TrainCLI, words)
 
@@ -35,14 +37,7 @@ def run_cli(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
     except TrainingDiverged as diverged:
         fail(f"error: {diverged}", status=1)
     except TrainingInterrupted as interrupt:
-        fail(str(interrupt), status=130)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
-    except SystemExit as stop:
-        # what Lightning makes of an interrupt inside the trainer, with status 1
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            fail("interrupted", status=130)
-        raise
+        fail(str(interrupt), status=exit_status(interrupt.signum))
 
 
 def _train(cli_class: type[TrainCLI], words: Sequence[str]) -> None:

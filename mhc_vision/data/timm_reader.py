@@ -128,6 +128,7 @@ class TimmDataModule(AugmentedDataModule):
             world_size,
             self.num_workers,
             self.shuffle_buffer,
+            self._accumulated(),
         )
         return StreamLoader(stream, self._position, **self._stream_options())
 

@@ -13,6 +13,7 @@ from mhc_vision.checks import check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.evaluation_images import EvaluationImages, collate_readable
 from mhc_vision.data.transforms import eval_transform
+from mhc_vision.data.worker_signals import outlive_sigterm
 from mhc_vision.finite import finite_rows
 from mhc_vision.training.load_model import LoadedModel
 
@@ -98,6 +99,7 @@ def image_logits(
         num_workers=options.num_workers,
         collate_fn=collate_readable,
         pin_memory=device.type == "cuda",
+        worker_init_fn=outlive_sigterm,
     )
     model = loaded.model.to(device)
     check_runs(model, loaded, device)

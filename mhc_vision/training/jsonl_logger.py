@@ -62,6 +62,9 @@ class JsonlLogger(Logger):
         record = {"step": step, "epoch": metrics.get("epoch"), "time": round(time.time(), 3), **metrics}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json_text(record) + "\n")
+            # a checkpoint that is on the disk must not be ahead of the log
+            file.flush()
+            os.fsync(file.fileno())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -88,10 +91,11 @@ class JsonlLogger(Logger):
         with open(self.path, "rb+") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
 
 
 class ForgetLaterSteps(Callback):
-    """For a resumed run: takes out of `metrics.jsonl` what was logged behind the checkpoint, for it comes again."""
+    """For a run that goes on: takes what was logged behind the checkpoint out of `metrics.jsonl`: it comes again."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the checkpoint is restored, before the first step."""

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from mhc_vision.data.class_names import chosen_by_number, distinct_names
 from mhc_vision.data.naming import first_few
 from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS, check_checkpoint, check_restorable
+from mhc_vision.training.run_directory import RunDirectory
 from mhc_vision.training.stored_weights import check_fits, short_reason
 
 NEWEST = "last"
@@ -24,7 +25,7 @@ def resume_path(ckpt_path: str | Path | None, run_dir: Path) -> Path | None:
     `last` is the newest whole one, those that SLURM's time limit made included; None where there is none yet.
 
     Raises:
-        ValueError: A file that is not there or not whole.
+        ValueError: A file that is not there or not whole, or `last` where no checkpoint is whole.
     """
     if ckpt_path is None:
         return None
@@ -38,15 +39,25 @@ def resume_path(ckpt_path: str | Path | None, run_dir: Path) -> Path | None:
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The whole checkpoint of most steps in `checkpoints/` and among SLURM's `hpc_ckpt_*`; warns of damaged ones."""
-    paths = [*(run_dir / "checkpoints").glob("*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]
-    whole = []
+    """The whole checkpoint of most steps in `checkpoints/` and among SLURM's `hpc_ckpt_*`; warns of damaged ones.
+
+    Raises:
+        ValueError: All of them are damaged.
+    """
+    paths = RunDirectory(run_dir).checkpoints()
+    whole, reasons = [], []
     for path in paths:
         reason = damage(path)
         if reason:
+            reasons.append(f"{path}: {reason}")
             warnings.warn(f"{path} is left out: {reason}", stacklevel=2)
         else:
             whole.append(path)
+    if reasons and not whole:
+        raise ValueError(
+            f"ckpt_path: got {NEWEST!r}, expected a whole checkpoint in {run_dir}; start over with --overwrite true "
+            f"({'; '.join(reasons)})"
+        )
     return max(whole, key=lambda path: (load(path)["global_step"], path.stat().st_mtime), default=None)
 
 

@@ -57,7 +57,7 @@ def test_a_run_is_started_by_the_command_of_the_matrix(content, tmp_path, comman
     words = run_command(cell, tmp_path, resume=True)
     assert words[:5] == [sys.executable, "-m", "mhc_vision", command, "fit"]
     assert words[-2:] == ["--ckpt_path", "last"]
-    assert run_command(cell, tmp_path, resume=False) == words[:-2]
+    assert run_command(cell, tmp_path, resume=False) == [*words[:-2], "--overwrite", "true"]
 
 
 def test_runs_are_started_with_their_share_and_what_is_finished_is_kept(matrix, directory):
