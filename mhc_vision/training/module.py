@@ -253,7 +253,8 @@ class ClassificationModule(LightningModule):
     def _warmup_steps(self) -> int:
         if self.hparams["warmup_epochs"] is None:
             return self.hparams["warmup_steps"] or 0
-        # known from here on: estimated_stepping_batches has set the training data up
+        # estimated_stepping_batches sets the training data up only where max_epochs limits the run
+        self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         if not math.isfinite(batches):
             raise ValueError("warmup_epochs needs training data of known length: set warmup_steps instead")

@@ -212,7 +212,7 @@ def test_what_the_setup_refuses_is_a_message_and_keeps_the_earlier_config(train,
     run_dir = train()
     saved = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as stopped:
-        train(*words)
+        train("--overwrite", "true", *words)
     assert stopped.value.code == 2
     assert re.search(f"^mhc-vision: error: .*{message}", capsys.readouterr().err, re.MULTILINE)
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
@@ -262,7 +262,7 @@ def test_of_two_batch_sizes_the_later_one_counts_and_says_so(tmp_path, capsys, l
 
 def test_the_flat_and_the_long_form_of_a_data_option_are_the_same(train):
     for form in ("--data.batch_size", "--data.init_args.batch_size"):
-        run_dir = train(form, "4")
+        run_dir = train(form, "4", "--overwrite", "true")
         config = yaml.safe_load((run_dir / "config.yaml").read_text())
         assert config["data"]["init_args"]["batch_size"] == 4
 
