@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,13 @@ def check_writable_directory(directory: Path, argument: str) -> None:
     """
     directory = directory.absolute()
     # a link that leads nowhere is in the way, too
-    there = next(folder for folder in (directory, *directory.parents) if folder.exists() or folder.is_symlink())
+    there = next(folder for folder in (directory, *directory.parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise ValueError(f"{argument}: {directory} cannot be written to: {there} is no directory")
     try:
+        with suppress(FileNotFoundError):
+            # a name may be too long to be there
+            os.lstat(directory)
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(_TRIAL_BYTES))
             file.flush()

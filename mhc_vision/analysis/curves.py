@@ -52,7 +52,9 @@ def plot_loss_curves(
     for index, (name, (steps, values)) in enumerate(curves.items()):
         lost = sum(not math.isfinite(value) for value in values)
         label_of_run = f"{name} ({lost} of {len(values)} not finite)" if lost else name
-        axes.plot(steps, _drawable(smooth(values, window)), label=label_of_run, **line_look(index) | {"marker": ""})
+        axes.plot(
+            steps, _drawable(smooth(values, window)), label=_plain(label_of_run), **line_look(index) | {"marker": ""}
+        )
     return _save(figure, axes, destination)
 
 
@@ -93,7 +95,7 @@ def plot_seed_bands(
         label_of_arm = f"{name} ({lost} of {len(seeds)} not finite)" if lost else name
         # where one is not finite there is neither a mean nor a band; min() and max() may pass over a NaN
         means = _drawable([sum(column) / len(column) for column in columns])
-        axes.plot(steps, means, label=label_of_arm, **look)
+        axes.plot(steps, means, label=_plain(label_of_arm), **look)
         if len(seeds) > 1:
             drawn = [column if math.isfinite(mean) else [mean] for column, mean in zip(columns, means, strict=True)]
             lowest, highest = [min(column) for column in drawn], [max(column) for column in drawn]
@@ -118,3 +120,8 @@ def _figure(label: str) -> tuple[Any, Any]:
 def _save(figure: Any, axes: Any, destination: str | os.PathLike[str]) -> list[Path]:
     axes.legend(frameon=False)
     return save_figure(figure, destination)
+
+
+def _plain(name: str) -> str:
+    """A name that matplotlib does not take for a formula."""
+    return name.replace("$", r"\$")

@@ -18,8 +18,8 @@ def run(words: Sequence[str]) -> None:
     A finished training leaves `report.md` and `figures/` in its run directory; `--trainer.fast_dev_run` leaves nothing.
 
     Raises:
-        SystemExit: With status 2 for bad input, 1 for a run that has diverged, 130 or 143 where Ctrl-C or SIGTERM stopped
-            the training.
+        SystemExit: With status 2 for bad input, 1 for a run that has diverged, 130 or 143 where Ctrl-C or SIGTERM
+            stopped it.
     """
     run_cli(TrainCLI, words)
 

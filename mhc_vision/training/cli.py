@@ -286,7 +286,7 @@ class TrainCLI(LightningCLI):
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", self.command_name, *self.command], seed)
         begin = BeginRun(self._run_directory, self._overwrites)
         # in front of the summary, which a run that has diverged does not get
-        added: list[Callback] = [begin, *_missing([StopWhenDiverged()], configured), summary]
+        added: list[Callback] = [*_missing([StopWhenDiverged()], configured), begin, summary]
         added += [ResumePosition(), self._setup_mark]
         every_n_steps = config["log_every_n_steps"] or 50
         watched = config["logger"] is not False

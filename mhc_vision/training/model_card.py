@@ -11,6 +11,7 @@ import yaml
 
 from mhc_vision.json_files import json_object, read_json_object
 from mhc_vision.layers import CONNECTIONS
+from mhc_vision.markdown import code_span, inline_markdown
 from mhc_vision.training.checkpoint_model import CheckpointModel
 from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.training.model_identity import weights_sha256
@@ -52,7 +53,7 @@ def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Li
     summary = _read_summary(summary_file) if summary_file.is_file() else {}
     parts = [
         _metadata(loaded.settings["connection"]),
-        f"# {name}",
+        f"# {inline_markdown(name)}",
         _what_it_is(loaded, weights),
         _usage(name, loaded.settings["connection"]),
         "## Figures",
@@ -87,7 +88,7 @@ def _what_it_is(loaded: CheckpointModel, weights: str) -> str:
         average = "an average over the steps (EMA)"
         which = f" The weights are {'those of the last step, not their average' if weights == 'raw' else average}."
     return (
-        f"`{settings['name']}` with {streams}, a classifier of {settings['num_classes']} classes, trained by "
+        f"{code_span(settings['name'])} with {streams}, a classifier of {settings['num_classes']} classes, trained by "
         f"mhc_vision.{which}"
     )
 
@@ -96,7 +97,7 @@ def _usage(name: str, connection: str | None) -> str:
     needed = "import mhc_vision  # registers the architecture with timm\n" if connection else ""
     return (
         f"```python\nimport timm\n{needed}\n"
-        f"model = timm.create_model('local-dir:{name}', pretrained=True).eval()\n"
+        f"model = timm.create_model({f'local-dir:{name}'!r}, pretrained=True).eval()\n"
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n```"
     )
 
@@ -110,7 +111,10 @@ def _figures(loaded: CheckpointModel, weights: str, summary: dict[str, Any], log
     else:
         rows = _logged(log, loaded.step) if log.is_file() else {}
         if summary.get("steps") == loaded.step:
-            rows |= {key: value for key, value in summary["metrics"].items() if _is_evaluation(key)}
+            # the figures of validation may be of an earlier step
+            validated = summary.get("validated_at_step", loaded.step) == loaded.step
+            prefixes = ("val/", "test/") if validated else ("test/",)
+            rows |= {key: value for key, value in summary["metrics"].items() if key.startswith(prefixes)}
         if not rows:
             said += " It recorded no validation of these weights."
     rows["weights (SHA-256)"] = weights_sha256(loaded.model.state_dict())
@@ -175,7 +179,12 @@ def _run(summary: Mapping[str, Any]) -> list[str]:
         "processes": summary["num_processes"],
     }
     versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
-    return ["## Run", _table(rows), f"Command: `{shlex.join(summary['command'])}`", f"Versions: {versions}"]
+    return [
+        "## Run",
+        _table(rows),
+        f"Command: {code_span(shlex.join(summary['command']))}",
+        f"Versions: {inline_markdown(versions)}",
+    ]
 
 
 def _call(entry: Mapping[str, Any]) -> str:
@@ -198,11 +207,10 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+    lines = [f"| {inline_markdown(key)} | {_cell(value)} |" for key, value in rows.items()]
     return "\n".join(["| | |", "| --- | ---: |", *lines])
 
 
 def _cell(value: Any) -> str:
     # of YAML also dates
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return inline_markdown(value if isinstance(value, str) else json.dumps(value, default=str))

@@ -50,7 +50,7 @@ def test_a_rest_is_refused() -> None:
 
 def test_accumulation_that_changes_is_refused() -> None:
     data = with_trainer(96, 1, 1, callbacks=[GradientAccumulationScheduler({0: 1, 4: 2})])
-    with pytest.raises(ValueError, match="expected trainer.accumulate_grad_batches, the same in all epochs"):
+    with pytest.raises(ValueError, match=r"expected trainer\.accumulate_grad_batches, the same in all epochs"):
         data.train_dataloader()
 
 
