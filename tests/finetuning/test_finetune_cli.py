@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,28 @@ def test_connections_make_no_difference_to_a_probe(finetune):
     found = [summary["metrics"]["val/top1"] for summary in runs]
     # features equal up to rounding: at most one of 360 votes turns
     assert found[0] == pytest.approx(found[1], abs=1.1 / 360)
+
+
+@pytest.mark.parametrize("method", ["knn", "linear"])
+def test_a_probe_that_is_terminated_leaves_nothing(finetune, monkeypatch, tmp_path, capsys, method):
+    def terminated(module, batch, batch_idx, dataloader_idx=0):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("mhc_vision.finetuning.module.FinetuneModule.predict_step", terminated)
+    with pytest.raises(SystemExit) as stopped:
+        finetune(method=method)
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err.endswith("mhc-vision: terminated\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_probe_may_be_made_again_but_not_over_a_training(finetune, capsys):
+    run_dir = finetune(method="knn")
+    finetune("--ckpt_path", "last", method="knn")
+    assert (run_dir / "metrics.jsonl").read_text().count("val/top1") == 1
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "checkpoints" / "best.ckpt").touch()
+    assert "holds a training" in _refused(capsys, lambda: finetune("--ckpt_path", "last", method="knn"))
 
 
 def test_a_run_with_an_average_ends_with_it(finetune):

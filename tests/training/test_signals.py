@@ -155,3 +155,30 @@ def test_sigterm_cleans_up_like_ctrl_c():
     with pytest.raises(KeyboardInterrupt) as stop, terminable():
         signal.raise_signal(signal.SIGTERM)
     assert isinstance(stop.value, Terminated)
+
+
+def test_slurm_requeues_a_run_that_then_goes_on(train, monkeypatch, tmp_path):
+    slurm = {"JOB_NAME": "mhc", "JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    asked = []
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda words: asked.append(words))
+    raise_in(
+        *(monkeypatch, ClassificationModule, "training_step", signal.SIGUSR1),
+        when=lambda module, *_: module.global_step == 1,
+    )
+    raise_in(
+        *(monkeypatch, ClassificationModule, "training_step", signal.SIGTERM),
+        when=lambda module, *_: module.global_step == 2,
+    )
+    words = ["--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"]
+    assert stopped(train, *words) == 143
+    assert asked == [["scontrol", "requeue", "7"]]
+    run_dir = tmp_path / "run"
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in run_dir.rglob("*.ckpt")}
+    assert steps.pop("best.ckpt", 3) == 3
+    # what SIGTERM saved is further than what was requeued
+    assert steps == {"hpc_ckpt_1.ckpt": 1, "last.ckpt": 3}
+    train(*words)
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "train/loss" in record] == list(range(6))
