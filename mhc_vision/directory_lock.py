@@ -16,7 +16,7 @@ _OWN: set[int] = set()
 
 @contextmanager
 def locked_directory(path: Path, argument: str, what: str, inherited: bool = False) -> Iterator[int | None]:
-    """The lock of a directory, which is made; the file of the lock is there while the lock is held.
+    """The lock of a directory, which is made; unless the lock is inherited, its file is there only while it is held.
 
     Where the file system has no locks, this is said in a warning and nothing is locked; nor is it on Windows.
 
@@ -50,14 +50,11 @@ def locked_directory(path: Path, argument: str, what: str, inherited: bool = Fal
         yield handle
     finally:
         if os.getpid() == process:
-            _give_back(file, handle)
-
-
-def _give_back(file: Path, handle: int) -> None:
-    _OWN.discard(handle)
-    # while it is still held: who waits at the door finds that the file is no longer this one
-    file.unlink(missing_ok=True)
-    os.close(handle)
+            _OWN.discard(handle)
+            if not inherited:
+                # while it is still held: who waits at the door finds that the file is no longer this one
+                file.unlink(missing_ok=True)
+            os.close(handle)
 
 
 def _open_locked(file: Path, argument: str, what: str) -> int | None:

@@ -167,7 +167,7 @@ import os, signal, sys, time
 from mhc_vision.comparison import child
 with open({str(log)!r}, "ab") as log, open({str(tmp_path / "lock")!r}, "w") as lock:
     script = "print('ready', flush=True); import time; time.sleep(60)"
-    process = child.start([sys.executable, "-c", script], os.environ, log, lock)
+    process = child.start([sys.executable, "-c", script], os.environ, log, lock.fileno())
 while not os.path.getsize({str(log)!r}):
     time.sleep(0.05)
 print(process.pid, flush=True)
@@ -188,7 +188,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_runs_left_behind_hold_the_lock(matrix, directory, monkeypatch):
     monkeypatch.setattr(runner_module, "_POLL_S", 0.01)
     with directory.locked() as lock:
-        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
     with pytest.raises(ValueError, match="runs that a killed one left behind, are at work in"):
         _run(matrix, directory)
     process.communicate(b"\n")

@@ -99,9 +99,10 @@ def test_a_checkpoint_between_the_batches_of_a_step_goes_on_with_the_whole_step(
         raise KeyboardInterrupt
 
     run_dir = tmp_path / "stopped"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClassificationModule, "on_validation_model_train", stop, raising=False)
-        train(*words, "--trainer.num_sanity_val_steps", "0", run_dir=run_dir)
+        with pytest.raises(SystemExit):
+            train(*words, "--trainer.num_sanity_val_steps", "0", run_dir=run_dir)
     assert len(seen) == 3
     train(*words, "--ckpt_path", "last", run_dir=run_dir)
     assert seen == [*expected[:3], *expected[2:]]
