@@ -63,7 +63,7 @@ def is_refusal(error: Exception, is_set_up: bool) -> bool:
 
 def reason_of(error: BaseException) -> BaseException:
     """What a class or Lightning refused, without jsonargparse's account of the types it tried."""
-    while isinstance(error.__cause__, REFUSALS):
+    while isinstance(error.__cause__, ValueError | MisconfigurationException):
         error = error.__cause__
     return error
 
