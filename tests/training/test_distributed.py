@@ -131,3 +131,21 @@ def test_what_cannot_be_sharded_is_refused(tmp_path, words, message):
     assert finished.returncode == 2
     assert message in finished.stderr
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_processes_agree_that_a_run_has_diverged(strategy, tmp_path):
+    words = fsdp2(2) if strategy == "fsdp2" else ["--trainer.strategy", "ddp"]
+    words += ["--trainer.devices", "2", "--model.lr", "1e30", "--model.warmup_epochs", "0"]
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments(tmp_path / "run", *words)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 1
+    assert "error: the training loss is not finite from step 2 to step 6, where the run ends" in finished.stderr
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
