@@ -111,7 +111,9 @@ def test_processes_share_the_images(root: Path) -> None:
     counts = {"train": [], "val": []}
     for rank in range(2):
         data = make(root, batch_size=2)
-        data.trainer = SimpleNamespace(training=False, global_rank=rank, world_size=2)
+        data.trainer = SimpleNamespace(
+            training=False, global_rank=rank, world_size=2, callbacks=[], accumulate_grad_batches=1
+        )
         counts["train"].append(len(data.train_dataloader()))
         counts["val"].append(sum(len(labels) for _, labels in data.val_dataloader()))
     assert counts == {"train": [3, 3], "val": [5, 4]}
@@ -119,7 +121,7 @@ def test_processes_share_the_images(root: Path) -> None:
 
 def test_too_few_images_for_all_processes(root: Path) -> None:
     data = make(root, batch_size=7)
-    data.trainer = SimpleNamespace(training=False, global_rank=0, world_size=2)
+    data.trainer = SimpleNamespace(training=False, global_rank=0, world_size=2, callbacks=[], accumulate_grad_batches=1)
     with pytest.raises(ValueError, match=r"batch_size=7 in each of 2 processes needs at least 14 .* got 12"):
         data.train_dataloader()
 

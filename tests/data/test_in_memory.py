@@ -18,7 +18,12 @@ GPU = torch.device("cuda", 0)
 
 def on_device(data: DigitsDataModule, device: torch.device) -> DigitsDataModule:
     data.trainer = SimpleNamespace(
-        strategy=SimpleNamespace(root_device=device), training=False, global_rank=0, world_size=1
+        strategy=SimpleNamespace(root_device=device),
+        training=False,
+        global_rank=0,
+        world_size=1,
+        callbacks=[],
+        accumulate_grad_batches=1,
     )
     return data
 

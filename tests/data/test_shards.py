@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import math
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,7 +58,7 @@ def root(tmp_path: Path) -> Path:
 def make(root: Path, num_workers: int = 0, rank: int = 0, world_size: int = 1, **options: Any) -> TimmDataModule:
     data = TimmDataModule(**{**OPTIONS, "root": str(root), "num_workers": num_workers, **options})
     division = {"global_rank": rank, "world_size": world_size, "accumulate_grad_batches": 1}
-    data.trainer = SimpleNamespace(training=False, state=SimpleNamespace(fn=None), **division)
+    data.trainer = SimpleNamespace(training=False, state=SimpleNamespace(fn=None), callbacks=[], **division)
     return data
 
 
@@ -94,6 +95,20 @@ def test_training_has_whole_batches_equally_many_in_each_process(root: Path, num
     assert {tuple(images.shape) for share in shares for images, _ in share} == {(3, 3, 16, 16)}
     seen = [label for share in shares for label in labels_of(share)]
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("accumulated", [2, 3, 4])
+def test_training_has_whole_steps(root: Path, num_workers: int, accumulated: int) -> None:
+    data = make(root, num_workers, batch_size=1)
+    data.trainer.accumulate_grad_batches = accumulated
+    batches = len(data.train_dataloader())
+    # no batch more would do: there is a multiple of workers and accumulated batches
+    step = math.lcm(accumulated, max(1, num_workers))
+    assert batches == NUM_TRAIN // step * step
+    data.trainer.accumulate_grad_batches = 100
+    with pytest.raises(ValueError, match=r"x \d+ batches of each, for 100 accumulated ones\) needs at least 100"):
+        data.train_dataloader()
 
 
 def test_images_belong_to_their_labels(root: Path) -> None:
