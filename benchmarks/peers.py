@@ -47,7 +47,7 @@ def errors(actual: list[Tensor], right: list[Tensor]) -> dict[str, float]:
         # others keep the streams in other places
         a = a.squeeze(0).transpose(1, 2) if a.dim() == 4 and a.shape[-1] == b.shape[1] else a
         found.append(((a.reshape(b.shape).double() - b.double()).abs().max() / b.abs().max()).item())
-    return {"error_streams": found[0], "error_input": found[1], "error_gradient": max(found[2:])}
+    return {"error_streams": found[0], "error_input": found[1], "error_gradient": torch.tensor(found[2:]).max().item()}
 
 
 def upstream(problem: Problem) -> dict[str, list[Tensor]]:
@@ -105,8 +105,8 @@ def compare(dim: int, num_tokens: int, names: list[str], repeats: int, device: s
             given = [torch.ones_like(result) for result in prepared.run()]
         else:
             row.update(errors(evaluate(prepared, given), right))
-        worst = max(value for key, value in row.items() if key.startswith("error"))
-        # a NaN is no agreement
+        # a NaN is no agreement: of a tensor, the largest value is NaN if any is
+        worst = torch.tensor([value for key, value in row.items() if key.startswith("error")]).max().item()
         if not worst <= TOLERANCE:
             row["skipped"] = f"results differ: {worst:.2g} is more than {TOLERANCE}"
             continue
