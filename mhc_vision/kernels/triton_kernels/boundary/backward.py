@@ -1,18 +1,15 @@
-"""The layer boundary, backward; side data as in `boundary_forward`."""
+"""Kernels of the boundary, backward: LayerNorm and read, then merge, logits and maps."""
 
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import (
+from mhc_vision.kernels.triton_kernels.boundary.device import (
     boundary_maps,
-    load_entries,
     load_keep,
-    load_logits,
     load_streams,
     merged_stream,
-    split_bf16,
-    sum_in_thread,
 )
+from mhc_vision.kernels.triton_kernels.device import load_entries, load_logits, split_bf16, sum_in_thread
 
 
 @triton.jit(do_not_specialize=["num_tokens"])

@@ -1,21 +1,16 @@
-"""The layer boundary, forward: merge of one branch, then the logits, the read and the LayerNorm of the next.
-
-Per-token side data are laid out (k, M), tokens last, where a vector of them is one line of memory. `logits` of a
-connection are [post n | res n*n] where they are merged with and [pre n | post n | res n*n] where they are made.
-"""
+"""Kernels of the boundary, forward: merge and logits, then read and LayerNorm."""
 
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import (
+from mhc_vision.kernels.triton_kernels.boundary.device import (
     boundary_maps,
     load_branch,
-    load_entries,
     load_keep,
     load_streams,
     merged_stream,
-    sum_in_thread,
 )
+from mhc_vision.kernels.triton_kernels.device import load_entries, sum_in_thread
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])
