@@ -3,10 +3,10 @@
     python benchmarks/kernels.py --json kernels.json      # on a GPU: C = 192 ... 1280, 25,088 and 50,176 tokens, n = 4
     python benchmarks/kernels.py --dry-run                # tiny, in Triton's interpreter: says nothing about time
 
-One line an op, pass, C and token count: median milliseconds, the bytes that the pass has to move, and the share of the
-bandwidth of a large copy in the same run that it reaches with them; and the time of plain PyTorch over it. Bytes are
-those of the plan: what a kernel must read and write once, with fp32 side data, and for the boundary the passes of its
-five kernels, which `traffic.py` counts. A backward pass is timed alone, on a graph that is kept.
+One line per op, pass, C and token count: median milliseconds, the bytes that the pass has to move, the share of a large
+copy's bandwidth (in the same run) that this makes, and the time of plain PyTorch over ours. Bytes are those of the plan:
+what a kernel must read and write once, with fp32 side data, and for the boundary the passes of its five kernels, which
+`traffic.py` counts. A backward pass is timed alone, on a graph that is kept.
 """
 
 import argparse
@@ -33,7 +33,7 @@ N = 4
 K = 2 * N + N * N
 SIDE = 4  # bytes of an fp32 number beside the streams
 
-# (vectors of C, fp32 numbers) a token, forward and backward; each read or written once
+# (vectors of C, fp32 numbers) per token, forward and backward; each read or written once
 MOVES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "sinkhorn_knopp": ((0, 2 * N * N), (0, 3 * N * N)),
     "stream_coefficients": ((N, K + 1), (3 * N, 2 * K + 1)),
@@ -71,7 +71,7 @@ def plain_boundary(streams: Tensor, output: Tensor, logits: Tensor, *parameters:
 def cases(
     num_tokens: int, dim: int, device: str
 ) -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]]:
-    """Of each op: itself, its plain form, and its arguments."""
+    """Each op, its plain form and its arguments."""
 
     def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(*shape, device=device).to(dtype).requires_grad_()
@@ -112,7 +112,7 @@ def passes(
 
 
 def measure(num_tokens: int, dim: int, repeats: int, device: str, bandwidth: float) -> list[dict[str, Any]]:
-    """Two rows an op."""
+    """Two rows per op."""
     rows = []
     for name, (op, plain, arguments) in cases(num_tokens, dim, device).items():
         ours, theirs = passes(op, arguments, "triton"), passes(plain, arguments, "torch")

@@ -3,10 +3,10 @@
     python benchmarks/traffic.py                       # C = 192, 384, 768, 1024, n = 4, bf16
     python benchmarks/traffic.py --json traffic.json
 
-The unit is one C-wide bf16 vector a token (2C bytes). Counted are the bytes that the masks let through. What tiles
-share is listed apart (`shared`), because L2 serves it: φ, parameters and partial sums, which every tile of tokens reads
-or writes; the logits' gradient where φ's is made, which every tile of channels reads; and Sinkhorn's scratch. `plan` is
-what the streams and the other vectors of C come to by the design; the rest is side data in fp32.
+The unit is one C-wide bf16 vector per token (2C bytes). Bytes count where the masks let them through. What tiles share
+is listed apart (`shared`), because L2 serves it: φ, parameters and partial sums, which every tile of tokens reads or
+writes; the logits' gradient where φ's is made, which every tile of channels reads; and Sinkhorn's scratch. `plan` is
+what the design moves of streams and other vectors of C; the rest is side data in fp32.
 """
 
 import argparse
@@ -107,7 +107,7 @@ class _Named:
 
 
 def measure(dim: int, n: int, num_tokens: int, meter: Meter) -> list[dict[str, Any]]:
-    """Units of C a token, by kernel, of one boundary forward and backward."""
+    """Units of C per token, by kernel, of one boundary forward and backward."""
     meter.bytes.clear()
     k = 2 * n + n * n
     bf16 = {"dtype": torch.bfloat16}

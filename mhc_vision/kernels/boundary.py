@@ -27,8 +27,8 @@ def boundary(
         merge: what the last branch returned, and how to merge it.
         connection: parameters of the next connection.
         norm: parameters of the next LayerNorm.
-        past: how `streams` came about. If given, they are not kept; the backward pass makes them again, bit for bit.
-        save: whether to keep X' for the backward pass, which otherwise makes it again from the streams.
+        past: how `streams` came about. If given, they are not kept; the backward pass recomputes them, bit for bit.
+        save: whether to keep X' for the backward pass, which otherwise recomputes it from the streams.
 
     Returns:
         X', (B, N, n, C), and y, (B, N, C), in the dtype of the streams; the logits of the next connection after its

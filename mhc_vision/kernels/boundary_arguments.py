@@ -1,7 +1,7 @@
 """What a layer boundary takes and makes: NamedTuples, and their flat form for custom ops and autograd.
 
-Shapes: B samples, N tokens each, M = B*N tokens, n streams, C channels, k = 2n + n*n logits. Logits lie with the tokens
-last; rows are [post n | res n*n] where streams are merged, [pre n | post n | res n*n] where logits are made.
+Shapes: B samples, N tokens each, M = B*N tokens, n streams, C channels, k = 2n + n*n logits. Logits are laid out
+tokens last; rows are [post n | res n*n] where streams are merged, [pre n | post n | res n*n] where logits are made.
 """
 
 from collections.abc import Iterable

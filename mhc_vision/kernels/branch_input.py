@@ -77,7 +77,7 @@ class _BranchInput(torch.autograd.Function):
         logits = torch.addcmul(bias.to(dtype), products * scale.to(dtype), inverse_rms)
         pre = torch.sigmoid(logits[:, :n])
         leading = streams.shape[:-2]
-        # made in its final shape: a view could not be changed in place by the branch
+        # allocated in its final shape: the branch could not change a view in place
         tokens = torch.empty(*leading, dim, dtype=dtype, device=x.device)
         torch.bmm(pre.unsqueeze(1), x, out=tokens.view(-1, 1, dim))
         ctx.save_for_backward(streams, weight, scale, products, inverse_rms, pre)

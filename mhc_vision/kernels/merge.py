@@ -90,7 +90,7 @@ class _MergeStreams(torch.autograd.Function):
     def forward(ctx: Any, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
         ctx.save_for_backward(streams, output, res, post)
         x, f, token_res, token_post = _per_token(streams, output, res, post)
-        # the outer product first, to accumulate the mixed streams into it; in the final shape, which is no view
+        # the outer product first, then the mixed streams in place; allocated in its final shape, so that it is no view
         merged = torch.empty(streams.shape, dtype=x.dtype, device=x.device)
         written = merged.view(x.shape)
         torch.mul(token_post.unsqueeze(-1), f.unsqueeze(-2), out=written)

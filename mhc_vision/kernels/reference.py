@@ -16,7 +16,7 @@ def lowest_spread(dtype: torch.dtype) -> float:
 
 
 def spread_below_maximum(logits: Tensor, dim: int = -2) -> Tensor:
-    """Logits minus their column maximum (over `dim`, the rows of a column), clamped to what exp can bear.
+    """Logits minus their column maximum (over `dim`, the rows of a column), clamped to the range of exp.
 
     The column maximum may be subtracted because the first Sinkhorn step normalises columns.
     """

@@ -130,10 +130,6 @@ class Boundary(torch.autograd.Function):
         return None, *found, *[None] * (len(flat) - len(found))
 
 
-# Floating-point operations of matrix and vector products: two for a multiplication and an addition. The formulas get
-# shapes in the places of tensors.
-
-
 def _products(output: Any, weight: Any) -> int:
     """Products of one boundary: merge, logits and read."""
     num_tokens, dim = output
@@ -151,5 +147,4 @@ def _forward_flops(*flat: Any, **_: Any) -> int:
 @register_flop_formula(torch.ops.mhc_vision.boundary_backward)
 def _backward_flops(d_streams: Any, d_normed: Any, d_rest: Any, made: Any, *flat: Any, **_: Any) -> int:
     _, merge, connection, *_ = unflatten_arguments(flat)
-    # without the merge that is made again, as for any recomputation
     return 4 * _products(merge.output, connection.weight)

@@ -78,9 +78,6 @@ class BranchInput(torch.autograd.Function):
         return *branch_input_backward(d_tokens, d_rest, d_handed_on, *ctx.saved_tensors), None
 
 
-# two operations for a multiplication and an addition; the formulas get shapes in the places of tensors
-
-
 @register_flop_formula(torch.ops.mhc_vision.read_by_logits)
 def _read_flops(streams: Any, *_: Any, **__: Any) -> int:
     num_tokens, n, dim = streams

@@ -58,9 +58,6 @@ def _gradient(ctx: Any, d_logits: Tensor, _: Tensor) -> tuple[Tensor | None, ...
 logits.register_autograd(_gradient, setup_context=_save)
 
 
-# two operations for a multiplication and an addition; the formulas get shapes in the places of tensors
-
-
 @register_flop_formula(torch.ops.mhc_vision.logits)
 def _forward_flops(streams: Any, weight: Any, *_: Any, **__: Any) -> int:
     return 2 * streams[0] * weight[0] * weight[1]

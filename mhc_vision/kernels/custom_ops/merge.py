@@ -59,9 +59,6 @@ def _gradient(ctx: Any, d_merged: Tensor) -> tuple[Tensor, ...]:
 merge.register_autograd(_gradient, setup_context=_save)
 
 
-# two operations for a multiplication and an addition; the formulas get shapes in the places of tensors
-
-
 @register_flop_formula(torch.ops.mhc_vision.merge)
 def _forward_flops(streams: Any, output: Any, res: Any, *_: Any, **__: Any) -> int:
     num_tokens, n, dim = streams

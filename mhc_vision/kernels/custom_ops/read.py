@@ -51,9 +51,6 @@ def _gradient(ctx: Any, d_tokens: Tensor) -> tuple[Tensor, Tensor]:
 read.register_autograd(_gradient, setup_context=_save)
 
 
-# two operations for a multiplication and an addition; the formulas get shapes in the places of tensors
-
-
 @register_flop_formula(torch.ops.mhc_vision.read)
 def _forward_flops(streams: Any, *_: Any, **__: Any) -> int:
     num_tokens, n, dim = streams

@@ -134,7 +134,7 @@ def merge_backward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradients of X, F, the logits of post and the matrices res; X' is made again on chip, rounded as it was.
+    """Gradients of X, F, the logits of post and the matrices res; X' is recomputed on chip, rounded as before.
 
     The gradient of X' has four parts: that of its later use, that of what was read, and the two of the logits, along φ
     and along X'. With ENTRY the streams were one, whose gradient is the sum of theirs. `d_gamma` gets partial sums.

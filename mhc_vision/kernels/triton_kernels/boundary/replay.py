@@ -1,4 +1,4 @@
-"""Kernel of the boundary's merge alone: makes streams that were not kept again, for the backward pass."""
+"""Kernel of the boundary's merge alone: recomputes streams that were not kept, for the backward pass."""
 
 import triton
 import triton.language as tl

@@ -74,7 +74,7 @@ def streams_backward(
     d_tokens: Tensor | None = None,
     d_handed_on: Tensor | None = None,
 ) -> Tensor:
-    """Gradient of the streams; `d_tokens`, of what was read, and `d_handed_on`, of later uses, come together."""
+    """Gradient of the streams; `d_tokens`, of what was read, and `d_handed_on`, of later uses, are given together."""
     num_tokens, n, dim = streams.shape
     d_streams = torch.empty_like(streams)
     blocks = tile("logits_backward", n)
@@ -108,9 +108,9 @@ def parameters_backward(
     scale: Tensor,
     d_pre: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight (k, n*C), scale (k,) and, in fp32, bias (k,).
+    """Gradients of weight (k, n*C), scale (k,) and bias (k,), the last in fp32.
 
-    `d_logits` is (M, k); or, with tokens last, the first logits apart from the others: `d_pre` (n, M) and (k - n, M).
+    `d_logits` is (M, k). With `d_pre`, (n, M), tokens are last and `d_logits` holds the others, (k - n, M).
     """
     num_logits, num_rows = weight.shape
     num_tokens = len(inverse_rms)
