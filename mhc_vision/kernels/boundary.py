@@ -3,6 +3,8 @@
 It has no plain form: without the kernels, the models take the steps one by one.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from mhc_vision.kernels.backend import TRITON_DTYPES, can_launch
@@ -88,10 +90,6 @@ def _check_streams(streams: Tensor, weight: Tensor) -> int:
     return n
 
 
-def _contiguous(value: Tensor | float | None) -> Tensor | float | None:
-    return value.contiguous() if isinstance(value, Tensor) else value
-
-
 def _flatten_tokens(tensor: Tensor) -> Tensor:
     """(B, N, ...) -> (M, ...)."""
     return tensor.flatten(0, 1).contiguous()
@@ -101,10 +99,15 @@ def _flatten_merge(merge: Merge) -> Merge:
     return Merge(*map(_contiguous, merge._replace(output=_flatten_tokens(merge.output))))
 
 
+def _contiguous(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value
+
+
 def _detached(past: Past) -> Past:
     """The past for the ops; no gradient flows through it."""
-    merges = (
-        Merge(*(value.detach() if isinstance(value, Tensor) else value for value in _flatten_merge(merge)))
-        for merge in past.merges
-    )
+    merges = (Merge(*map(_detach, _flatten_merge(merge))) for merge in past.merges)
     return Past(_flatten_tokens(past.streams).detach(), tuple(merges))
+
+
+def _detach(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -86,15 +86,13 @@ class Made(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the first arguments of the flat form, in its order and dtypes.
-
-    Where a branch has no LayerScale, the gradient of `layer_scale` means nothing.
-    """
+    """Gradients of the first arguments of the flat form, in its order and dtypes."""
 
     streams: Tensor
     output: Tensor
     logits: Tensor
-    layer_scale: Tensor
+    layer_scale: Tensor | None
+    """Ops must return a tensor; where the branch has no LayerScale, it means nothing."""
     weight: Tensor
     scale: Tensor
     bias: Tensor

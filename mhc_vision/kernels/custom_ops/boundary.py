@@ -100,12 +100,13 @@ class Boundary(torch.autograd.Function):
         streams, merge, connection, norm, past = unflatten_arguments(flat)
         normed, *results = boundary(*flatten_arguments(streams, merge, connection, norm))
         made = Made(*results)
+        merged, *others = made
         saved = flatten_arguments(None if past else streams, merge, connection, norm, past)
         # autograd saves tensors alone; numbers keep their places in a list of their own
         ctx.numbers = [value if isinstance(value, (int, float)) else None for value in saved]
         tensors = [value for value in saved if not isinstance(value, (int, float))]
-        ctx.save_for_backward(*tensors, *made._replace(streams=made.streams if save else None))
-        return made.streams, normed, made.logits[made.streams.shape[1] :]
+        ctx.save_for_backward(*tensors, merged if save else None, *others)
+        return merged, normed, made.logits[merged.shape[1] :]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -140,11 +141,11 @@ def _products(output: Any, weight: Any) -> int:
 
 @register_flop_formula(torch.ops.mhc_vision.boundary)
 def _forward_flops(*flat: Any, **_: Any) -> int:
-    _, merge, connection, *_ = unflatten_arguments(flat)
+    _streams, merge, connection, *_others = unflatten_arguments(flat)
     return 2 * _products(merge.output, connection.weight)
 
 
 @register_flop_formula(torch.ops.mhc_vision.boundary_backward)
 def _backward_flops(d_streams: Any, d_normed: Any, d_rest: Any, made: Any, *flat: Any, **_: Any) -> int:
-    _, merge, connection, *_ = unflatten_arguments(flat)
+    _streams, merge, connection, *_others = unflatten_arguments(flat)
     return 4 * _products(merge.output, connection.weight)

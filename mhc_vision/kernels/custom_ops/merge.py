@@ -40,7 +40,7 @@ def merge_backward(
 
 @merge_backward.register_fake
 def _(d_merged: Tensor, streams: Tensor, output: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    num_tokens, m, _ = d_merged.shape
+    num_tokens, m, _dim = d_merged.shape
     d_res = streams.new_empty(num_tokens, m, streams.shape[1], dtype=torch.float32)
     d_post = streams.new_empty(num_tokens, m, dtype=torch.float32)
     return torch.empty_like(streams), torch.empty_like(output), d_res, d_post
