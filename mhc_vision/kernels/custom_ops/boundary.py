@@ -98,15 +98,13 @@ class Boundary(torch.autograd.Function):
     def forward(ctx: Any, save: bool, *flat: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Whether to save X', and the flat arguments -> X', (M, n, C), y, (M, C), and the logits after the first n."""
         streams, merge, connection, norm, past = unflatten_arguments(flat)
-        normed, *results = boundary(*flatten_arguments(streams, merge, connection, norm))
-        made = Made(*results)
-        merged, *others = made
+        normed, merged, logits, *statistics = boundary(*flatten_arguments(streams, merge, connection, norm))
         saved = flatten_arguments(None if past else streams, merge, connection, norm, past)
         # autograd saves tensors alone; numbers keep their places in a list of their own
         ctx.numbers = [value if isinstance(value, (int, float)) else None for value in saved]
         tensors = [value for value in saved if not isinstance(value, (int, float))]
-        ctx.save_for_backward(*tensors, merged if save else None, *others)
-        return merged, normed, made.logits[merged.shape[1] :]
+        ctx.save_for_backward(*tensors, merged if save else None, logits, *statistics)
+        return merged, normed, logits[merged.shape[1] :]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
