@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from mhc_vision.kernels.triton_kernels.device import load_logits, split_bf16
+from mhc_vision.kernels.triton_kernels.logits.device import products_backward
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -44,9 +45,10 @@ def streams_backward_kernel(
     logits = tl.load(logits_ptr + side, mask=side_mask, other=0.0)
     inverse_rms = tl.load(inverse_rms_ptr + token, mask=rows, other=0.0)
     along_x = -tl.sum(d_logits * (logits - bias[None, :]), 1) * inverse_rms * inverse_rms / (NUM_STREAMS * dim)
-    d_products = d_logits * scale[None, :] * inverse_rms[:, None]
+    high = d_logits * scale[None, :] * inverse_rms[:, None]
+    low = high
     if SPLIT:
-        high, low = split_bf16(d_products)
+        high, low = split_bf16(high)
     pre = ()
     if READ:
         for j in tl.static_range(NUM_STREAMS):
@@ -61,14 +63,7 @@ def streams_backward_kernel(
         for j in tl.static_range(NUM_STREAMS):
             phi_at = (j * dim + channel)[None, :] * PADDED_LOGITS + k[:, None]
             inside = (channel < dim)[None, :]
-            phi = tl.load(phi_ptr + phi_at, mask=inside, other=0.0).to(tl.float32)
-            if SPLIT:
-                phi_low = tl.load(phi_ptr + NUM_STREAMS * dim * PADDED_LOGITS + phi_at, mask=inside, other=0.0)
-                d_x = tl.dot(high, phi, input_precision="tf32")
-                d_x = tl.dot(low, phi, d_x, input_precision="tf32")
-                d_x = tl.dot(high, phi_low.to(tl.float32), d_x, input_precision="tf32")
-            else:
-                d_x = tl.dot(d_products, phi, input_precision="ieee")
+            d_x = products_backward(high, low, phi_ptr, phi_at, inside, NUM_STREAMS * dim * PADDED_LOGITS, SPLIT)
             at = token[:, None] * (NUM_STREAMS * dim) + j * dim + channel[None, :]
             d_x += along_x[:, None] * tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
             if READ:

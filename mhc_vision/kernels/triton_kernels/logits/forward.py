@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from mhc_vision.kernels.triton_kernels.device import split_bf16, sum_in_thread
+from mhc_vision.kernels.triton_kernels.logits.device import add_products
 
 
 @triton.jit
@@ -58,13 +59,7 @@ def forward_kernel(
             squares += sum_in_thread(x * x, BLOCK_TOKENS, BLOCK_CHANNELS)
             phi_at = (j * dim + channel)[:, None] * PADDED_LOGITS + k[None, :]
             inside = (channel < dim)[:, None]
-            phi = tl.load(phi_ptr + phi_at, mask=inside, other=0.0).to(tl.float32)
-            if SPLIT:
-                low = tl.load(phi_ptr + NUM_STREAMS * dim * PADDED_LOGITS + phi_at, mask=inside, other=0.0)
-                products = tl.dot(x, phi, products, input_precision="tf32")
-                products = tl.dot(x, low.to(tl.float32), products, input_precision="tf32")
-            else:
-                products = tl.dot(x, phi, products, input_precision="ieee")
+            products = add_products(products, x, phi_ptr, phi_at, inside, NUM_STREAMS * dim * PADDED_LOGITS, SPLIT)
     inverse_rms = tl.rsqrt(tl.sum(squares, 1) / (NUM_STREAMS * dim) + eps)
     tl.store(inverse_rms_ptr + token, inverse_rms, mask=rows)
     scale = tl.load(scale_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)
