@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from mhc_vision.checks import nearest
+from mhc_vision.command_start import readers_may_leave
 from mhc_vision.training.cli import SUBCOMMANDS
 from mhc_vision.training.messages import fail
 
@@ -28,14 +30,20 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: With status 2 for bad input, 130 after an interrupt of a training.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help"):
-        print(_usage())
-        return
+    with readers_may_leave():
+        if not words or words[0] in ("-h", "--help"):
+            print(_usage())
+        else:
+            _run(words)
+
+
+def _run(words: list[str]) -> None:
     name = "train"
     if words[0] in COMMANDS:
         name = words.pop(0)
     elif not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
-        fail(f"unknown command {words[0]!r}; there is: {', '.join(COMMANDS)}", status=2)
+        hint = nearest(words[0], COMMANDS)
+        fail(f"unknown command {words[0]!r}; there is: {', '.join(COMMANDS)}{hint}", status=2)
     importlib.import_module(f"mhc_vision.commands.{name}").run(words)
 
 

@@ -1,13 +1,13 @@
 """The report of one run: what its own records say, for a person to read."""
 
 import importlib.util
-import json
 import shlex
 from pathlib import Path
 
 from mhc_vision.analysis.curves import plot_loss_curves
 from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.atomic_files import replace_text
+from mhc_vision.json_files import read_json_object
 
 _REPORT = """# {title}
 
@@ -37,7 +37,19 @@ def write_run_report(run_dir: Path) -> Path:
     for record in (summary_file, log):
         if not record.is_file():
             raise ValueError(f"run_dir: {run_dir} has no {record.name}, expected the directory of a finished run")
-    summary = json.loads(summary_file.read_text(encoding="utf-8"))
+    needed = (
+        "name",
+        "connection",
+        "num_streams",
+        "metrics",
+        "params",
+        "steps",
+        "epochs",
+        "wall_time_s",
+        "versions",
+        "command",
+    )
+    summary = read_json_object("run_dir", summary_file, needed)
     title = f"{summary['name']}, {summary['connection'] or 'plain'}"
     if summary["num_streams"] > 1:
         title += f" with {summary['num_streams']} streams"

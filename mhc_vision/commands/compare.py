@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.training.messages import fail
+from mhc_vision.yaml_files import parse_yaml
 
 
 def run(words: Sequence[str]) -> None:
@@ -18,7 +18,7 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 for bad input, 1 if a run failed, 130 after an interrupt.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision compare",
         description="Run a matrix of trainings or fine-tunings, several at a time, and report on them. "
         "The same command goes on where it was stopped.",
@@ -73,8 +73,5 @@ def _options(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not key or not equals:
             raise ValueError(f"--set: got {assignment!r}, expected KEY=VALUE, such as data.root=DIR")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set: {key}: got {value!r}, which is no YAML value: {error}") from error
+        options[key] = parse_yaml(value, f"--set {key}")
     return options

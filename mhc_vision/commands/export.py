@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.commands.model_arguments import MODEL, add_model_options
 from mhc_vision.training.export import export_checkpoint
 from mhc_vision.training.export_onnx import OPSET, export_onnx
@@ -32,7 +33,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision export", description="Write a model that timm loads, or that ONNX runtimes run."
     )
     add = parser.add_argument

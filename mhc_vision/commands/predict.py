@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.commands.model_arguments import MODEL, add_inference_options, add_model_options
 from mhc_vision.training.inference import InferenceOptions
 from mhc_vision.training.load_model import ModelOptions
@@ -66,7 +67,7 @@ def csv_text(record: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision predict",
         description="The most probable classes of images, as CSV or JSON. Files that cannot be read as images are "
         "named on stderr and left out. EXIF orientations are not applied, as in training and evaluation.",

@@ -1,7 +1,6 @@
 """The directory of a comparison: whose it is, and what has become of its runs."""
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import IO, Any
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.comparison.matrix import Cell, Matrix
 from mhc_vision.comparison.records import LOG, SUMMARY
+from mhc_vision.json_files import read_json_object
 
 MATRIX = "matrix.json"
 CELL = "cell.json"
@@ -54,7 +54,7 @@ class ComparisonDirectory:
         path = self.run_dir(cell) / FAILURE
         if not path.is_file():
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json_object("--out", path, ("status", "lines"))
         return Failure(record["status"], tuple(record["lines"]))
 
     def check(self, matrix: Matrix) -> None:
@@ -68,7 +68,7 @@ class ComparisonDirectory:
         record_path = self.path / MATRIX
         if not record_path.is_file():
             raise ValueError(f"--out: {self.path} has no {MATRIX}: expected a new directory, or that of a comparison")
-        name = json.loads(record_path.read_text(encoding="utf-8"))["name"]
+        name = read_json_object("--out", record_path, ("name",))["name"]
         if name != matrix.name:
             raise ValueError(f"--out: {self.path} holds the comparison {name!r}, not {matrix.name!r}")
         for cell in matrix.cells:
@@ -131,7 +131,7 @@ class ComparisonDirectory:
             return
         if not (run_dir / CELL).is_file():
             raise ValueError(f"--out: {run_dir} has no {CELL}: it was not made by a comparison")
-        stored = json.loads((run_dir / CELL).read_text(encoding="utf-8"))
+        stored = read_json_object("--out", run_dir / CELL)
         if difference := first_difference(stored, cell.identity()):
             raise ValueError(f"--out: {run_dir} is of another matrix: {difference}")
 

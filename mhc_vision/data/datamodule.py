@@ -11,7 +11,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.class_names import distinct_names
 from mhc_vision.data.lazy_loader import LazyDataLoader
 from mhc_vision.data.samplers import EvaluationSampler, Position, ShuffledSampler
 from mhc_vision.data.seeding import SeededDataset, derive_seed
@@ -19,10 +21,13 @@ from mhc_vision.data.seeding import SeededDataset, derive_seed
 Metric = Literal["top1", "mean_per_class"]
 """By which models are compared on a dataset: accuracy over all samples, or the mean of the classes' accuracies."""
 
+MAX_SEED = 2**32 - 1
+"""The largest that Lightning's `seed_everything` takes, too."""
+
 # options that do not change what is trained on; batch_size counts as what follows from it and total_batch_size
 FREE_TO_CHANGE = (
     *("root", "cache", "download", "complete", "num_workers", "batch_size", "total_batch_size"),
-    *("keep_on", "in_memory", "test_split", "metric", "_instantiator"),
+    *("keep_on", "in_memory", "test_split", "metric", "allow_commands", "_instantiator"),
 )
 # what the model sees and is asked; all else in a checkpoint is about training
 _OF_EVALUATION = {"class_names", "mean", "std", "crop_pct", "interpolation"}
@@ -80,14 +85,12 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         # those of the subclass, for checkpoints; the model's are the ones that loggers show
         self.save_hyperparameters(logger=False)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or positive, got {num_workers}")
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {repeats}")
-        if total_batch_size is not None and total_batch_size < 1:
-            raise ValueError(f"total_batch_size must be at least 1, got {total_batch_size}")
+        check_whole_number("batch_size", batch_size, at_least=1)
+        check_whole_number("num_workers", num_workers, at_least=0)
+        check_whole_number("repeats", repeats, at_least=1)
+        if total_batch_size is not None:
+            check_whole_number("total_batch_size", total_batch_size, at_least=1)
+        check_whole_number("seed", seed, at_least=0, at_most=MAX_SEED)
         self.repeats = repeats
         self.total_batch_size = total_batch_size
         self._batch_size = batch_size
@@ -154,6 +157,8 @@ class ImageDataModule(LightningDataModule):
                 f"batch_size={batch_size} in each of {world_size} processes needs at least "
                 f"{batch_size * world_size} training samples, got {num_samples}"
             )
+        # Lightning asks for them when a part of the training is done
+        self._check_evaluation_size(self.eval_set)
         sampler = ShuffledSampler(num_samples, self._position, self.seed, rank, world_size, self.repeats)
         return LazyDataLoader(self._seeded_train_set(), sampler=sampler, drop_last=True, **self._loader_options())
 
@@ -211,15 +216,27 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: If anything differs.
         """
-        given, saved = ({**state, **state.get("options", {})} for state in (self.state_dict(), state_dict))
+        given, saved = ({**state.get("options", {}), **state} for state in (self.state_dict(), state_dict))
         names = given.keys() & saved.keys() - {"options"}
         if self.trainer is not None and self.trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             names &= _OF_EVALUATION
+        if "class_names" in saved:
+            # before they were, ImageNet had two classes of one name
+            saved["class_names"] = distinct_names(saved["class_names"])
         for name in sorted(names):
             if _plain(given[name]) != _plain(saved[name]):
                 raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
 
+    def _check_evaluation_size(self, samples: Dataset) -> None:
+        """Raise ValueError unless each process has images to evaluate on; one without keeps the others waiting."""
+        count, processes = len(samples), self._process()[1]  # type: ignore[arg-type]
+        if count < processes:
+            split = "test" if samples is vars(self).get("test_set") and samples is not self.eval_set else "validation"
+            advice = "give it more" if processes == 1 else "give it more, or take fewer processes (trainer.devices)"
+            raise ValueError(f"data: got {count} {split} images for {processes} processes, expected one each; {advice}")
+
     def _evaluation_loader(self, samples: Dataset) -> DataLoader:
+        self._check_evaluation_size(samples)
         rank, world_size = self._process()
         sampler = EvaluationSampler(len(samples), rank, world_size)  # type: ignore[arg-type]
         return DataLoader(samples, sampler=sampler, **self._loader_options())
@@ -268,6 +285,5 @@ def checked_metric(metric: Metric) -> Metric:
     Raises:
         ValueError: If it is none.
     """
-    if metric not in get_args(Metric):
-        raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+    check_choice("metric", metric, get_args(Metric))
     return metric

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningArgumentParser
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.data import ImageDataModule
@@ -33,6 +34,14 @@ class FinetuneCLI(TrainCLI):
     module_class = FinetuneModule
     model: FinetuneModule
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What the data knows, the model is told: its class names, too."""
+        super().add_arguments_to_parser(parser)
+        # a data module of one's own need not have them
+        parser.link_arguments(
+            "data", "model.class_names", lambda data: getattr(data, "class_names", None), "instantiate"
+        )
+
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Trains or probes, and tests; see `TrainCLI.fit` for `ckpt_path`."""
         self._say_start()
@@ -52,9 +61,8 @@ class FinetuneCLI(TrainCLI):
         if not self.trainer.is_global_zero:
             return
         start = self.model.start
-        head = "new" if start.new_head else "kept"
         trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-        print(f"start: {start.source}; head: {head}; trainable parameters: {trainable:,}", flush=True)
+        print(f"start: {start.source}; head: {start.head}; trainable parameters: {trainable:,}", flush=True)
         if not isinstance(self.datamodule, ImageDataModule):
             return
         for name in ("mean", "std"):

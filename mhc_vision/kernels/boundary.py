@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mhc_vision.kernels.backend import TRITON_DTYPES, can_launch
 from mhc_vision.kernels.boundary_arguments import Connection, Merge, Norm, Past, flatten_arguments
-from mhc_vision.kernels.checks import MAX_FUSED_STREAMS, check_floating, check_num_iters, check_shape
+from mhc_vision.kernels.checks import MAX_FUSED_STREAMS, check_eps, check_floating, check_num_iters, check_shape
 from mhc_vision.kernels.custom_ops.boundary import Boundary
 
 __all__ = ["Connection", "Merge", "Norm", "Past", "boundary"]
@@ -54,6 +54,8 @@ def boundary(
 
 def _check_arguments(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> None:
     check_num_iters(merge.num_iters, "merge.num_iters")
+    check_eps(connection.eps, "connection.eps")
+    check_eps(norm.eps, "norm.eps")
     n = _check_streams(streams, connection.weight)
     batch, num_tokens, dim = streams.shape[0], streams.shape[1], streams.shape[-1]
     num_logits = 2 * n + n * n

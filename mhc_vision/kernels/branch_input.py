@@ -29,14 +29,15 @@ def branch_input(
         weight: φᵀ, (k, n*C), k >= n; the first n rows belong to `pre`.
         scale: α, (k,), one per logit.
         bias: b, (k,).
-        eps: added to the mean square.
+        eps: added to the mean square, positive.
 
     Returns:
         u, (..., C), dtype of `streams`; the logits after the first n, (..., k - n), fp32 or fp64; and the streams,
         to be merged after the branch.
 
     Raises:
-        ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices.
+        ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices, or `eps` out
+            of range.
     """
     return (
         reference.branch_input(streams, weight, scale, bias, eps)
@@ -50,7 +51,7 @@ def _unscripted(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if is_traced():
         return reference.branch_input(streams, weight, scale, bias, eps)
-    check_logit_parameters(streams, weight, scale, bias)
+    check_logit_parameters(streams, weight, scale, bias, eps)
     *leading, n, dim = streams.shape
     if bias.numel() < n:
         raise ValueError(f"bias: got {bias.numel()} logits, expected at least n = {n} for pre")

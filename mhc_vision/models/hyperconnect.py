@@ -10,9 +10,11 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from mhc_vision.checks import nearest
 from mhc_vision.layers import CONNECTIONS, GatedReduction, HyperConnection, check_blocks, check_connection
 from mhc_vision.models.eva_mhc import HyperEva
 from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS, HyperConnected, check_factor_is_normed
+from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.vision_transformer_mhc import HyperVisionTransformer, HyperVisionTransformerDistilled
 
 HYPER_MODELS: dict[type[nn.Module], type[HyperConnected]] = {
@@ -65,8 +67,12 @@ def hyperconnect(
         )
     unknown = options.keys() - set(CONNECTION_OPTIONS)
     if unknown:
-        raise ValueError(f"options: got {', '.join(sorted(unknown))}, expected some of {', '.join(CONNECTION_OPTIONS)}")
+        hint = nearest(min(unknown), CONNECTION_OPTIONS)
+        raise ValueError(
+            f"options: got {', '.join(sorted(unknown))}, expected some of {', '.join(CONNECTION_OPTIONS)}{hint}"
+        )
     check_connection(connection, num_streams, stream_reduce, **options)
+    check_image_size(model, type(model).__name__, *(getattr(model.patch_embed, "img_size", None) or ()))
     check_blocks(cast(nn.Module, model.blocks))
     check_factor_is_normed(model, stream_reduce)
 

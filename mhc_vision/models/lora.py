@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from mhc_vision.checks import check_number, check_whole_number, nearest
+
 
 @dataclass(frozen=True)
 class LoraOptions:
@@ -27,12 +29,9 @@ class LoraOptions:
     targets: tuple[str, ...] = ("attn.qkv", "attn.proj")
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora_rank must be at least 1, got {self.rank}")
-        if self.alpha <= 0:
-            raise ValueError(f"lora_alpha must be positive, got {self.alpha}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"lora_dropout must be in [0, 1), got {self.dropout}")
+        check_whole_number("lora_rank", self.rank, at_least=1)
+        check_number("lora_alpha", self.alpha, above=0)
+        check_number("lora_dropout", self.dropout, at_least=0, below=1)
         if not self.targets:
             raise ValueError("lora_targets: got none, expected ends of the names of linear layers")
 
@@ -54,8 +53,8 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
 
     Raises:
         ImportError: If peft is missing.
-        ValueError: If a target matches no linear layer, which peft would not say of one among others, or one that an
-            adapter would not reach.
+        ValueError: If a target matches no linear layer, which peft would not say of one among others, one that an
+            adapter would not reach, or one that is smaller than the rank.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -67,9 +66,10 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
             kinds = sorted({".".join(name.split(".")[-2:]) for name in linear if name.startswith("blocks.")})
             raise ValueError(
                 f"lora_targets: {target!r} matches no linear layer of {type(model).__name__}; there is: "
-                f"{', '.join(kinds)}"
+                f"{', '.join(kinds)}{nearest(target, kinds)}"
             )
     _check_called(model, options.targets)
+    _check_rank(model, options)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft only divides it
@@ -102,6 +102,17 @@ def _check_called(model: nn.Module, targets: Sequence[str]) -> None:
                 f"lora_targets: {type(model).__name__} reads the weight of {name}.qkv without calling the layer, so an "
                 "adapter there would do nothing; take others, such as attn.proj, mlp.fc1 and mlp.fc2"
             )
+
+
+def _check_rank(model: nn.Module, options: LoraOptions) -> None:
+    """Raise ValueError where B A would have more numbers than it can say: its rank is at most the smaller side."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and any(_ending_with(target, [name]) for target in options.targets):
+            smaller = min(module.in_features, module.out_features)
+            if options.rank > smaller:
+                raise ValueError(
+                    f"lora_rank: got {options.rank}, expected at most {smaller}, the smaller side of {name}"
+                )
 
 
 def _ending_with(target: str, names: Sequence[str]) -> list[str]:

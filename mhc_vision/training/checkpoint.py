@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from mhc_vision.finite import not_finite
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -42,15 +46,33 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{path} cannot be written, with {free} MiB free; {earlier}: {error}") from error
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """A `ModelCheckpoint` for which no weights or validation loss that are not finite are ever the best."""
+
+    @property
+    def state_key(self) -> str:
+        """That of `ModelCheckpoint`, under which checkpoints have the best value so far."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether what was validated is better than what is kept."""
+        loss = trainer.callback_metrics.get("val/loss")
+        lost = (loss is not None and not bool(loss.isfinite())) or bool(not_finite(trainer.lightning_module))
+        # shards of the weights lie in different processes
+        if trainer.strategy.reduce_boolean_decision(lost, all=False):
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
+
 def checkpoint_callbacks(run_dir: Path, metric: str = "top1") -> list[ModelCheckpoint]:
-    """`checkpoints/best.ckpt` by `val/<metric>` and `checkpoints/last.ckpt` after every epoch.
+    """`checkpoints/best.ckpt` by `val/<metric>`, of finite numbers, and `checkpoints/last.ckpt` after every epoch.
 
     Two callbacks, because one with `save_last` refreshes `last.ckpt` only when the monitored metric improves
     (Lightning 2.6).
     """
     directory = run_dir / "checkpoints"
     return [
-        ModelCheckpoint(
+        BestCheckpoint(
             dirpath=directory,
             filename="best",
             monitor=f"val/{metric}",

@@ -15,14 +15,18 @@ import mhc_vision.data  # noqa: F401  its classes can be named without their mod
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from mhc_vision.training.connection_monitor import ConnectionMonitor
+from mhc_vision.training.divergence import StopWhenDiverged
 from mhc_vision.training.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.interrupt import InterruptCheckpoint
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.loss_spikes import LossSpikes
 from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
-from mhc_vision.training.resume import check_same_model, check_same_run, resume_path
+from mhc_vision.training.option_errors import REFUSALS, is_refusal, reason_of, trainer_refusals
+from mhc_vision.training.option_parser import OptionParser, parse_options
+from mhc_vision.training.resume import check_same_classes, check_same_model, check_same_run, resume_path
 from mhc_vision.training.run_summary import RunSummary
+from mhc_vision.training.stored_weights import short_reason
 from mhc_vision.training.throughput import Throughput
 
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -46,27 +50,51 @@ class SaveConfigOnStart(SaveConfigCallback):
             # the file repeats a run, also one that was resumed
             if "ckpt_path" in config:
                 config["ckpt_path"] = None
+            settings = trainer.lightning_module.hparams
+            if "connection" in settings:
+                # what fine-tuning found in its start
+                config["model.connection"] = settings["connection"]
+                if settings["connection"] is not None:
+                    config["model.num_streams"] = settings["num_streams"]
             text = self.parser.dump(config, skip_none=False)
             replace_text(Path(trainer.default_root_dir) / self.config_filename, text)
 
 
 class SetupMark(Callback):
-    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings."""
+    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings.
+
+    Attributes:
+        is_set_up: Whether they are.
+        is_restoring: Whether Lightning is about to restore, from a checkpoint, what `check_same_run` does not look at.
+    """
 
     def __init__(self) -> None:
         self.is_set_up = False
+        self.is_restoring = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes that the states of callbacks, loops and optimisers are restored next."""
+        self.is_restoring = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
+        """Notes that all is set up."""
         self.is_set_up = True
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that all is restored."""
+        self.is_restoring = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that all is restored."""
+        self.is_restoring = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
-        self.is_set_up = True
+        """Notes both."""
+        self.is_set_up, self.is_restoring = True, False
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
-        self.is_set_up = True
+        """Notes both."""
+        self.is_set_up, self.is_restoring = True, False
 
 
 class TrainCLI(LightningCLI):
@@ -93,6 +121,7 @@ class TrainCLI(LightningCLI):
             seed_everything_default=0,
             subclass_mode_data=True,
             args=self.command,
+            parser_class=OptionParser,
             run=run,
             # the optimiser is the module's; its own saved hyper-parameters are plain types, which the CLI's are not
             auto_configure_optimizers=False,
@@ -122,8 +151,8 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses `args` without Lightning's warning that `sys.argv` holds words, too: they are the same ones."""
-        self.config = parser.parse_args(self.command)
+        """Parses the command line; see `parse_options`."""
+        self.config = parse_options(parser, self.command)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would put the model settings of a checkpoint over those given, unsaid; here they are compared."""
@@ -160,15 +189,19 @@ class TrainCLI(LightningCLI):
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} has no checkpoint yet")
             if path is not None:
                 check_same_model(path, self.model)
+                check_same_classes(path, self.datamodule)
             evaluate(ckpt_path=path, **kwargs)
 
     @contextmanager
     def _messages_until_set_up(self) -> Iterator[None]:
-        """Ends the program with a message where the settings are refused; a later error keeps its traceback."""
+        """Ends the program with a message where settings or a checkpoint are refused; later errors have tracebacks."""
         try:
             yield
-        except ValueError as error:
-            if self._setup_mark.is_set_up:
+        except Exception as error:
+            if self._setup_mark.is_restoring:
+                # Lightning takes the structure of a checkpoint for granted
+                fail(f"error: ckpt_path: the checkpoint cannot be restored: {short_reason(error)}", status=2)
+            if not is_refusal(error, self._setup_mark.is_set_up):
                 raise
             fail(f"error: {error}", status=2)
 
@@ -176,12 +209,8 @@ class TrainCLI(LightningCLI):
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
         try:
             super().instantiate_classes()
-        except (ValueError, ImportError) as error:
-            # jsonargparse wraps what a class refuses into its own account of the types it tried
-            reason: BaseException = error
-            while isinstance(reason.__cause__, ValueError):
-                reason = reason.__cause__
-            fail(f"error: {reason}", status=2)
+        except REFUSALS as error:
+            fail(f"error: {reason_of(error)}", status=2)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run directory's logger, checkpoints and callbacks added to those configured."""
@@ -199,14 +228,16 @@ class TrainCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         kwargs["plugins"] = plugins
         kwargs["callbacks"] = [*callbacks, *self._run_callbacks(run_dir, callbacks, config)]
-        return super().instantiate_trainer(**kwargs)
+        with trainer_refusals(config):
+            return super().instantiate_trainer(**kwargs)
 
     def _run_callbacks(self, run_dir: Path, configured: list[Callback], config: dict[str, Any]) -> list[Callback]:
         seed = self._get(self.config_init, "seed_everything")
         # False: Lightning's word for no seed
         seed = None if seed is False else seed
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", self.command_name, *self.command], seed)
-        added: list[Callback] = [summary, self._setup_mark]
+        # in front of the summary, which a run that has diverged does not get
+        added: list[Callback] = [*_missing([StopWhenDiverged()], configured), summary, self._setup_mark]
         every_n_steps = config["log_every_n_steps"] or 50
         watched = config["logger"] is not False
         if watched:

@@ -1,6 +1,5 @@
 """Append-only metric log: one JSON object a line."""
 
-import json
 import os
 import time
 from argparse import Namespace
@@ -12,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.json_files import json_object
 
 
 class JsonlLogger(Logger):
@@ -74,7 +74,10 @@ class JsonlLogger(Logger):
             return
         self._drop_unfinished_line()
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["step"] < step]
+        records = (
+            json_object("log", line, f"{self.path}, line {place}", ("step",)) for place, line in enumerate(lines, 1)
+        )
+        kept = [line for line, record in zip(lines, records, strict=True) if record["step"] < step]
         if len(kept) < len(lines):
             replace_text(self.path, "".join(kept))
 

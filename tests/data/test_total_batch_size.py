@@ -55,5 +55,5 @@ def test_accumulation_that_changes_is_refused() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="total_batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="total_batch_size: got 0, expected a whole number from 1"):
         DigitsDataModule(total_batch_size=0)

@@ -50,9 +50,9 @@ def test_layers_that_are_not_called_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0}, "lora_rank must be at least 1, got 0"),
-        ({"alpha": 0.0}, "lora_alpha must be positive"),
-        ({"dropout": 1.0}, "lora_dropout must be in"),
+        ({"rank": 0}, "lora_rank: got 0, expected a whole number from 1"),
+        ({"alpha": 0.0}, "lora_alpha: got 0.0, expected a finite number above 0"),
+        ({"dropout": 1.0}, "lora_dropout: got 1.0, expected a finite number"),
         ({"targets": ()}, "lora_targets: got none"),
     ],
 )

@@ -9,6 +9,7 @@ import yaml
 from torchvision.io import write_jpeg
 
 from mhc_vision.cli import COMMANDS, main
+from mhc_vision.training.cli import TrainCLI
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -159,8 +160,8 @@ def test_an_unknown_command_is_named_with_those_there_are(capsys):
         (["--model.learning_rate", "1"], "learning_rate"),
         (["--model.connection", "hc"], "hc"),
         (["--model.name", "vit_bse_patch16_224"], "nearest: .*vit_base_patch16_224"),
-        (["--model.lr", "-1"], "lr must be positive, got -1.0"),
-        (["--data.batch_size", "0"], "batch_size must be at least 1, got 0"),
+        (["--model.lr", "-1"], "lr: got -1.0, expected a finite number above 0"),
+        (["--data.batch_size", "0"], "batch_size: got 0, expected a whole number from 1"),
         (["--config", "no_such_file.yaml"], "no_such_file.yaml"),
     ],
 )
@@ -246,6 +247,17 @@ def test_the_images_of_a_step_may_be_given_for_all_accumulated_batches(train):
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 1
     assert checkpoint["DigitsDataModule"]["batch_size"] == 4
+
+
+@pytest.mark.parametrize(("later", "total"), [("batch_size", None), ("total_batch_size", 12)])
+def test_of_two_batch_sizes_the_later_one_counts_and_says_so(tmp_path, capsys, later, total):
+    (tmp_path / "recipe.yaml").write_text("data: {init_args: {batch_size: 32, total_batch_size: 64}}\n")
+    words = ["--config", str(CONFIGS / "digits.yaml"), "--config", str(tmp_path / "recipe.yaml")]
+    words += [f"--data.{later}", "12", "--trainer.default_root_dir", str(tmp_path / "run")]
+    data = TrainCLI(words, run=False).datamodule
+    assert (data.batch_size, data.total_batch_size) == (12, total)
+    said = "data.batch_size: 12 replaces the data.total_batch_size 64 given before it\n"
+    assert (said in capsys.readouterr().out) == (later == "batch_size")
 
 
 def test_the_flat_and_the_long_form_of_a_data_option_are_the_same(train):
