@@ -229,6 +229,15 @@ def test_no_fp64():
         boundary(*grouped(given))
 
 
+@pytest.mark.parametrize("eps", [0.0, -1e-6, float("nan")])
+def test_bad_eps_is_named(eps):
+    streams, merge, connection, norm = grouped(arguments(4, 64, 5, torch.float32, False, False))
+    with pytest.raises(ValueError, match=r"connection\.eps: got"):
+        boundary(streams, merge, connection._replace(eps=eps), norm)
+    with pytest.raises(ValueError, match=r"norm\.eps: got"):
+        boundary(streams, merge, connection, norm._replace(eps=eps))
+
+
 @pytest.mark.parametrize(
     ("index", "shape", "message"),
     [
