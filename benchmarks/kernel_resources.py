@@ -3,7 +3,7 @@
     python benchmarks/kernel_resources.py                    # sm_80, sm_90 and gfx942, n = 4 and 8, bf16
     python benchmarks/kernel_resources.py --dtype fp32 --json resources.json
 
-One line a kernel and architecture: registers a thread, bytes spilled a thread, seconds to compile. The tiles are those
+One line per kernel and architecture: registers and bytes spilled per thread, seconds to compile. The tiles are those
 that the launches use; C is a run-time argument of every kernel, so one figure holds for all C, but for the norm in the
 boundary, which is compiled for each width of the registered models.
 """
@@ -27,16 +27,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mhc_vision.atomic_files import json_text, replace_text
-from mhc_vision.kernels.triton_kernels import (
-    boundary_backward,
-    boundary_forward,
-    boundary_replay,
-    logits,
-    merge,
-    read,
-    sinkhorn,
-    sinkhorn_wide,
-)
+from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
+from mhc_vision.kernels.triton_kernels import merge, read
+from mhc_vision.kernels.triton_kernels.boundary import backward as boundary_backward
+from mhc_vision.kernels.triton_kernels.boundary import forward as boundary_forward
+from mhc_vision.kernels.triton_kernels.boundary import replay as boundary_replay
+from mhc_vision.kernels.triton_kernels.logits import backward as logits_backward
+from mhc_vision.kernels.triton_kernels.logits import forward as logits_forward
+from mhc_vision.kernels.triton_kernels.logits.launch import GRADIENT_CHANNELS, GRADIENT_TOKENS
+from mhc_vision.kernels.triton_kernels.sinkhorn import matrices, vectors
 from mhc_vision.kernels.triton_kernels.tiles import tile
 
 TARGETS = {
@@ -66,42 +65,49 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     padded = max(16, triton.next_power_of_2(n * n + 2 * n))
     split = {"PADDED_LOGITS": padded, "SPLIT": dtype != "fp32"}
     streams = {"NUM_STREAMS": n}
-    if n <= 4:
-        tokens = {"BLOCK_TOKENS": sinkhorn.BLOCK_TOKENS}
-        yield "sinkhorn", sinkhorn.forward_kernel, {**streams, **tokens}
-        yield "sinkhorn backward", sinkhorn.backward_kernel, {**streams, **tokens}
-    else:
-        tokens = {"BLOCK_TOKENS": sinkhorn_wide.BLOCK_TOKENS, "PADDED": 8}
-        yield "sinkhorn", sinkhorn_wide.forward_kernel, {**streams, **tokens}
-        yield "sinkhorn backward", sinkhorn_wide.backward_kernel, {**streams, **tokens}
+    yield from sinkhorn_kernels(n)
     yield "merge", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge", n)}
     yield "merge backward", merge.backward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge_backward", n)}
     yield "read", read.forward_kernel, {**streams, "SIGMOID": True, **tile("read", n)}
     reading = {"SIGMOID": True, "WRITE_STREAMS": False, **tile("read_backward", n)}
     yield "read backward", read.backward_kernel, {**streams, **reading}
-    yield "logits", logits.forward_kernel, {**streams, **split, **tile("logits", n)}
+    yield "logits", logits_forward.forward_kernel, {**streams, **split, **tile("logits", n)}
     applying = {**split, "READ": True, **tile("logits_backward", n)}
-    yield "logits backward, streams", logits.streams_backward_kernel, {**streams, **applying}
-    if n <= 4:
-        scaled = {**streams, **split, "GAMMA": True, "KEEP": True}
-        yield "boundary, merge", boundary_forward.merge_logits_kernel, {**scaled, **tile("boundary", n)}
-        replaying = {**streams, "GAMMA": True, "KEEP": True, **tile("boundary_replay", n)}
-        yield "boundary, replay", boundary_replay.replay_kernel, replaying
-        for dim in WIDTHS:
-            norming = {**streams, "DIM": dim, **tile("boundary_norm", n)}
-            yield f"boundary, norm, C = {dim}", boundary_forward.read_norm_kernel, norming
-        norming = {**streams, **tile("boundary_norm_backward", n)}
-        yield "boundary backward, norm", boundary_backward.read_norm_backward_kernel, norming
-        merging = {**scaled, "ENTRY": False, **tile("boundary_backward", n)}
-        yield "boundary backward, merge", boundary_backward.merge_backward_kernel, merging
-        bare = {"GAMMA": False, "KEEP": False}
-        entry = {**scaled, **bare, **tile("boundary", n)}
-        yield "boundary, merge, entry", boundary_forward.merge_logits_kernel, entry
-        entry = {**merging, **bare, "ENTRY": True}
-        yield "boundary backward, merge, entry", boundary_backward.merge_backward_kernel, entry
-    summing = {"BLOCK_TOKENS": logits.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits.GRADIENT_CHANNELS}
-    summing["NUM_PRE"] = n if n <= 4 else 0
-    yield "logits backward, weight", logits.phi_backward_kernel, {**split, **summing, "num_stages": 1}
+    yield "logits backward, streams", logits_backward.streams_backward_kernel, {**streams, **applying}
+    fused = n <= MAX_FUSED_STREAMS
+    if fused:
+        yield from boundary_kernels(n, split)
+    summing = {"BLOCK_TOKENS": GRADIENT_TOKENS, "BLOCK_CHANNELS": GRADIENT_CHANNELS, "NUM_PRE": n if fused else 0}
+    yield "logits backward, weight", logits_backward.phi_backward_kernel, {**split, **summing, "num_stages": 1}
+
+
+def sinkhorn_kernels(n: int) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """On vectors or on matrices."""
+    constants = {"NUM_STREAMS": n}
+    if n <= MAX_FUSED_STREAMS:
+        form, constants["BLOCK_TOKENS"] = vectors, vectors.BLOCK_TOKENS
+    else:
+        form, constants["BLOCK_TOKENS"], constants["PADDED"] = matrices, matrices.BLOCK_TOKENS, matrices.PADDED
+    yield "sinkhorn", form.forward_kernel, constants
+    yield "sinkhorn backward", form.backward_kernel, constants
+
+
+def boundary_kernels(n: int, split: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """With LayerScale and DropPath; at the entry, where the streams are one, without."""
+    streams, scaled, bare = {"NUM_STREAMS": n}, {"GAMMA": True, "KEEP": True}, {"GAMMA": False, "KEEP": False}
+    merging = {**streams, **split, **tile("boundary", n)}
+    yield "boundary, merge", boundary_forward.merge_logits_kernel, {**merging, **scaled}
+    yield "boundary, replay", boundary_replay.replay_kernel, {**streams, **scaled, **tile("boundary_replay", n)}
+    for dim in WIDTHS:
+        norming = {**streams, "DIM": dim, **tile("boundary_norm", n)}
+        yield f"boundary, norm, C = {dim}", boundary_forward.read_norm_kernel, norming
+    norming = {**streams, **tile("boundary_norm_backward", n)}
+    yield "boundary backward, norm", boundary_backward.read_norm_backward_kernel, norming
+    applying = {**streams, **split, **tile("boundary_backward", n)}
+    yield "boundary backward, merge", boundary_backward.merge_backward_kernel, {**applying, **scaled, "ENTRY": False}
+    yield "boundary, merge, entry", boundary_forward.merge_logits_kernel, {**merging, **bare}
+    entry = {**applying, **bare, "ENTRY": True}
+    yield "boundary backward, merge, entry", boundary_backward.merge_backward_kernel, entry
 
 
 def compiled(kernel: Any, constants: dict[str, Any], dtype: str, target: GPUTarget) -> Any:
@@ -115,9 +121,8 @@ def compiled(kernel: Any, constants: dict[str, Any], dtype: str, target: GPUTarg
         if name in constants:
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
-            matrices = kernel.__module__.endswith(("sinkhorn", "sinkhorn_wide"))
-            narrow = phi if name == "phi_ptr" else f"*{dtype}" if name in WIDE and not matrices else "*fp32"
-            signature[name] = narrow
+            of_streams = name in WIDE and kernel.__module__ not in (vectors.__name__, matrices.__name__)
+            signature[name] = phi if name == "phi_ptr" else f"*{dtype}" if of_streams else "*fp32"
         else:
             signature[name] = FLOATS.get(name, "i32")
     aligned = [i for i, name in enumerate(names) if name.endswith("_ptr") or name in MULTIPLES_OF_16]

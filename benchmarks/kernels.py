@@ -3,10 +3,10 @@
     python benchmarks/kernels.py --json kernels.json      # on a GPU: C = 192 ... 1280, 25,088 and 50,176 tokens, n = 4
     python benchmarks/kernels.py --dry-run                # tiny, in Triton's interpreter: says nothing about time
 
-One line an op, pass, C and token count: median milliseconds, the bytes that the pass has to move, and the share of the
-bandwidth of a large copy in the same run that it reaches with them; and the time of plain PyTorch over it. Bytes are
-those of the plan: what a kernel must read and write once, with fp32 side data, and for the boundary the passes of its
-five kernels, which `traffic.py` counts. A backward pass is timed alone, on a graph that is kept.
+One line per op, pass, C and token count: median milliseconds, the bytes that the pass has to move, the share of a large
+copy's bandwidth in the same run that this makes, and the time of plain PyTorch over ours. Bytes are those of the plan:
+what a kernel must read and write once, with fp32 side data, and for the boundary the passes of its five kernels, which
+`traffic.py` counts. A backward pass is timed alone, on a graph that is kept.
 """
 
 import argparse
@@ -27,12 +27,13 @@ from torch import Tensor
 from mhc_vision import kernels
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels import use_backend
+from mhc_vision.kernels.boundary import Connection, Merge, Norm
 
 N = 4
 K = 2 * N + N * N
 SIDE = 4  # bytes of an fp32 number beside the streams
 
-# (vectors of C, fp32 numbers) a token, forward and backward; each read or written once
+# (vectors of C, fp32 numbers) per token, forward and backward; each read or written once
 MOVES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "sinkhorn_knopp": ((0, 2 * N * N), (0, 3 * N * N)),
     "stream_coefficients": ((N, K + 1), (3 * N, 2 * K + 1)),
@@ -51,6 +52,11 @@ def bytes_moved(op: str, backward: bool, num_tokens: int, dim: int) -> int:
     return num_tokens * (2 * dim * vectors + SIDE * numbers)
 
 
+def boundary(streams: Tensor, output: Tensor, logits: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    """The boundary, of tensors side by side as `plain_boundary` takes them."""
+    return kernels.boundary(streams, Merge(output, logits), Connection(*parameters[:3]), Norm(*parameters[3:]))
+
+
 def plain_boundary(streams: Tensor, output: Tensor, logits: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
     """What the boundary computes, by the small ops."""
     weight, scale, bias, norm_weight, norm_bias = parameters
@@ -65,7 +71,7 @@ def plain_boundary(streams: Tensor, output: Tensor, logits: Tensor, *parameters:
 def cases(
     num_tokens: int, dim: int, device: str
 ) -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]]:
-    """Of each op: itself, its plain form, and its arguments."""
+    """Each op, its plain form and its arguments."""
 
     def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(*shape, device=device).to(dtype).requires_grad_()
@@ -86,7 +92,7 @@ def cases(
     }
     return {
         **{name: (op, op, arguments) for name, (op, arguments) in same.items()},
-        "boundary": (kernels.boundary, plain_boundary, of_boundary),
+        "boundary": (boundary, plain_boundary, of_boundary),
     }
 
 
@@ -106,7 +112,7 @@ def passes(
 
 
 def measure(num_tokens: int, dim: int, repeats: int, device: str, bandwidth: float) -> list[dict[str, Any]]:
-    """Two rows an op."""
+    """Two rows per op."""
     rows = []
     for name, (op, plain, arguments) in cases(num_tokens, dim, device).items():
         ours, theirs = passes(op, arguments, "triton"), passes(plain, arguments, "torch")

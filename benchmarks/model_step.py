@@ -103,7 +103,7 @@ def peak_memory(function: Callable[[], None]) -> int | None:
 
 
 def measure(name: str, mode: str, compiled: bool, arguments: argparse.Namespace, device: str) -> list[dict[str, Any]]:
-    """One row a connection, in training or inference."""
+    """One row per connection, in training or inference."""
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     shape = timm.get_pretrained_cfg(name).input_size
     images = torch.randn(arguments.batch_size, *shape, device=device, dtype=dtype)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mhc_vision.kernels import boundary, reference, stream_coefficients
+from mhc_vision.kernels.boundary import Connection, Merge, Norm
 
 # the kernels of some take no other number of streams
 NUM_STREAMS, NUM_ITERS, EPS = 4, 20, 1e-6
@@ -103,11 +104,12 @@ def ours(problem: Problem) -> Prepared:
     """The fused op of this library."""
     given = [leaf(t) for t in (problem.streams, problem.output, problem.weight, problem.logits)]
     streams, output, weight, logits = given
-    scale = problem.row_scale
+    merge = Merge(output[None], logits, num_iters=NUM_ITERS)
+    connection = Connection(weight, problem.row_scale, problem.bias)
+    norm = Norm(problem.norm_weight, problem.norm_bias)
 
     def run() -> Results:
-        norm = (problem.norm_weight, problem.norm_bias)
-        made = boundary(streams[None], output[None], logits, weight, scale, problem.bias, *norm, num_iters=NUM_ITERS)
+        made = boundary(streams[None], merge, connection, norm)
         return [made[0][0], made[1][0], made[2]]
 
     return Prepared(run, given)

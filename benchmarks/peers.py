@@ -4,7 +4,7 @@
     python benchmarks/peers.py --json peers.json                # on a GPU
     python benchmarks/peers.py --dry-run                        # tiny, without one: says nothing about time
 
-One line an implementation and C. Errors are relative to the largest value of the formulas in fp64: of the new streams,
+One line per implementation and C. Errors are relative to the largest value of the formulas in fp64: of the new streams,
 of the branch input, and the largest of the gradients of X, f and φ. One that differs by more than the tolerance is not
 timed. Ratios are its time over ours: forward, and forward and backward together; all take turns in one run.
 """
@@ -51,7 +51,7 @@ def errors(actual: list[Tensor], right: list[Tensor]) -> dict[str, float]:
 
 
 def upstream(problem: Problem) -> dict[str, list[Tensor]]:
-    """Gradients of [X', y, post', res'], and the same behind the maps, of our logits."""
+    """Gradients of [X', y, post', res'], and of our logits in place of the maps."""
     exact = peer_adapters.plain(problem, torch.float64)
     merged, normed, post, res = exact.run()
     maps = [torch.randn_like(post), torch.randn_like(res)]
@@ -80,7 +80,7 @@ def own_error(name: str, problem: Problem, prepared: Prepared) -> dict[str, floa
 
 
 def compare(dim: int, num_tokens: int, names: list[str], repeats: int, device: str) -> list[dict[str, Any]]:
-    """One row an implementation; what cannot run or differs says why."""
+    """One row per implementation; what cannot run or differs says why."""
     problem = peer_adapters.random_problem(num_tokens, dim, torch.float32 if DRY_RUN else torch.bfloat16, device)
     gradients = upstream(problem)
     right = evaluate(peer_adapters.plain(problem, torch.float64), gradients["exact"])

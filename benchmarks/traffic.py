@@ -3,10 +3,10 @@
     python benchmarks/traffic.py                       # C = 192, 384, 768, 1024, n = 4, bf16
     python benchmarks/traffic.py --json traffic.json
 
-The unit is one C-wide bf16 vector a token (2C bytes). Counted are the bytes that the masks let through. What tiles
-share is listed apart (`shared`), because L2 serves it: φ, parameters and partial sums, which every tile of tokens reads
-or writes; the logits' gradient where φ's is made, which every tile of channels reads; and Sinkhorn's scratch. `plan` is
-what the streams and the other vectors of C come to by the design; the rest is side data in fp32.
+The unit is one C-wide bf16 vector per token (2C bytes). Bytes count where the masks let them through. What tiles share
+is listed apart (`shared`), because L2 serves it: φ, parameters and partial sums, which every tile of tokens reads or
+writes; the logits' gradient where φ's is made, which every tile of channels reads; and Sinkhorn's scratch. `plan` is
+what the design moves of streams and other vectors of C; the rest is side data in fp32.
 """
 
 import argparse
@@ -26,7 +26,10 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from mhc_vision.atomic_files import json_text, replace_text
-from mhc_vision.kernels.triton_kernels import boundary, sinkhorn
+from mhc_vision.kernels.boundary import Connection, Merge, Norm
+from mhc_vision.kernels.triton_kernels.boundary import launch as launch_boundary
+from mhc_vision.kernels.triton_kernels.logits import launch as launch_logits
+from mhc_vision.kernels.triton_kernels.sinkhorn import vectors as sinkhorn
 
 # arguments that tiles of tokens share, and scratch
 PARAMETERS = {"phi_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr"}
@@ -76,7 +79,7 @@ def install(meter: Meter) -> None:
         return store(self, pointers, value, mask, *rest)
 
     builder.create_masked_load, builder.create_masked_store = counting_load, counting_store
-    for module in (boundary, sinkhorn, boundary.logits_kernels):
+    for module in (launch_boundary, launch_logits, sinkhorn):
         for name, kernel in vars(module).items():
             if name.endswith("_kernel") and isinstance(kernel, interpreter.InterpretedFunction):
                 setattr(module, name, _Named(meter, name if module is not sinkhorn else "sinkhorn_backward", kernel))
@@ -104,21 +107,18 @@ class _Named:
 
 
 def measure(dim: int, n: int, num_tokens: int, meter: Meter) -> list[dict[str, Any]]:
-    """Units of C a token, by kernel, of one boundary forward and backward."""
+    """Units of C per token, by kernel, of one boundary forward and backward."""
     meter.bytes.clear()
     k = 2 * n + n * n
     bf16 = {"dtype": torch.bfloat16}
     streams, output = torch.randn(num_tokens, n, dim).to(**bf16), torch.randn(num_tokens, dim).to(**bf16)
     parameters = [torch.randn(k, n * dim), torch.randn(k), torch.randn(k), torch.ones(dim), torch.zeros(dim)]
     logits = torch.randn(n + n * n, num_tokens)
-    branch = boundary.Branch(output, None, None, num_tokens)
-    connection, norm = boundary.Connection(*parameters[:3]), boundary.Norm(*parameters[3:])
-    _, made = boundary.forward(streams, branch, logits, connection, norm, 20, 1e-6, 1e-6)
+    given = streams, Merge(output, logits), Connection(*parameters[:3]), Norm(*parameters[3:])
+    _, made = launch_boundary.forward(*given)
     forward = dict(meter.bytes)
     d_streams, d_normed = torch.randn_like(streams), torch.randn_like(output)
-    boundary.backward(
-        d_streams, d_normed, torch.randn_like(logits), streams, branch, logits, connection, norm, made, 20
-    )
+    launch_boundary.backward(d_streams, d_normed, torch.randn_like(logits), made, *given)
     rows: dict[str, dict[str, Any]] = {}
     for (kernel, direction, shared), count in meter.bytes.items():
         row = rows.setdefault(

@@ -1,12 +1,18 @@
 """Stateless tensor ops of hyper-connections; no modules, no parameters.
 
 Shapes: B batch, N tokens, n streams, C channels. `streams` are (B, N, n, C) contiguous in the models, (..., n, C) here.
+
+An op has one name in all layers: its file here checks arguments and chooses what runs, `custom_ops/` makes the Triton
+kernels known to PyTorch, and `triton_kernels/` holds kernels and launches. `reference.py` has the formulas.
 """
+
+import torch
 
 from mhc_vision.kernels.backend import describe, requested_backend, use_backend
 from mhc_vision.kernels.boundary import boundary
 from mhc_vision.kernels.branch_input import branch_input
 from mhc_vision.kernels.coefficients import Coefficients, stream_coefficients
+from mhc_vision.kernels.combination import combine_matrices
 from mhc_vision.kernels.logits import stream_logits
 from mhc_vision.kernels.merge import merge_and_read, merge_streams
 from mhc_vision.kernels.projections import project_streams
@@ -17,6 +23,7 @@ __all__ = [
     "Coefficients",
     "boundary",
     "branch_input",
+    "combine_matrices",
     "describe",
     "merge_and_read",
     "merge_streams",
@@ -28,3 +35,17 @@ __all__ = [
     "stream_logits",
     "use_backend",
 ]
+
+# `torch.fx` records an op as one call where modules call it through this package: `kernels.read_streams(...)`
+for _name in (
+    "branch_input",
+    "combine_matrices",
+    "merge_and_read",
+    "merge_streams",
+    "project_streams",
+    "read_streams",
+    "sinkhorn_knopp",
+    "stream_coefficients",
+    "stream_logits",
+):
+    torch.fx.wrap(_name)

@@ -1,9 +1,10 @@
-"""Which implementation of the ops runs: chosen once, in one place, and said when asked.
+"""Which implementation of the ops runs: chosen in one place, and stated when asked.
 
-`auto` takes the Triton kernels for tensors on a GPU that they support, and plain PyTorch (`torch`) for all others.
+`auto` runs the Triton kernels on tensors on a GPU that they support, and plain PyTorch (`torch`) on all others.
 `triton` insists: where the kernels cannot run it raises an error that says why. The environment variable
 ``MHC_VISION_BACKEND`` chooses, and a `with` block can override it. With ``TRITON_INTERPRET=1`` (set before Python
-starts) the kernels run on the CPU, slowly: for tests.
+starts) the kernels run on the CPU, slowly: for tests. Traced and exported graphs hold standard operators, written as in
+`reference`, whatever the backend.
 """
 
 import importlib.util
@@ -40,7 +41,7 @@ def _validated(backend: str, argument: str) -> str:
         raise ValueError(f"{argument}: got {backend!r}, expected one of {', '.join(map(repr, BACKENDS))}")
     reason = _why_not_here() if backend == "triton" else ""
     if reason:
-        raise ValueError(f"{argument}: got 'triton', but {reason}; expected 'torch' or 'auto'")
+        raise ValueError(f"{argument}: got 'triton', expected 'torch' or 'auto': {reason}")
     return backend
 
 
@@ -48,13 +49,8 @@ _requested = _validated(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMEN
 
 
 def requested_backend() -> str:
-    """The backend asked for, by `use_backend` or else by the environment variable; `'auto'` when neither says."""
+    """The backend that `use_backend` or else the environment variable asks for; `'auto'` if neither does."""
     return _requested
-
-
-def _is_supported(tensor: Tensor) -> bool:
-    """Whether the kernels are written for the device of this tensor: compute capability 8.0, or AMD's like of it."""
-    return not tensor.is_cuda or torch.cuda.get_device_properties(tensor.device).major >= 8
 
 
 @contextmanager
@@ -75,9 +71,28 @@ def use_backend(backend: str) -> Iterator[None]:
         _requested = previous
 
 
+def describe() -> str:
+    """One line for logs: what was asked for and what runs."""
+    reason = _why_not_here()
+    runs = "'torch' (plain PyTorch)" if _requested == "torch" or reason else "'triton' on GPUs, 'torch' elsewhere"
+    because = f": {reason}" if reason and _requested == "auto" else ""
+    return f"mhc_vision kernels: requested {requested_backend()!r}, running {runs}{because}"
+
+
+def is_traced() -> bool:
+    """True under `torch.jit.trace` and `torch.export`; false in eager mode and under `torch.compile`."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
 def can_launch(tensor: Tensor) -> bool:
     """Whether a Triton kernel can run on the device of this tensor."""
     return tensor.is_cuda or (interpreted() and tensor.device.type == "cpu")
+
+
+def check_launchable(tensor: Tensor) -> None:
+    """Raise RuntimeError unless a Triton kernel can run on the device of this tensor; every custom op asks first."""
+    if not can_launch(tensor):
+        raise RuntimeError(f"kernels: got a tensor on {tensor.device}, expected one on a GPU, where Triton kernels run")
 
 
 def runs_triton(tensor: Tensor, dim: int = 8) -> bool:
@@ -88,28 +103,25 @@ def runs_triton(tensor: Tensor, dim: int = 8) -> bool:
         dim: channels C of the streams.
 
     Raises:
-        ValueError: the backend `triton` was asked for, and the kernels do not support this tensor.
+        ValueError: the backend is `triton`, and the kernels do not support this tensor.
     """
     if _requested == "torch" or tensor.numel() == 0:
         return False
     if not can_launch(tensor):
-        reason = f"its device is {tensor.device}"
+        reason = f"got device {tensor.device}, expected a GPU"
     elif not _is_supported(tensor):
-        reason = f"its device {tensor.device} has a compute capability below 8.0"
+        reason = f"got device {tensor.device}, expected compute capability 8.0 or higher"
     elif tensor.dtype not in TRITON_DTYPES:
-        reason = f"its dtype is {tensor.dtype}, and the kernels take fp16, bf16 and fp32"
+        reason = f"got dtype {tensor.dtype}, expected fp16, bf16 or fp32"
     elif dim % 8:
-        reason = f"its C is {dim}, and the kernels take multiples of 8"
+        reason = f"got C = {dim}, expected a multiple of 8"
     else:
         return _requested == "triton" or (tensor.is_cuda and _TRITON_INSTALLED)
     if _requested == "triton":
-        raise ValueError(f"streams: the backend is 'triton', but {reason}; use 'auto' or 'torch'")
+        raise ValueError(f"streams: {reason} for the backend 'triton'; use 'auto' or 'torch'")
     return False
 
 
-def describe() -> str:
-    """One line for logs: what was asked for and what runs."""
-    reason = _why_not_here()
-    runs = "'torch' (plain PyTorch)" if _requested == "torch" or reason else "'triton' on GPUs, 'torch' elsewhere"
-    because = f": {reason}" if reason and _requested == "auto" else ""
-    return f"mhc_vision kernels: requested {requested_backend()!r}, running {runs}{because}"
+def _is_supported(tensor: Tensor) -> bool:
+    """Whether the kernels are written for the device of this tensor: compute capability 8.0, or its like on AMD."""
+    return not tensor.is_cuda or torch.cuda.get_device_properties(tensor.device).major >= 8

@@ -1,7 +1,7 @@
 """Branch input: the logits of a connection and what its branch reads, in one op.
 
-The op hands the streams on. Merging the streams it returns, instead of those it was given, leaves each stream tensor
-with a single consumer, so that its gradient is summed in one buffer here and not by autograd, term by term.
+The op hands the streams on. If the streams it returns are merged, and not those it was given, each stream tensor has a
+single consumer: its gradient is summed in one buffer here, not by autograd, term by term.
 """
 
 from typing import Any
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import fusable, reference, triton_ops
-from mhc_vision.kernels.backend import runs_triton
+from mhc_vision.kernels import compiled, reference
+from mhc_vision.kernels.backend import is_traced, runs_triton
+from mhc_vision.kernels.custom_ops.branch_input import BranchInput
 from mhc_vision.kernels.flatten import flatten_contiguous
 from mhc_vision.kernels.logits import check_logit_parameters
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
-from mhc_vision.kernels.tracing import is_traced
 
 
 def branch_input(
@@ -27,34 +27,40 @@ def branch_input(
     Args:
         streams: X, (..., n, C), floating-point, n from 1 to 8.
         weight: φᵀ, (k, n*C), k >= n; the first n rows belong to `pre`.
-        scale: α, (k,), one for each logit.
+        scale: α, (k,), one per logit.
         bias: b, (k,).
         eps: added to the mean square, positive.
 
     Returns:
-        u, (..., C), dtype of `streams`; the logits behind the first n, (..., k - n), fp32 or fp64; and the streams,
+        u, (..., C), dtype of `streams`; the logits after the first n, (..., k - n), fp32 or fp64; and the streams,
         to be merged after the branch.
 
     Raises:
         ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices, or `eps` out
             of range.
     """
-    if torch.jit.is_scripting():
-        results = reference.branch_input(streams, weight, scale, bias, eps)
-    elif is_traced():
-        results = reference.branch_input(streams, weight, scale, bias, eps)
-    else:
-        check_logit_parameters(streams, weight, scale, bias, eps)
-        if bias.numel() < streams.shape[-2]:
-            raise ValueError(f"bias: got {bias.numel()} logits, expected at least n = {streams.shape[-2]} for pre")
-        if runs_triton(streams, streams.shape[-1]):
-            parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
-            tokens, rest, flat = triton_ops.BranchInput.apply(flatten_contiguous(streams, 2), *parameters, eps)
-            leading = streams.shape[:-2]
-            return tokens.view(*leading, -1), rest.view(*leading, rest.shape[-1]), flat.view(streams.shape)
-        op = fusable.branch_input if torch.compiler.is_compiling() else _BranchInput.apply
-        results = full_precision(op)(streams, weight, scale, bias, eps)
-    return results
+    return (
+        reference.branch_input(streams, weight, scale, bias, eps)
+        if torch.jit.is_scripting()
+        else _unscripted(streams, weight, scale, bias, eps)
+    )
+
+
+def _unscripted(
+    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if is_traced():
+        return reference.branch_input(streams, weight, scale, bias, eps)
+    check_logit_parameters(streams, weight, scale, bias, eps)
+    *leading, n, dim = streams.shape
+    if bias.numel() < n:
+        raise ValueError(f"bias: got {bias.numel()} logits, expected at least n = {n} for pre")
+    if runs_triton(streams, dim):
+        parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
+        tokens, rest, handed_on = BranchInput.apply(flatten_contiguous(streams, 2), *parameters, eps)
+        return tokens.view(*leading, dim), rest.view(*leading, rest.shape[-1]), handed_on.view(streams.shape)
+    op = compiled.branch_input if torch.compiler.is_compiling() else _BranchInput.apply
+    return full_precision(op)(streams, weight, scale, bias, eps)
 
 
 class _BranchInput(torch.autograd.Function):
@@ -72,7 +78,7 @@ class _BranchInput(torch.autograd.Function):
         logits = torch.addcmul(bias.to(dtype), products * scale.to(dtype), inverse_rms)
         pre = torch.sigmoid(logits[:, :n])
         leading = streams.shape[:-2]
-        # made in its final shape: a view could not be changed in place by the branch
+        # allocated in its final shape: the branch could not change a view in place
         tokens = torch.empty(*leading, dim, dtype=dtype, device=x.device)
         torch.bmm(pre.unsqueeze(1), x, out=tokens.view(-1, 1, dim))
         ctx.save_for_backward(streams, weight, scale, products, inverse_rms, pre)

@@ -1,4 +1,4 @@
-"""Argument checks shared by the ops: every mistake is named before any work is done."""
+"""Checks of arguments that the ops share: every mistake is named before any work is done."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,10 @@ from mhc_vision.checks import check_number, check_whole_number
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+# streams n that the ops take
 MAX_STREAMS = 8
+# streams n that `boundary` takes: its kernels hold the n*n entries of a map in registers
+MAX_FUSED_STREAMS = 4
 
 
 def check_num_streams(num_streams: int, argument: str = "num_streams") -> None:

@@ -1,20 +1,20 @@
-"""Coefficients: the maps of a connection, made from the streams themselves."""
+"""Coefficients: the three maps of a connection, which every token makes from its streams."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mhc_vision.kernels.backend import is_traced
 from mhc_vision.kernels.checks import check_shape, check_streams
 from mhc_vision.kernels.logits import stream_logits
 from mhc_vision.kernels.sinkhorn import sinkhorn_knopp
-from mhc_vision.kernels.tracing import is_traced
 
 
 class Coefficients(NamedTuple):
     """The three maps of one connection: per token, or one for all tokens, without the leading dimensions.
 
-    Maps that tokens make are fp32 (fp64 for fp64 streams); static ones have the dtype of their parameters.
+    Maps per token are fp32 (fp64 for fp64 streams); static maps have the dtype of their parameters.
     """
 
     pre: Tensor
@@ -47,9 +47,7 @@ def stream_coefficients(
     Raises:
         ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices.
     """
-    if torch.jit.is_scripting():
-        pass
-    elif not is_traced():
+    if not torch.jit.is_scripting():
         _check_arguments(streams, scale, bias)
     n = streams.shape[-2]
     row_scale = torch.cat([scale[0].expand(n), scale[1].expand(n), scale[2].expand(n * n)])
@@ -60,6 +58,8 @@ def stream_coefficients(
 
 
 def _check_arguments(streams: Tensor, scale: Tensor, bias: Tensor) -> None:
+    if is_traced():
+        return
     check_streams(streams)
     n = streams.shape[-2]
     check_shape(scale, "scale", streams, (3,))

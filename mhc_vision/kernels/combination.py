@@ -1,4 +1,4 @@
-"""Combinations of fixed matrices, for constraints that are not made by iteration."""
+"""Combinations of fixed matrices, for constraints that need no iteration."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,12 @@ def combine_matrices(weights: Tensor, matrices: Tensor) -> Tensor:
 
     Args:
         weights: (..., k).
-        matrices: (k, n*n), one flattened matrix a row.
+        matrices: (k, n*n), one flattened matrix per row.
 
     Returns:
         (..., n*n).
     """
-    if torch.jit.is_scripting():
-        combined = torch.matmul(weights, matrices.to(weights.dtype))
-    else:
-        combined = full_precision(torch.matmul)(weights, matrices.to(weights.dtype))
-    return combined
+    matrices = matrices.to(weights.dtype)
+    return (
+        torch.matmul(weights, matrices) if torch.jit.is_scripting() else full_precision(torch.matmul)(weights, matrices)
+    )

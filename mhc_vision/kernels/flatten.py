@@ -10,7 +10,7 @@ def flatten_tokens(tensor: Tensor, ndim: int, dtype: torch.dtype) -> Tensor:
 
 
 def expand_map(coefficients: Tensor, ndim: int, num_tokens: int, dtype: torch.dtype) -> Tensor:
-    """A map per token, or one that all tokens share, as (M, *trailing); a shared one is expanded, not copied."""
+    """A map per token, or one shared by all tokens, as (M, *trailing); a shared one is expanded, not copied."""
     trailing = coefficients.shape[coefficients.dim() - ndim :]
     return flatten_tokens(coefficients, ndim, dtype).expand(num_tokens, *trailing)
 
@@ -28,5 +28,5 @@ def flatten_contiguous(tensor: Tensor, ndim: int) -> Tensor:
 
 
 def contiguous_map(coefficients: Tensor, ndim: int) -> Tensor:
-    """A map per token as (M, *trailing), or one that all tokens share as it is; contiguous."""
+    """A map per token as (M, *trailing), or one shared by all tokens as it is; contiguous."""
     return coefficients.contiguous() if coefficients.dim() == ndim else flatten_contiguous(coefficients, ndim)

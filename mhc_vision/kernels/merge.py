@@ -1,16 +1,16 @@
-"""Merge: what the streams become after a branch."""
+"""Merge: the streams after a branch."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import fusable, reference, triton_ops
-from mhc_vision.kernels.backend import runs_triton
+from mhc_vision.kernels import compiled, reference
+from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.checks import check_map, check_shape, check_streams
+from mhc_vision.kernels.custom_ops.merge import merge
 from mhc_vision.kernels.flatten import contiguous_map, expand_map, flatten_contiguous, flatten_tokens, sum_to_map
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
-from mhc_vision.kernels.tracing import is_traced
 
 
 def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
@@ -22,8 +22,8 @@ def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) ->
     Args:
         streams: X, (..., n, C), floating-point, n from 1 to 8.
         output: F(u), what the branch returned, (..., C).
-        res: (..., n, n), `[out, in]`, or (n, n) for one map that all tokens share.
-        post: (..., n), or (n,) for one map that all tokens share.
+        res: (..., n, n), `[out, in]`, or (n, n) for one map shared by all tokens.
+        post: (..., n), or (n,) for one map shared by all tokens.
 
     Returns:
         X', (..., n, C), dtype of `streams`.
@@ -31,23 +31,21 @@ def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) ->
     Raises:
         ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices.
     """
-    if torch.jit.is_scripting():
-        merged = reference.merge_streams(streams, output, res, post)
-    elif is_traced():
-        merged = reference.merge_streams(streams, output, res, post)
-    else:
-        check_streams(streams)
-        num_streams, dim = streams.shape[-2:]
-        check_shape(output, "output", streams, (*streams.shape[:-2], dim))
-        check_map(res, "res", streams, (num_streams, num_streams))
-        check_map(post, "post", streams, (num_streams,))
-        if runs_triton(streams, dim):
-            flat = flatten_contiguous(streams, 2), flatten_contiguous(output, 1)
-            maps = contiguous_map(res, 2), contiguous_map(post, 1)
-            return triton_ops.merge(*flat, *maps).view(streams.shape)
-        op = fusable.merge_streams if torch.compiler.is_compiling() else _MergeStreams.apply
-        merged = full_precision(op)(streams, output, res, post)
-    return merged
+    return (
+        reference.merge_streams(streams, output, res, post)
+        if torch.jit.is_scripting()
+        else _unscripted(streams, output, res, post)
+    )
+
+
+def _unscripted(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
+    if is_traced():
+        return reference.merge_streams(streams, output, res, post)
+    _check_arguments(streams, output, res, post)
+    if runs_triton(streams, streams.shape[-1]):
+        return _merge_with_triton(streams, output, res, post).view(streams.shape)
+    op = compiled.merge_streams if torch.compiler.is_compiling() else _MergeStreams.apply
+    return full_precision(op)(streams, output, res, post)
 
 
 def merge_and_read(streams: Tensor, output: Tensor, res: Tensor, post: Tensor, weight: float) -> Tensor:
@@ -66,18 +64,25 @@ def merge_and_read(streams: Tensor, output: Tensor, res: Tensor, post: Tensor, w
     Raises:
         ValueError: as `merge_streams`.
     """
-    check_streams(streams)
-    num_streams, dim = streams.shape[-2:]
-    check_shape(output, "output", streams, (*streams.shape[:-2], dim))
-    check_map(res, "res", streams, (num_streams, num_streams))
-    check_map(post, "post", streams, (num_streams,))
+    _check_arguments(streams, output, res, post)
     row, total = weight * res.sum(-2, keepdim=True), weight * post.sum(-1, keepdim=True)
-    if runs_triton(streams, dim):
-        flat = flatten_contiguous(streams, 2), flatten_contiguous(output, 1)
-        read = triton_ops.merge(*flat, contiguous_map(row, 2), contiguous_map(total, 1)).view(output.shape)
-    else:
-        read = full_precision(reference.merge_streams)(streams, output, row, total).squeeze(-2)
-    return read
+    if runs_triton(streams, streams.shape[-1]):
+        return _merge_with_triton(streams, output, row, total).view(output.shape)
+    return full_precision(reference.merge_streams)(streams, output, row, total).squeeze(-2)
+
+
+def _check_arguments(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> None:
+    check_streams(streams)
+    *leading, n, dim = streams.shape
+    check_shape(output, "output", streams, (*leading, dim))
+    check_map(res, "res", streams, (n, n))
+    check_map(post, "post", streams, (n,))
+
+
+def _merge_with_triton(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
+    """(..., n, C), (..., C), (..., m, n), (..., m) -> (M, m, C)."""
+    flat = flatten_contiguous(streams, 2), flatten_contiguous(output, 1)
+    return merge(*flat, contiguous_map(res, 2), contiguous_map(post, 1))
 
 
 class _MergeStreams(torch.autograd.Function):
@@ -85,7 +90,7 @@ class _MergeStreams(torch.autograd.Function):
     def forward(ctx: Any, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
         ctx.save_for_backward(streams, output, res, post)
         x, f, token_res, token_post = _per_token(streams, output, res, post)
-        # the outer product first, to accumulate the mixed streams into it; in the final shape, which is no view
+        # the outer product first, then the mixed streams in place; allocated in its final shape, so that it is no view
         merged = torch.empty(streams.shape, dtype=x.dtype, device=x.device)
         written = merged.view(x.shape)
         torch.mul(token_post.unsqueeze(-1), f.unsqueeze(-2), out=written)

@@ -1,12 +1,12 @@
-"""Projections of single streams: the dynamic part of DHC."""
+"""Projections of each stream on its own: the token-dependent part of DHC."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mhc_vision.kernels.backend import is_traced
 from mhc_vision.kernels.checks import check_eps, check_floating, check_shape, check_streams
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
-from mhc_vision.kernels.tracing import is_traced
 
 
 def project_streams(
@@ -30,20 +30,24 @@ def project_streams(
         ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices, or `eps` out
             of range.
     """
-    if torch.jit.is_scripting():
-        projections = _project_streams(streams, norm_weight, norm_bias, weight, eps)
-    elif is_traced():
-        projections = _project_streams(streams, norm_weight, norm_bias, weight, eps)
-    else:
-        check_eps(eps)
-        check_streams(streams)
-        dim = streams.shape[-1]
-        check_shape(norm_weight, "norm_weight", streams, (dim,))
-        check_shape(norm_bias, "norm_bias", streams, (dim,))
-        check_floating(weight, "weight")
-        check_shape(weight, "weight", streams, (weight.numel() // dim, dim))
-        projections = full_precision(_project_streams)(streams, norm_weight, norm_bias, weight, eps)
-    return projections
+    return (
+        _project_streams(streams, norm_weight, norm_bias, weight, eps)
+        if torch.jit.is_scripting()
+        else _unscripted(streams, norm_weight, norm_bias, weight, eps)
+    )
+
+
+def _unscripted(streams: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if is_traced():
+        return _project_streams(streams, norm_weight, norm_bias, weight, eps)
+    check_eps(eps)
+    check_streams(streams)
+    dim = streams.shape[-1]
+    check_shape(norm_weight, "norm_weight", streams, (dim,))
+    check_shape(norm_bias, "norm_bias", streams, (dim,))
+    check_floating(weight, "weight")
+    check_shape(weight, "weight", streams, (weight.numel() // dim, dim))
+    return full_precision(_project_streams)(streams, norm_weight, norm_bias, weight, eps)
 
 
 def _project_streams(streams: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, eps: float) -> Tensor:

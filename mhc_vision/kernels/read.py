@@ -1,14 +1,14 @@
-"""Read: what a branch sees of the streams."""
+"""Read: the input of a branch, a weighted sum of the streams."""
 
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import fusable, reference, triton_ops
-from mhc_vision.kernels.backend import runs_triton
+from mhc_vision.kernels import compiled, reference
+from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.checks import check_map, check_streams
+from mhc_vision.kernels.custom_ops.read import read
 from mhc_vision.kernels.flatten import contiguous_map, flatten_contiguous
 from mhc_vision.kernels.precision import full_precision
-from mhc_vision.kernels.tracing import is_traced
 
 
 def read_streams(streams: Tensor, pre: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def read_streams(streams: Tensor, pre: Tensor) -> Tensor:
 
     Args:
         streams: X, (..., n, C), floating-point, n from 1 to 8.
-        pre: (..., n), or (n,) for one map that all tokens share.
+        pre: (..., n), or (n,) for one map shared by all tokens.
 
     Returns:
         u, (..., C), dtype of `streams`.
@@ -27,16 +27,16 @@ def read_streams(streams: Tensor, pre: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices.
     """
-    if torch.jit.is_scripting():
-        tokens = reference.read_streams(streams, pre)
-    elif is_traced():
-        tokens = reference.read_streams(streams, pre)
-    else:
-        check_streams(streams)
-        check_map(pre, "pre", streams, (streams.shape[-2],))
-        if runs_triton(streams, streams.shape[-1]):
-            tokens = triton_ops.read(flatten_contiguous(streams, 2), contiguous_map(pre, 1))
-            return tokens.view(*streams.shape[:-2], streams.shape[-1])
-        op = fusable.read_streams if torch.compiler.is_compiling() else reference.read_streams
-        tokens = full_precision(op)(streams, pre)
-    return tokens
+    return reference.read_streams(streams, pre) if torch.jit.is_scripting() else _unscripted(streams, pre)
+
+
+def _unscripted(streams: Tensor, pre: Tensor) -> Tensor:
+    if is_traced():
+        return reference.read_streams(streams, pre)
+    check_streams(streams)
+    *leading, n, dim = streams.shape
+    check_map(pre, "pre", streams, (n,))
+    if runs_triton(streams, dim):
+        return read(flatten_contiguous(streams, 2), contiguous_map(pre, 1)).view(*leading, dim)
+    op = compiled.read_streams if torch.compiler.is_compiling() else reference.read_streams
+    return full_precision(op)(streams, pre)

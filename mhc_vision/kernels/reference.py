@@ -1,7 +1,7 @@
 """Every op in plain PyTorch, written as its formula reads: the ground truth for tests, in any float dtype.
 
-The same functions run where an op has to be seen through: TorchScript, tracing, export. They are therefore scriptable
-and leave their gradients to autograd. Shapes: B batch, N tokens, n streams, C channels; leading dimensions are free.
+The same functions run where graphs must hold standard operators: TorchScript, tracing, export. They are therefore
+scriptable and leave their gradients to autograd. Shapes: n streams, C channels; leading dimensions are free.
 """
 
 import torch
@@ -16,7 +16,7 @@ def lowest_spread(dtype: torch.dtype) -> float:
 
 
 def spread_below_maximum(logits: Tensor, dim: int = -2) -> Tensor:
-    """Logits minus their column maximum (over `dim`, the rows of a column), clamped to what exp can bear.
+    """Logits minus their column maximum (over `dim`, the rows of a column), clamped to the range of exp.
 
     The column maximum may be subtracted because the first Sinkhorn step normalises columns.
     """
@@ -59,7 +59,7 @@ def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) ->
 def branch_input(
     streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float = 1e-6
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits and read in one: (..., C), the logits behind the first n (..., k - n), and the streams handed on."""
+    """Logits and read in one: (..., C), the logits after the first n (..., k - n), and the streams handed on."""
     n = streams.shape[-2]
     logits = stream_logits(streams, weight, scale, bias, eps)
     return read_streams(streams, torch.sigmoid(logits[..., :n])), logits[..., n:], streams

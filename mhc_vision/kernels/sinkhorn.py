@@ -1,8 +1,8 @@
 """Sinkhorn-Knopp: logits to doubly stochastic matrices, with the exact gradient of the iterations run.
 
 In scaling form the iterates are diag(r) K diag(c) with K = exp(logits - column maximum), so only the vectors r and c
-change. The backward recomputes them and walks the same iterations back; nothing but the logits is saved.
-Inside, a matrix a token is laid out (n, n, M) with the M tokens last, where every operation is a long vector operation.
+change. The backward pass recomputes them and walks the same iterations back; only the logits are saved.
+Inside, matrices are laid out (n, n, M) with the M tokens last, so that every operation is a long vector operation.
 """
 
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels import reference, triton_ops
-from mhc_vision.kernels.backend import runs_triton
+from mhc_vision.kernels import reference
+from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.checks import check_floating, check_num_iters, check_num_streams
+from mhc_vision.kernels.custom_ops.sinkhorn import sinkhorn_maps
 from mhc_vision.kernels.precision import accumulation_dtype
-from mhc_vision.kernels.tracing import is_traced
 
 
 def sinkhorn_knopp(logits: Tensor, num_iters: int = 20) -> Tensor:
@@ -35,22 +35,21 @@ def sinkhorn_knopp(logits: Tensor, num_iters: int = 20) -> Tensor:
     Raises:
         ValueError: wrong shape, dtype or `num_iters`.
     """
-    if torch.jit.is_scripting():
-        matrices = reference.sinkhorn_knopp(logits, num_iters)
-    elif is_traced():
-        matrices = reference.sinkhorn_knopp(logits, num_iters)
-    else:
-        check_floating(logits, "logits")
-        check_num_iters(num_iters)
-        if logits.dim() < 2 or logits.shape[-1] != logits.shape[-2]:
-            raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (..., n, n)")
-        check_num_streams(logits.shape[-1], "logits: n of shape (..., n, n)")
-        if runs_triton(logits):
-            n = logits.shape[-1]
-            flat = logits.reshape(-1, n, n).float().contiguous()
-            return triton_ops.sinkhorn_maps(flat, num_iters).view(logits.shape)
-        matrices = _sinkhorn_knopp(logits.to(accumulation_dtype(logits.dtype)), num_iters)
-    return matrices
+    return reference.sinkhorn_knopp(logits, num_iters) if torch.jit.is_scripting() else _unscripted(logits, num_iters)
+
+
+def _unscripted(logits: Tensor, num_iters: int) -> Tensor:
+    if is_traced():
+        return reference.sinkhorn_knopp(logits, num_iters)
+    check_floating(logits, "logits")
+    check_num_iters(num_iters)
+    if logits.dim() < 2 or logits.shape[-1] != logits.shape[-2]:
+        raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (..., n, n)")
+    n = logits.shape[-1]
+    check_num_streams(n, "logits: n of shape (..., n, n)")
+    if runs_triton(logits):
+        return sinkhorn_maps(logits.reshape(-1, n, n).float().contiguous(), num_iters).view(logits.shape)
+    return _sinkhorn_knopp(logits.to(accumulation_dtype(logits.dtype)), num_iters)
 
 
 def _tokens_last(matrices: Tensor) -> Tensor:

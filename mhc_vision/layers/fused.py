@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mhc_vision.kernels import boundary, merge_and_read, sinkhorn_knopp, stream_logits
-from mhc_vision.kernels.backend import runs_triton
-from mhc_vision.kernels.boundary import MAX_STREAMS, Merge, Past
-from mhc_vision.kernels.tracing import is_traced
+from mhc_vision.kernels.backend import is_traced, runs_triton
+from mhc_vision.kernels.boundary import Connection, Merge, Norm, Past
+from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 from mhc_vision.layers.block import HyperBlock
 from mhc_vision.layers.constraints import SinkhornConstraint
 from mhc_vision.layers.manifold import ManifoldHyperConnection
@@ -58,7 +58,7 @@ def _can_fuse_block(block: Any) -> bool:
         all(isinstance(connection, ManifoldHyperConnection) for connection in connections)
         and all(connection.learn_pre and connection.learn_post for connection in connections)
         and all(isinstance(connection.constraint, SinkhornConstraint) for connection in connections)
-        and block.connection1.num_streams <= MAX_STREAMS
+        and block.connection1.num_streams <= MAX_FUSED_STREAMS
         and all(isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in norms)
         and not any(_has_hooks(module) for module in (*taken_over, *(c.constraint for c in connections)))
     )
@@ -102,18 +102,9 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 
         )
         streams, normed, logits = boundary(
             streams,
-            output,
-            logits,
-            following.weight,
-            following.row_scale(),
-            following.bias,
-            norm.weight,
-            norm.bias,
-            merge.layer_scale,
-            merge.keep,
-            merge.num_iters,
-            following.eps,
-            norm.eps,
+            merge,
+            Connection(following.weight, following.row_scale(), following.bias, following.eps),
+            Norm(norm.weight, norm.bias, norm.eps),
             past if past.merges else None,
             save,
         )

@@ -57,10 +57,13 @@ def test_environment_variable():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_triton_says_why_it_cannot_run():
     without_gpu = requested_with_environment("triton")
-    assert "ValueError: MHC_VISION_BACKEND: got 'triton', but there is no GPU" in without_gpu.stderr
+    assert (
+        "ValueError: MHC_VISION_BACKEND: got 'triton', expected 'torch' or 'auto': there is no GPU"
+        in without_gpu.stderr
+    )
     hidden = "import sys; sys.modules['triton'] = None; import importlib.util as u; u.find_spec = lambda name: None"
     without_triton = requested_with_environment("triton", hidden)
-    assert "but the package triton is not installed" in without_triton.stderr
+    assert "expected 'torch' or 'auto': the package triton is not installed" in without_triton.stderr
     interpreted = requested_with_environment("triton", TRITON_INTERPRET="1")
     assert "requested 'triton', running 'triton' on GPUs" in interpreted.stdout
 

@@ -6,8 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mhc_vision.kernels import boundary, boundary_ops, reference
-from mhc_vision.kernels.boundary import Merge, Past
+from mhc_vision.kernels import boundary, reference
+from mhc_vision.kernels.boundary import Connection, Merge, Norm, Past
+from mhc_vision.kernels.boundary_arguments import flatten_arguments, unflatten_arguments
+from mhc_vision.kernels.custom_ops.boundary import boundary as boundary_op
+from mhc_vision.kernels.custom_ops.boundary import boundary_backward, boundary_replay
 
 pytest.importorskip("triton")
 
@@ -26,6 +29,16 @@ def arguments(n: int, dim: int, tokens: int, dtype: torch.dtype, entry: bool, sc
     given += [random(dim, by=0.2, plus=1.0), random(dim)]
     keep = torch.tensor([1.25, 0.0], device=DEVICE)
     return given + ([random(dim, by=0.2, plus=1.0), keep] if scaled else [None, None])
+
+
+def grouped(given: list[Tensor | None]) -> tuple[Tensor, Merge, Connection, Norm]:
+    streams, output, logits, weight, scale, bias, norm_weight, norm_bias, layer_scale, keep = given
+    return (
+        streams,
+        Merge(output, logits, layer_scale, keep),
+        Connection(weight, scale, bias),
+        Norm(norm_weight, norm_bias),
+    )
 
 
 def by_steps(
@@ -74,7 +87,7 @@ def test_results_and_gradients(case):
     n, dim, tokens, dtype, entry, scaled, tolerance = case
     given = arguments(n, dim, tokens, dtype, entry, scaled)
     exact = [None if g is None else g.detach().double().requires_grad_(g.requires_grad) for g in given]
-    results, expected = boundary(*given), by_steps(*exact)
+    results, expected = boundary(*grouped(given)), by_steps(*exact)
     gradients = [torch.randn_like(result) for result in results]
     wanted, leaves = ([g for g in tensors if g is not None and g.requires_grad] for tensors in (given, exact))
     grads = torch.autograd.grad(results, wanted, gradients)
@@ -90,7 +103,7 @@ def test_same_bits_every_time_and_in_one_graph():
     wanted = [g for g in given if g.requires_grad]
 
     def gradients(op) -> list[Tensor]:
-        results = op(*given)
+        results = op(*grouped(given))
         return [*results, *torch.autograd.grad([r.float().square().sum() for r in results], wanted)]
 
     first = gradients(boundary)
@@ -113,7 +126,7 @@ def error(actual: Tensor, right: Tensor) -> float:
 @pytest.mark.parametrize("dim", [192, 768])
 def test_as_exact_as_fp32_arithmetic_rounded_once(dim):
     given = arguments(4, dim, 21, torch.bfloat16, False, True)
-    results, eager = boundary(*given), by_steps(*given)
+    results, eager = boundary(*grouped(given)), by_steps(*given)
     gradients = [torch.randn_like(result) for result in results]
     names = {"streams": 0, "output": 1, "logits": 2, "weight": 3, "scale": 4, "bias": 5}
     wanted = [given[i] for i in names.values()]
@@ -149,8 +162,8 @@ def test_streams_made_again_give_the_same_bits(dtype, entry):
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             for given, save in zip(chain, saves, strict=True):
-                merge = Merge(given[1], given[2], given[8], given[9], 20)
-                streams, normed, rest = boundary(streams, *given[1:], past=past if past.merges else None, save=save)
+                _, merge, *parameters = grouped(given)
+                streams, normed, rest = boundary(streams, merge, *parameters, past if past.merges else None, save)
                 past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merge))
                 results += [normed, rest]
         results.append(streams)
@@ -163,26 +176,40 @@ def test_streams_made_again_give_the_same_bits(dtype, entry):
     assert all_bytes - few_bytes == 3 * one
 
 
-def flat_arguments() -> list:
-    given = [None if g is None else g.detach() for g in arguments(4, 40, 19, torch.bfloat16, False, True)]
-    streams, output, logits, weight, scale, bias, norm_weight, norm_bias, layer_scale, keep = given
-    flat = [streams.flatten(0, 1), output.flatten(0, 1), logits, layer_scale, weight, scale, bias, norm_weight]
-    return [*flat, norm_bias, keep, 19]
-
-
 def test_registration():
-    given = flat_arguments()
-    torch.library.opcheck(boundary_ops.forward, (*given, 20, 1e-6, 1e-6))
-    normed, *made = boundary_ops.forward(*given, 20, 1e-6, 1e-6)
+    given = [None if g is None else g.detach() for g in arguments(4, 40, 19, torch.bfloat16, False, True)]
+    streams, merge, connection, norm = grouped(given)
+    merge = merge._replace(output=merge.output.flatten(0, 1))
+    flat = flatten_arguments(streams.flatten(0, 1), merge, connection, norm)
+    torch.library.opcheck(boundary_op, flat)
+    normed, *made = boundary_op(*flat)
     gradients = [torch.randn_like(made[0]), torch.randn_like(normed), torch.randn_like(made[1][4:])]
-    torch.library.opcheck(boundary_ops.backward, (*gradients, *given[:10], made, 19, 20))
-    torch.library.opcheck(boundary_ops.replay, (*given[:4], given[9], 19, 4, 20))
+    torch.library.opcheck(boundary_backward, (*gradients, made, *flat))
+    torch.library.opcheck(boundary_replay, (flat[0], 4, *merge))
+
+
+@pytest.mark.parametrize("num_merges", [None, 0, 2])
+def test_arguments_come_back_from_their_flat_form(num_merges):
+    merges = [Merge(object(), object(), None, object(), i) for i in range(3)]
+    given = (object(), merges[2], Connection(object(), object(), object(), 0.5), Norm(object(), object(), 0.25))
+    past = None if num_merges is None else Past(object(), tuple(merges[:num_merges]))
+    flat = flatten_arguments(*given, past)
+    assert unflatten_arguments(flat) == (*given, past)
+    assert not any(isinstance(value, tuple) for value in flat)
+
+
+def test_strided_arguments():
+    given = arguments(4, 40, 5, torch.float32, False, True)
+    strided = [torch.stack([g, g], -1)[..., 0] for g in given]
+    assert not any(g.is_contiguous() for g in strided)
+    pairs = zip(boundary(*grouped(strided)), boundary(*grouped(given)), strict=True)
+    assert all(torch.equal(actual, expected) for actual, expected in pairs)
 
 
 def test_floating_point_operations_are_counted():
     given = arguments(4, 40, 19, torch.float32, False, True)
     with FlopCounterMode(display=False) as forward:
-        results = boundary(*given)
+        results = boundary(*grouped(given))
     with FlopCounterMode(display=False) as backward:
         torch.autograd.backward(results, [torch.ones_like(result) for result in results])
     products = BATCH * 19 * 40 * (4 * 5 + 4 * 24 + 4)
@@ -193,13 +220,22 @@ def test_floating_point_operations_are_counted():
 def test_there_is_no_form_without_kernels():
     given = [None if g is None else g.to("meta") for g in arguments(4, 64, 7, torch.float32, False, True)]
     with pytest.raises(ValueError, match="streams: got device meta, expected a GPU"):
-        boundary(*given)
+        boundary(*grouped(given))
 
 
 def test_no_fp64():
     given = arguments(4, 64, 5, torch.float64, False, False)
     with pytest.raises(ValueError, match=r"streams: got dtype torch\.float64, expected fp16, bf16 or fp32"):
-        boundary(*given)
+        boundary(*grouped(given))
+
+
+@pytest.mark.parametrize("eps", [0.0, -1e-6, float("nan")])
+def test_bad_eps_is_named(eps):
+    streams, merge, connection, norm = grouped(arguments(4, 64, 5, torch.float32, False, False))
+    with pytest.raises(ValueError, match=r"connection\.eps: got"):
+        boundary(streams, merge, connection._replace(eps=eps), norm)
+    with pytest.raises(ValueError, match=r"norm\.eps: got"):
+        boundary(streams, merge, connection, norm._replace(eps=eps))
 
 
 @pytest.mark.parametrize(
@@ -209,11 +245,11 @@ def test_no_fp64():
         (1, (2, 4, 64), r"output: got shape \(2, 4, 64\)"),
         (2, (20, 9), r"logits: got shape \(20, 9\), expected \(20, 10\)"),
         (3, (23, 256), r"weight: got shape \(23, 256\), expected \(24, 256\)"),
-        (0, (2, 5, 5, 64), "streams: got n = 5 of them, expected 1 to 4"),
+        (0, (2, 5, 5, 64), "streams: got n = 5, expected 1 to 4"),
         (0, (2, 0, 4, 64), r"streams: got shape \(2, 0, 4, 64\)"),
         (0, (2, 5, 4, 60), "C % 8 = 0"),
         (4, (3,), r"scale: got shape \(3,\), expected \(24,\)"),
-        (6, (63,), r"norm_weight: got shape \(63,\), expected \(64,\)"),
+        (6, (63,), r"norm\.weight: got shape \(63,\), expected \(64,\)"),
         (8, (1,), r"layer_scale: got shape \(1,\), expected \(64,\)"),
         (9, (10,), r"keep: got shape \(10,\), expected \(2,\)"),
     ],
@@ -222,4 +258,4 @@ def test_bad_shapes_are_named(index, shape, message):
     given = arguments(4, 64, 5, torch.float32, False, False)
     given[index] = torch.ones(shape, device=DEVICE)
     with pytest.raises(ValueError, match=message):
-        boundary(*given)
+        boundary(*grouped(given))

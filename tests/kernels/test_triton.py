@@ -12,9 +12,12 @@ from mhc_vision.kernels import (
     sinkhorn_knopp,
     stream_coefficients,
     stream_logits,
-    triton_ops,
     use_backend,
 )
+from mhc_vision.kernels.custom_ops.logits import logits
+from mhc_vision.kernels.custom_ops.merge import merge
+from mhc_vision.kernels.custom_ops.read import read
+from mhc_vision.kernels.custom_ops.sinkhorn import sinkhorn_maps
 
 pytest.importorskip("triton")
 
@@ -210,14 +213,14 @@ def test_mixed_devices_and_too_many_streams_are_named():
 @pytest.mark.parametrize(
     ("streams", "message"),
     [
-        (torch.ones(2, 4, 12), "its C is 12, and the kernels take multiples of 8"),
-        (torch.ones(2, 4, 16, dtype=torch.float64), r"its dtype is torch\.float64"),
-        (torch.ones(2, 4, 16, device="meta"), "its device is meta"),
+        (torch.ones(2, 4, 12), "got C = 12, expected a multiple of 8"),
+        (torch.ones(2, 4, 16, dtype=torch.float64), r"got dtype torch\.float64, expected fp16, bf16 or fp32"),
+        (torch.ones(2, 4, 16, device="meta"), "got device meta, expected a GPU"),
     ],
 )
 def test_what_the_kernels_do_not_take_is_named(streams, message):
     pre = torch.ones(4, device=streams.device)
-    with pytest.raises(ValueError, match=f"streams: the backend is 'triton', but {message}"):
+    with pytest.raises(ValueError, match=f"streams: {message} for the backend 'triton'; use 'auto' or 'torch'"):
         read_streams(streams, pre)
 
 
@@ -225,11 +228,11 @@ def ops() -> dict:
     n, dim, k = 4, 16, 24
     streams, output = random(5, n, dim), random(5, dim)
     return {
-        "sinkhorn": (triton_ops.sinkhorn_maps, (random(5, n, n), 20)),
-        "merge": (triton_ops.merge, (streams, output, random(5, n, n), random(5, n))),
-        "merge-shared": (triton_ops.merge, (streams, output, random(n, n), random(n))),
-        "read": (triton_ops.read, (streams, random(5, n))),
-        "logits": (triton_ops.logits, (streams, random(k, n * dim), random(k), random(k), 1e-6)),
+        "sinkhorn": (sinkhorn_maps, (random(5, n, n), 20)),
+        "merge": (merge, (streams, output, random(5, n, n), random(5, n))),
+        "merge-shared": (merge, (streams, output, random(n, n), random(n))),
+        "read": (read, (streams, random(5, n))),
+        "logits": (logits, (streams, random(k, n * dim), random(k), random(k), 1e-6)),
     }
 
 

@@ -1,6 +1,6 @@
-"""Merge: X' = res · X + postᵀ · F with maps that are given, and its gradients.
+"""Merge: X' = res · X + postᵀ · F with given maps, and its gradients.
 
-`res` is (m, n) for m results: n streams after a branch, or one where the streams are read out.
+`res` is (m, n) for m results: m = n after a branch, m = 1 where the streams are read out.
 """
 
 import torch
@@ -28,7 +28,7 @@ def forward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """(M, n, C), (M, C), (M, m, n), (M, m) -> (M, m, C); a map that all tokens share has the stride 0."""
+    """(M, n, C), (M, C), (M, m, n), (M, m) -> (M, m, C); a map shared by all tokens has a stride of 0."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     res = ()
@@ -73,7 +73,7 @@ def backward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradients of X, F and, for each token, of res and post."""
+    """Gradients of X, F and, per token, of res and post."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     res = ()
@@ -146,7 +146,7 @@ def forward(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tenso
 def backward(
     d_merged: Tensor, streams: Tensor, output: Tensor, res: Tensor, post: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of streams, output and, for each token in fp32, of res (M, m, n) and post (M, m)."""
+    """Gradients of streams, output and, per token in fp32, of res (M, m, n) and post (M, m)."""
     num_tokens, n, dim = streams.shape
     num_results = res.shape[-2]
     d_streams, d_output = torch.empty_like(streams), torch.empty_like(output)
@@ -174,5 +174,5 @@ def backward(
 
 
 def _strides(res: Tensor, post: Tensor) -> tuple[int, int]:
-    """Between the maps of one token and the next; none where all tokens share one."""
+    """From the map of one token to that of the next; 0 where all tokens share one."""
     return res.stride(0) if res.dim() == 3 else 0, post.stride(0) if post.dim() == 2 else 0

@@ -22,7 +22,7 @@ def forward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """(M, n, C), (M, n) -> (M, C); `pre` may be given by its logits. A map that all tokens share has the stride 0."""
+    """(M, n, C), (M, n) -> (M, C); `pre` may be given by its logits. A map shared by all tokens has a stride of 0."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     pre = ()
@@ -58,7 +58,7 @@ def backward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradients of X, if asked for, and, for each token, of `pre` or of its logits."""
+    """Gradients of X, if asked for, and, per token, of `pre` or of its logits."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     pre = ()
@@ -101,7 +101,7 @@ def forward(streams: Tensor, pre: Tensor, sigmoid: bool = False) -> Tensor:
 
 
 def backward(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the streams and, for each token in fp32, of pre (M, n)."""
+    """Gradients of the streams and, per token in fp32, of pre (M, n)."""
     num_tokens, n, _ = streams.shape
     d_streams = torch.empty_like(streams)
     d_pre = streams.new_empty(num_tokens, n, dtype=torch.float32)
@@ -110,7 +110,7 @@ def backward(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Te
 
 
 def pre_logits_backward(d_tokens: Tensor, streams: Tensor, logits: Tensor, d_logits: Tensor) -> None:
-    """Writes the gradients of the first n logits, behind `pre`, into the first n columns of `d_logits`, (M, k)."""
+    """Writes the gradients of the first n logits, which make `pre`, into the first n columns of `d_logits`, (M, k)."""
     _launch_backward(d_tokens, streams, logits, None, d_logits, sigmoid=True)
 
 

@@ -1,18 +1,16 @@
-"""The layer boundary, backward; side data as in `boundary_forward`."""
+"""Kernels of the boundary, backward: LayerNorm and read, then merge, logits and maps."""
 
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import (
+from mhc_vision.kernels.triton_kernels.boundary.device import (
     boundary_maps,
-    load_entries,
     load_keep,
-    load_logits,
     load_streams,
     merged_stream,
-    split_bf16,
-    sum_in_thread,
 )
+from mhc_vision.kernels.triton_kernels.device import load_entries, load_logits, split_bf16, sum_in_thread
+from mhc_vision.kernels.triton_kernels.logits.device import products_backward
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -137,7 +135,7 @@ def merge_backward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradients of X, F, the logits of post and the matrices res; X' is made again on chip, rounded as it was.
+    """Gradients of X, F, the logits of post and the matrices res; X' is recomputed on chip, rounded as before.
 
     The gradient of X' has four parts: that of its later use, that of what was read, and the two of the logits, along φ
     and along X'. With ENTRY the streams were one, whose gradient is the sum of theirs. `d_gamma` gets partial sums.
@@ -155,9 +153,10 @@ def merge_backward_kernel(
     inverse_rms = tl.load(inverse_rms_ptr + token, mask=rows, other=0.0)
     along_x = -tl.sum(d_made * (made - bias[None, :]), 1) * inverse_rms * inverse_rms / (NUM_STREAMS * dim)
     along_x = along_x[:, None]
-    d_products = d_made * scale[None, :] * inverse_rms[:, None]
+    high = d_made * scale[None, :] * inverse_rms[:, None]
+    low = high
     if SPLIT:
-        high, low = split_bf16(d_products)
+        high, low = split_bf16(high)
     mean = tl.load(mean_ptr + token, mask=rows, other=0.0)[:, None]
     rstd = tl.load(rstd_ptr + token, mask=rows, other=0.0)[:, None]
     d_mean = tl.load(d_mean_ptr + token, mask=rows, other=0.0)[:, None]
@@ -199,14 +198,7 @@ def merge_backward_kernel(
         new_d_post = ()
         for i in tl.static_range(NUM_STREAMS):
             phi_at = (i * dim + channel)[None, :] * PADDED_LOGITS + k[:, None]
-            phi = tl.load(phi_ptr + phi_at, mask=inside, other=0.0).to(tl.float32)
-            if SPLIT:
-                phi_low = tl.load(phi_ptr + NUM_STREAMS * dim * PADDED_LOGITS + phi_at, mask=inside, other=0.0)
-                total = tl.dot(high, phi, input_precision="tf32")
-                total = tl.dot(low, phi, total, input_precision="tf32")
-                total = tl.dot(high, phi_low.to(tl.float32), total, input_precision="tf32")
-            else:
-                total = tl.dot(d_products, phi, input_precision="ieee")
+            total = products_backward(high, low, phi_ptr, phi_at, inside, NUM_STREAMS * dim * PADDED_LOGITS, SPLIT)
             later_at = token[:, None] * (NUM_STREAMS * dim) + i * dim + channel[None, :]
             total += tl.load(d_merged_ptr + later_at, mask=mask, other=0.0).to(tl.float32)
             total += pre[i] * du + along_x * merged[i]

@@ -1,21 +1,17 @@
-"""The layer boundary, forward: merge of one branch, then the logits, the read and the LayerNorm of the next.
-
-Per-token side data are laid out (k, M), tokens last, where a vector of them is one line of memory. `logits` of a
-connection are [post n | res n*n] where they are merged with and [pre n | post n | res n*n] where they are made.
-"""
+"""Kernels of the boundary, forward: merge and logits, then read and LayerNorm."""
 
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import (
+from mhc_vision.kernels.triton_kernels.boundary.device import (
     boundary_maps,
     load_branch,
-    load_entries,
     load_keep,
     load_streams,
     merged_stream,
-    sum_in_thread,
 )
+from mhc_vision.kernels.triton_kernels.device import load_entries, sum_in_thread
+from mhc_vision.kernels.triton_kernels.logits.device import add_products
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])
@@ -68,13 +64,7 @@ def merge_logits_kernel(
             squares += sum_in_thread(merged * merged, BLOCK_TOKENS, BLOCK_CHANNELS)
             phi_at = (i * dim + channel)[:, None] * PADDED_LOGITS + k[None, :]
             inside = (channel < dim)[:, None]
-            phi = tl.load(phi_ptr + phi_at, mask=inside, other=0.0).to(tl.float32)
-            if SPLIT:
-                low = tl.load(phi_ptr + NUM_STREAMS * dim * PADDED_LOGITS + phi_at, mask=inside, other=0.0)
-                products = tl.dot(merged, phi, products, input_precision="tf32")
-                products = tl.dot(merged, low.to(tl.float32), products, input_precision="tf32")
-            else:
-                products = tl.dot(merged, phi, products, input_precision="ieee")
+            products = add_products(products, merged, phi_ptr, phi_at, inside, NUM_STREAMS * dim * PADDED_LOGITS, SPLIT)
     inverse_rms = tl.rsqrt(tl.sum(squares, 1) / (NUM_STREAMS * dim) + eps)
     tl.store(inverse_rms_ptr + token, inverse_rms, mask=rows)
     scale = tl.load(scale_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)

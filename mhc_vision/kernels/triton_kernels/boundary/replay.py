@@ -1,18 +1,15 @@
-"""The merge of a layer boundary on its own: streams that were not kept, made again for the backward pass."""
+"""Kernel of the boundary's merge alone: recomputes streams that were not kept, for the backward pass."""
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from mhc_vision.kernels.triton_kernels.boundary import Branch
-from mhc_vision.kernels.triton_kernels.device import (
+from mhc_vision.kernels.triton_kernels.boundary.device import (
     boundary_maps,
     load_branch,
     load_keep,
     load_streams,
     merged_stream,
 )
-from mhc_vision.kernels.triton_kernels.tiles import tile
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])
@@ -49,27 +46,3 @@ def replay_kernel(
             merged = merged_stream(res, post, x, f, i, NUM_STREAMS)
             at = token[:, None] * (NUM_STREAMS * dim) + i * dim + channel[None, :]
             tl.store(out_ptr + at, merged.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def replay(streams: Tensor, branch: Branch, logits: Tensor, num_streams: int, num_iters: int) -> Tensor:
-    """(M, n, C) or (M, C), branch, logits (n + n*n, M) -> (M, n, C)."""
-    num_tokens, dim = len(streams), streams.shape[-1]
-    merged = streams.new_empty(num_tokens, num_streams, dim)
-    blocks = tile("boundary_replay", num_streams)
-    replay_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
-        streams,
-        branch.output,
-        logits,
-        branch.layer_scale,
-        branch.keep,
-        merged,
-        num_tokens,
-        dim,
-        *((dim, 0) if streams.dim() == 2 else (num_streams * dim, dim)),
-        branch.tokens_per_sample,
-        num_iters,
-        NUM_STREAMS=num_streams,
-        **branch.options,
-        **blocks,
-    )
-    return merged

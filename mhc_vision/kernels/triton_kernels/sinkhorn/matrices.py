@@ -1,16 +1,14 @@
-"""Sinkhorn-Knopp and its exact gradient for five to eight streams: a tile of tokens is one (tokens, 8, 8) tensor.
+"""Kernels for five to eight streams: a tile of tokens is one (tokens, 8, 8) tensor.
 
-As vectors, as in `sinkhorn`, the 64 entries of a matrix and those of its gradient would not fit the registers.
+As vectors, as in `vectors`, the 64 entries of a matrix and those of its gradient would not fit the registers.
 """
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from mhc_vision.kernels.triton_kernels.sinkhorn import MAX_PROGRAMS
 
 BLOCK_TOKENS = 16
+# rows and columns of a matrix
+PADDED = 8
 
 
 @triton.jit
@@ -71,7 +69,7 @@ def backward_kernel(
     PADDED: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
 ):
-    """Gradient of the logits; column scalings wait in scratch, [programs, t, tile, n]."""
+    """Gradient of the logits; the iterations run again and leave column scalings in scratch, (programs, t, tile, n)."""
     lane = tl.arange(0, BLOCK_TOKENS).to(tl.int64)
     i = tl.arange(0, PADDED)
     size: tl.constexpr = BLOCK_TOKENS * PADDED
@@ -108,32 +106,3 @@ def backward_kernel(
             d_rows = tl.sum(kernel * tl.expand_dims(d_column_sums, 1), 2)
             d_columns = tl.zeros([BLOCK_TOKENS, PADDED], tl.float32)
         tl.store(d_logits_ptr + at, tl.where(clamped, 0.0, d_kernel * kernel), mask=mask)
-
-
-def forward(logits: Tensor, num_iters: int) -> Tensor:
-    """(M, n, n) contiguous fp32 -> the same."""
-    out = torch.empty_like(logits)
-    num_tokens, n, _ = logits.shape
-    grid = (triton.cdiv(num_tokens, BLOCK_TOKENS),)
-    forward_kernel[grid](logits, out, num_tokens, num_iters, NUM_STREAMS=n, PADDED=8, BLOCK_TOKENS=BLOCK_TOKENS)
-    return out
-
-
-def backward(d_matrices: Tensor, logits: Tensor, num_iters: int) -> Tensor:
-    """Gradient of the logits, all (M, n, n) contiguous fp32."""
-    d_logits = torch.empty_like(logits)
-    num_tokens, n, _ = logits.shape
-    programs = min(triton.cdiv(num_tokens, BLOCK_TOKENS), MAX_PROGRAMS)
-    scratch = logits.new_empty(programs, num_iters, BLOCK_TOKENS, 8)
-    backward_kernel[(programs,)](
-        d_matrices,
-        logits,
-        d_logits,
-        scratch,
-        num_tokens,
-        num_iters,
-        NUM_STREAMS=n,
-        PADDED=8,
-        BLOCK_TOKENS=BLOCK_TOKENS,
-    )
-    return d_logits

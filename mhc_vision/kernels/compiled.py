@@ -1,6 +1,6 @@
-"""Read and merge as sums of products, the form that `torch.compile` fuses with what stands around them.
+"""Read and merge as sums of products: under `torch.compile`, Inductor fuses them with the code around them.
 
-Eager mode would materialise every product; `reference` has the same formulas as matrix products.
+In eager mode they would materialise every product; `reference` has the same formulas as matrix products.
 """
 
 import torch
@@ -27,7 +27,7 @@ def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) ->
 def branch_input(
     streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, logits behind the first n, and the streams themselves."""
+    """(..., n, C), ... -> (..., C), the logits after the first n, and the streams themselves."""
     n = streams.shape[-2]
     logits = reference.stream_logits(streams, weight, scale, bias, eps)
     return read_streams(streams, torch.sigmoid(logits[..., :n])), logits[..., n:], streams

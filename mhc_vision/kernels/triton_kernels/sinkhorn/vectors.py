@@ -1,22 +1,18 @@
-"""Sinkhorn-Knopp and its exact gradient, for up to four streams: a matrix is n*n vectors over the tokens of a tile."""
+"""Kernels for up to four streams: a matrix is n*n vectors over the tokens of a tile."""
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from mhc_vision.kernels.triton_kernels.device import (
+from mhc_vision.kernels.triton_kernels.device import load_entries
+from mhc_vision.kernels.triton_kernels.sinkhorn.device import (
     column_scalings,
     constants,
     exponentials,
-    load_entries,
     row_scalings,
     sinkhorn_maps,
 )
 
 BLOCK_TOKENS = 128
-# programs of the backward, each with a scratch of its own; what a token gets does not depend on it
-MAX_PROGRAMS = 512
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_iters"])
@@ -43,7 +39,7 @@ def backward_kernel(
     NUM_STREAMS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
 ):
-    """Gradient of the logits; the iterations run again, column scalings wait in scratch, (programs, t, n, tile)."""
+    """Gradient of the logits; the iterations run again and leave column scalings in scratch, (programs, t, n, tile)."""
     size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
     lane = tl.arange(0, BLOCK_TOKENS).to(tl.int64)
     scratch = scratch_ptr + tl.program_id(0).to(tl.int64) * num_iters * NUM_STREAMS * BLOCK_TOKENS + lane
@@ -117,45 +113,3 @@ def backward_kernel(
             gradient = tl.where(clamped[e], 0.0, d_kernel[e] * kernel[e])
             tl.store(entry, gradient, mask=mask)
             entry += entry_stride
-
-
-def forward(logits: Tensor, num_iters: int) -> Tensor:
-    """(M, n, n) contiguous fp32 -> the same."""
-    out = torch.empty_like(logits)
-    num_tokens, n, _ = logits.shape
-    grid = (triton.cdiv(num_tokens, BLOCK_TOKENS),)
-    forward_kernel[grid](logits, out, num_tokens, num_iters, NUM_STREAMS=n, BLOCK_TOKENS=BLOCK_TOKENS)
-    return out
-
-
-def backward(d_matrices: Tensor, logits: Tensor, num_iters: int) -> Tensor:
-    """Gradient of the logits, all (M, n, n) contiguous fp32."""
-    d_logits = torch.empty_like(logits)
-    num_tokens, n, _ = logits.shape
-    launch_backward(d_matrices, logits, d_logits, num_iters, num_tokens, n, (n * n, 1))
-    return d_logits
-
-
-def launch_backward(
-    d_matrices: Tensor,
-    logits: Tensor,
-    d_logits: Tensor,
-    num_iters: int,
-    num_tokens: int,
-    n: int,
-    strides: tuple[int, int],
-) -> None:
-    """Writes `d_logits`; the strides, from token to token and from entry to entry, are those of all three."""
-    programs = min(triton.cdiv(num_tokens, BLOCK_TOKENS), MAX_PROGRAMS)
-    scratch = logits.new_empty(programs, num_iters, n, BLOCK_TOKENS)
-    backward_kernel[(programs,)](
-        d_matrices,
-        logits,
-        d_logits,
-        scratch,
-        num_tokens,
-        num_iters,
-        *strides,
-        NUM_STREAMS=n,
-        BLOCK_TOKENS=BLOCK_TOKENS,
-    )

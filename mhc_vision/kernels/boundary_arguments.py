@@ -1,0 +1,168 @@
+"""What a layer boundary takes and makes: NamedTuples, and their flat form for custom ops and autograd.
+
+Shapes: B samples, N tokens each, M = B*N tokens, n streams, C channels, k = 2n + n*n logits. Logits are laid out
+tokens last; rows are [post n | res n*n] where streams are merged, [pre n | post n | res n*n] where logits are made.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Merge(NamedTuple):
+    """The merge of one branch into the streams: X' = res · X + postᵀ · (keep · layer_scale · output)."""
+
+    output: Tensor
+    """What the branch returned: (B, N, C), or (M, C) in the ops."""
+    logits: Tensor
+    """Logits of the connection around the branch, [post | res]: (n + n*n, M), fp32."""
+    layer_scale: Tensor | None = None
+    """(C,)."""
+    keep: Tensor | None = None
+    """DropPath's factor per sample: (B,)."""
+    num_iters: int = 20
+    """Sinkhorn-Knopp iterations that make `res`."""
+
+
+class Connection(NamedTuple):
+    """Parameters of the next connection, which makes the logits of X'."""
+
+    weight: Tensor
+    """φᵀ, (k, n*C), rows [pre | post | res]."""
+    scale: Tensor
+    """One per logit: (k,)."""
+    bias: Tensor
+    """(k,)."""
+    eps: float = 1e-6
+    """Added to the mean square of the RMS norm."""
+
+
+class Norm(NamedTuple):
+    """Parameters of the next LayerNorm."""
+
+    weight: Tensor
+    """(C,)."""
+    bias: Tensor
+    """(C,)."""
+    eps: float = 1e-6
+
+
+class Past(NamedTuple):
+    """How streams came about: start with `streams`, (B, N, n, C) or (B, N, C), and apply `merges` in turn."""
+
+    streams: Tensor
+    merges: tuple[Merge, ...]
+
+
+class Made(NamedTuple):
+    """What the forward pass makes and the backward pass needs."""
+
+    streams: Tensor
+    """X', (M, n, C)."""
+    logits: Tensor
+    """[pre | post | res] of the next connection: (k, M), fp32."""
+    inverse_rms: Tensor
+    """Of X': (M,), fp32."""
+    mean: Tensor
+    """Of what the next branch reads, before LayerNorm: (M,), fp32."""
+    rstd: Tensor
+    """Inverse standard deviation of the same: (M,), fp32."""
+
+    @classmethod
+    def empty(cls, streams: Tensor, connection: Connection) -> "Made":
+        """Memory for the results of these streams, (M, n, C) or (M, C)."""
+        num_tokens, dim = streams.shape[0], streams.shape[-1]
+        num_logits, width = connection.weight.shape
+        inverse_rms, mean, rstd = (streams.new_empty(num_tokens, dtype=torch.float32) for _ in range(3))
+        return cls(
+            streams.new_empty(num_tokens, width // dim, dim),
+            streams.new_empty(num_logits, num_tokens, dtype=torch.float32),
+            inverse_rms,
+            mean,
+            rstd,
+        )
+
+
+class Gradients(NamedTuple):
+    """Gradients of the first arguments of the flat form, in its order and dtypes."""
+
+    streams: Tensor
+    output: Tensor
+    logits: Tensor
+    layer_scale: Tensor | None
+    """Ops must return a tensor; where the branch has no LayerScale, it means nothing."""
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+    norm_weight: Tensor
+    norm_bias: Tensor
+
+    @classmethod
+    def empty(cls, streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> "Gradients":
+        """Memory for the gradients of these arguments."""
+        layer_scale = norm.weight if merge.layer_scale is None else merge.layer_scale
+        parameters = (connection.weight, connection.scale, connection.bias, norm.weight, norm.bias)
+        return cls(*map(torch.empty_like, (streams, merge.output, merge.logits, layer_scale, *parameters)))
+
+
+# of the flat form without a past, for `torch.library`
+FLAT_SCHEMA = (
+    "Tensor streams, Tensor output, Tensor logits, Tensor? layer_scale, Tensor weight, Tensor scale, Tensor bias, "
+    "Tensor norm_weight, Tensor norm_bias, Tensor? keep, SymInt num_iters, float eps, float norm_eps"
+)
+
+
+def flatten_arguments(
+    streams: Tensor | None, merge: Merge, connection: Connection, norm: Norm, past: Past | None = None
+) -> tuple[Any, ...]:
+    """All arguments side by side: first those of `Gradients`, then what has no gradient, last the past."""
+    return (
+        streams,
+        merge.output,
+        merge.logits,
+        merge.layer_scale,
+        connection.weight,
+        connection.scale,
+        connection.bias,
+        norm.weight,
+        norm.bias,
+        merge.keep,
+        merge.num_iters,
+        connection.eps,
+        norm.eps,
+        *(() if past is None else (past.streams, *(value for merge in past.merges for value in merge))),
+    )
+
+
+def unflatten_arguments(flat: Iterable[Any]) -> tuple[Any, Merge, Connection, Norm, Past | None]:
+    """The inverse of `flatten_arguments`."""
+    (
+        streams,
+        output,
+        logits,
+        layer_scale,
+        weight,
+        scale,
+        bias,
+        norm_weight,
+        norm_bias,
+        keep,
+        num_iters,
+        eps,
+        norm_eps,
+        *past,
+    ) = flat
+    return (
+        streams,
+        Merge(output, logits, layer_scale, keep, num_iters),
+        Connection(weight, scale, bias, eps),
+        Norm(norm_weight, norm_bias, norm_eps),
+        _unflatten_past(*past) if past else None,
+    )
+
+
+def _unflatten_past(streams: Tensor, *values: Any) -> Past:
+    size = len(Merge._fields)
+    return Past(streams, tuple(Merge(*values[i : i + size]) for i in range(0, len(values), size)))

@@ -1,0 +1,149 @@
+"""The layer boundary with Triton: `mhc_vision::boundary`, its gradient, and its merge alone, `boundary_replay`.
+
+`boundary` and `boundary_backward` take the flat arguments of `boundary_arguments`, as op schemas know no NamedTuples.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.boundary_arguments import (
+    FLAT_SCHEMA,
+    Gradients,
+    Made,
+    Merge,
+    flatten_arguments,
+    unflatten_arguments,
+)
+
+
+def _tensors(count: int) -> str:
+    """The schema of `count` results."""
+    return f"({', '.join(['Tensor'] * count)})"
+
+
+@torch.library.custom_op(
+    "mhc_vision::boundary", mutates_args=(), schema=f"({FLAT_SCHEMA}) -> {_tensors(1 + len(Made._fields))}"
+)
+def boundary(*flat: Any) -> tuple[Tensor, ...]:
+    """Flat arguments -> y, the normed input of the next branch, (M, C), and the fields of `Made`."""
+    streams, merge, connection, norm, _ = unflatten_arguments(flat)
+    check_launchable(streams)
+    from mhc_vision.kernels.triton_kernels.boundary import launch
+
+    normed, made = launch.forward(streams, merge, connection, norm)
+    return normed, *made
+
+
+@boundary.register_fake
+def _(*flat: Any) -> tuple[Tensor, ...]:
+    streams, merge, connection, *_ = unflatten_arguments(flat)
+    return torch.empty_like(merge.output), *Made.empty(streams, connection)
+
+
+@torch.library.custom_op(
+    "mhc_vision::boundary_backward",
+    mutates_args=(),
+    schema=f"(Tensor d_streams, Tensor d_normed, Tensor d_rest, Tensor[] made, {FLAT_SCHEMA}) -> "
+    + _tensors(len(Gradients._fields)),
+)
+def boundary_backward(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], *flat: Any) -> Gradients:
+    """Gradients of the flat arguments from those of X', y and the logits after the first n, (k - n, M)."""
+    streams, merge, connection, norm, _ = unflatten_arguments(flat)
+    check_launchable(streams)
+    from mhc_vision.kernels.triton_kernels.boundary import launch
+
+    return launch.backward(d_streams, d_normed, d_rest, Made(*made), streams, merge, connection, norm)
+
+
+@boundary_backward.register_fake
+def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], *flat: Any) -> Gradients:
+    streams, merge, connection, norm, _ = unflatten_arguments(flat)
+    return Gradients.empty(streams, merge, connection, norm)
+
+
+@torch.library.custom_op("mhc_vision::boundary_replay", mutates_args=())
+def boundary_replay(
+    streams: Tensor,
+    num_streams: int,
+    output: Tensor,
+    logits: Tensor,
+    layer_scale: Tensor | None,
+    keep: Tensor | None,
+    num_iters: int,
+) -> Tensor:
+    """Streams, n, the fields of `Merge` -> X', (M, n, C), with the bits that `boundary` gave it."""
+    check_launchable(streams)
+    from mhc_vision.kernels.triton_kernels.boundary import launch
+
+    return launch.replay(streams, num_streams, Merge(output, logits, layer_scale, keep, num_iters))
+
+
+@boundary_replay.register_fake
+def _(streams: Tensor, num_streams: int, output: Tensor, *_: Any) -> Tensor:
+    num_tokens, dim = output.shape
+    return streams.new_empty(num_tokens, num_streams, dim)
+
+
+class Boundary(torch.autograd.Function):
+    """Saves its arguments, X', which the next boundary keeps anyway, and three numbers per token.
+
+    Of streams with a past it saves the past instead, which the boundaries before keep anyway.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, save: bool, *flat: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether to save X', and the flat arguments -> X', (M, n, C), y, (M, C), and the logits after the first n."""
+        streams, merge, connection, norm, past = unflatten_arguments(flat)
+        normed, merged, logits, *statistics = boundary(*flatten_arguments(streams, merge, connection, norm))
+        saved = flatten_arguments(None if past else streams, merge, connection, norm, past)
+        # autograd saves tensors alone; numbers keep their places in a list of their own
+        ctx.numbers = [value if isinstance(value, (int, float)) else None for value in saved]
+        tensors = [value for value in saved if not isinstance(value, (int, float))]
+        ctx.save_for_backward(*tensors, merged if save else None, logits, *statistics)
+        return merged, normed, logits[merged.shape[1] :]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of what `forward` was given."""
+        saved = iter(ctx.saved_tensors)
+        flat = [next(saved) if number is None else number for number in ctx.numbers]
+        made = Made(*saved)
+        streams, merge, connection, norm, past = unflatten_arguments(flat)
+        num_streams = gradients[0].shape[1]
+        if past is not None:
+            streams = past.streams
+            for earlier in past.merges:
+                streams = boundary_replay(streams, num_streams, *earlier)
+        if made.streams is None:
+            made = made._replace(streams=boundary_replay(streams, num_streams, *merge))
+        contiguous = [gradient.contiguous() for gradient in gradients]
+        given = flatten_arguments(streams, merge, connection, norm)
+        found = Gradients(*boundary_backward(*contiguous, list(made), *given))
+        if merge.layer_scale is None:
+            found = found._replace(layer_scale=None)
+        return None, *found, *[None] * (len(flat) - len(found))
+
+
+def _products(output: Any, weight: Any) -> int:
+    """Products of one boundary: merge, logits and read."""
+    num_tokens, dim = output
+    num_logits, width = weight
+    n = width // dim
+    return num_tokens * dim * (n * (n + 1) + n * num_logits + n)
+
+
+@register_flop_formula(torch.ops.mhc_vision.boundary)
+def _forward_flops(*flat: Any, **_: Any) -> int:
+    _streams, merge, connection, *_others = unflatten_arguments(flat)
+    return 2 * _products(merge.output, connection.weight)
+
+
+@register_flop_formula(torch.ops.mhc_vision.boundary_backward)
+def _backward_flops(d_streams: Any, d_normed: Any, d_rest: Any, made: Any, *flat: Any, **_: Any) -> int:
+    _streams, merge, connection, *_others = unflatten_arguments(flat)
+    return 4 * _products(merge.output, connection.weight)

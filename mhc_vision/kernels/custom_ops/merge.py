@@ -1,0 +1,71 @@
+"""Merge with Triton: `mhc_vision::merge` and its gradient.
+
+`res` makes m streams of n: m = n after a branch, m = 1 where the streams are read out. Tokens may share a map.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.flatten import sum_to_map
+
+
+@torch.library.custom_op("mhc_vision::merge", mutates_args=())
+def merge(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
+    """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,) -> (M, m, C)."""
+    check_launchable(streams)
+    from mhc_vision.kernels.triton_kernels import merge as launch
+
+    return launch.forward(streams, output, res, post)
+
+
+@merge.register_fake
+def _(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
+    return streams.new_empty(streams.shape[0], res.shape[-2], streams.shape[2])
+
+
+@torch.library.custom_op("mhc_vision::merge_backward", mutates_args=())
+def merge_backward(
+    d_merged: Tensor, streams: Tensor, output: Tensor, res: Tensor, post: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of streams, output, and res (M, m, n) and post (M, m) per token, fp32."""
+    check_launchable(streams)
+    from mhc_vision.kernels.triton_kernels import merge as launch
+
+    return launch.backward(d_merged, streams, output, res, post)
+
+
+@merge_backward.register_fake
+def _(d_merged: Tensor, streams: Tensor, output: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_tokens, m, _dim = d_merged.shape
+    d_res = streams.new_empty(num_tokens, m, streams.shape[1], dtype=torch.float32)
+    d_post = streams.new_empty(num_tokens, m, dtype=torch.float32)
+    return torch.empty_like(streams), torch.empty_like(output), d_res, d_post
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradient(ctx: Any, d_merged: Tensor) -> tuple[Tensor, ...]:
+    streams, output, res, post = ctx.saved_tensors
+    d_streams, d_output, d_res, d_post = merge_backward(d_merged.contiguous(), streams, output, res, post)
+    return d_streams, d_output, sum_to_map(d_res, res, 2), sum_to_map(d_post, post, 1)
+
+
+merge.register_autograd(_gradient, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.mhc_vision.merge)
+def _forward_flops(streams: Any, output: Any, res: Any, *_: Any, **__: Any) -> int:
+    num_tokens, n, dim = streams
+    return 2 * num_tokens * res[-2] * (n + 1) * dim
+
+
+@register_flop_formula(torch.ops.mhc_vision.merge_backward)
+def _backward_flops(d_merged: Any, streams: Any, *_: Any, **__: Any) -> int:
+    num_tokens, m, dim = d_merged
+    return 4 * num_tokens * m * (streams[1] + 1) * dim

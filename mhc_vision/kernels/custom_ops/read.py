@@ -1,0 +1,63 @@
+"""Read with Triton: `mhc_vision::read` and its gradient. Tokens may share `pre`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.flatten import sum_to_map
+
+
+@torch.library.custom_op("mhc_vision::read", mutates_args=())
+def read(streams: Tensor, pre: Tensor) -> Tensor:
+    """(M, n, C), (M, n) or (n,) -> (M, C)."""
+    check_launchable(streams)
+    from mhc_vision.kernels.triton_kernels import read as launch
+
+    return launch.forward(streams, pre)
+
+
+@read.register_fake
+def _(streams: Tensor, pre: Tensor) -> Tensor:
+    return streams.new_empty(streams.shape[0], streams.shape[2])
+
+
+@torch.library.custom_op("mhc_vision::read_backward", mutates_args=())
+def read_backward(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of streams, and of pre (M, n) per token, fp32."""
+    check_launchable(streams)
+    from mhc_vision.kernels.triton_kernels import read as launch
+
+    return launch.backward(d_tokens, streams, pre)
+
+
+@read_backward.register_fake
+def _(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(streams), streams.new_empty(streams.shape[:2], dtype=torch.float32)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradient(ctx: Any, d_tokens: Tensor) -> tuple[Tensor, Tensor]:
+    streams, pre = ctx.saved_tensors
+    d_streams, d_pre = read_backward(d_tokens.contiguous(), streams, pre)
+    return d_streams, sum_to_map(d_pre, pre, 1)
+
+
+read.register_autograd(_gradient, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.mhc_vision.read)
+def _forward_flops(streams: Any, *_: Any, **__: Any) -> int:
+    num_tokens, n, dim = streams
+    return 2 * num_tokens * n * dim
+
+
+@register_flop_formula(torch.ops.mhc_vision.read_backward)
+def _backward_flops(d_tokens: Any, streams: Any, *_: Any, **__: Any) -> int:
+    num_tokens, n, dim = streams
+    return 4 * num_tokens * n * dim

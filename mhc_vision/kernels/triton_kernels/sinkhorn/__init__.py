@@ -1,0 +1,1 @@
+"""Sinkhorn-Knopp and the exact gradient of its iterations."""
