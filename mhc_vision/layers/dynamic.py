@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.kernels import Coefficients, project_streams
+from mhc_vision.kernels import Coefficients
+from mhc_vision.layers import ops
 from mhc_vision.layers.connection import HyperConnection, parameter_dtype
 from mhc_vision.layers.static import register_static_maps, reset_static_maps
-
-torch.fx.wrap("project_streams")
 
 
 class DynamicHyperConnection(HyperConnection):
@@ -78,7 +77,7 @@ class DynamicHyperConnection(HyperConnection):
 
     def coefficients(self, streams: Tensor) -> Coefficients:
         """Maps of every token: shapes (..., n), (..., n), (..., n, n); without (...) those that do not learn."""
-        dynamic = project_streams(streams, self.norm_weight, self.norm_bias, self.weight, self.eps)
+        dynamic = ops.project_streams(streams, self.norm_weight, self.norm_bias, self.weight, self.eps)
         if self.tanh:
             dynamic = torch.tanh(dynamic)
         pre, post, res = self.pre, self.post, self.res
@@ -89,3 +88,7 @@ class DynamicHyperConnection(HyperConnection):
         if self.learn_res:
             res = res + self.scale[0] * dynamic[..., -self.num_streams :].transpose(-2, -1)
         return Coefficients(pre, post, res)
+
+    def macs(self) -> int:
+        """And the projection, n·C for each row of W: (n + 2)·n·C where all maps learn."""
+        return super().macs() + len(self.weight) * self.num_streams * self.dim

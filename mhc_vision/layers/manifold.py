@@ -3,21 +3,19 @@
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.kernels import Coefficients, branch_input, read_streams, stream_logits
+from mhc_vision.kernels import Coefficients
 from mhc_vision.kernels.checks import check_num_iters
+from mhc_vision.layers import ops
 from mhc_vision.layers.connection import (
     NOTHING_LEARNS,
     HyperConnection,
+    Opened,
     initial_pre,
     initial_pre_logits,
     parameter_dtype,
     register_map,
 )
 from mhc_vision.layers.constraints import create_constraint
-
-torch.fx.wrap("branch_input")
-torch.fx.wrap("read_streams")
-torch.fx.wrap("stream_logits")
 
 
 class ManifoldHyperConnection(HyperConnection):
@@ -119,7 +117,7 @@ class ManifoldHyperConnection(HyperConnection):
 
     def coefficients(self, streams: Tensor) -> Coefficients:
         """Maps of every token: (..., n), (..., n), (..., n, n); without (...) those that do not learn, and identity."""
-        logits = stream_logits(streams, self.weight, self.row_scale(), self.bias, self.eps)
+        logits = ops.stream_logits(streams, self.weight, self.row_scale(), self.bias, self.eps)
         if self.learn_pre:
             pre = torch.sigmoid(logits[..., : self.num_streams])
             logits = logits[..., self.num_streams :]
@@ -128,15 +126,19 @@ class ManifoldHyperConnection(HyperConnection):
         res, post = self._bounded(logits)
         return Coefficients(pre, post, res)
 
-    def open(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def read(self, streams: Tensor) -> Opened:
         """As in `HyperConnection`; where `pre` and `post` learn, logits and branch input take one pass over streams."""
         if self.learn_pre and self.learn_post:
-            tokens, logits, streams = branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
+            tokens, logits, streams = ops.branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
             res, post = self._bounded(logits)
         else:
             pre, post, res = self.coefficients(streams)
-            tokens = read_streams(streams, pre)
-        return tokens, streams, res, post
+            tokens = ops.read_streams(streams, pre)
+        return Opened(tokens, streams, res, post)
+
+    def macs(self) -> int:
+        """And the projection, n·C for each row of φ: (n² + 2n)·n·C for Sinkhorn, where all maps learn."""
+        return super().macs() + len(self.weight) * self.num_streams * self.dim
 
     def row_scale(self) -> Tensor:
         """One scale a row of `weight`, from the one that each map has."""

@@ -3,15 +3,15 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.kernels import Coefficients, read_streams, use_backend
+from mhc_vision.kernels import Coefficients, use_backend
 from mhc_vision.layers.connection import HyperConnection
 from mhc_vision.layers.streams import GatedReduction, StreamReduction
 
-Opened = tuple[Tensor, Tensor, Tensor, Tensor]
 ConnectionObserver = Callable[[str, Tensor, Tensor, Coefficients], None]
 
 
@@ -34,24 +34,22 @@ def observe_connections(model: nn.Module, observer: ConnectionObserver) -> Itera
         model: with hyper-connections; others have nothing to observe.
         observer: called in the order in which the connections run.
     """
-    connections = named_connections(model)
-    for name, connection in connections.items():
-        connection.open = _observed_open(name, connection, observer)  # type: ignore[assignment]
+    connections = named_connections(model).items()
+    handles = [connection.register_observer(partial(observer, name)) for name, connection in connections]
     try:
         with use_backend("torch"):
             yield
     finally:
-        for connection in connections.values():
-            del connection.open
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
 def observe_reduction(model: nn.Module, observer: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
     """Call `observer(streams, weights)` at the read-out of the streams while the `with` block runs the model.
 
-    It gets the streams (B, N, n, C) behind the last branch, and the weights of their sum that the model reads: (n,), or
-    (B, N, n) of a gated read-out. Where whole stacks run fused, the read-out is no module call: use this within
-    `observe_connections`.
+    It gets the streams (B, N, n, C) after the last branch, and the weights of their sum that the model reads: (n,), or
+    (B, N, n) of a gated read-out. The model runs block by block meanwhile.
     """
 
     def observe(module: StreamReduction | GatedReduction, inputs: tuple[Tensor]) -> None:
@@ -93,13 +91,3 @@ def initial_coefficients(connection: HyperConnection) -> Coefficients:
     streams = next(fresh.parameters()).new_zeros(fresh.num_streams, fresh.dim)
     with torch.no_grad(), use_backend("torch"):
         return fresh.coefficients(streams)
-
-
-def _observed_open(name: str, connection: HyperConnection, observer: ConnectionObserver) -> Callable[[Tensor], Opened]:
-    def observe_and_open(streams: Tensor) -> Opened:
-        pre, post, res = connection.coefficients(streams)
-        tokens = read_streams(streams, pre)
-        observer(name, streams.detach(), tokens.detach(), Coefficients(pre.detach(), post.detach(), res.detach()))
-        return tokens, streams, res, post
-
-    return observe_and_open

@@ -3,12 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.kernels import read_streams, stream_logits
 from mhc_vision.kernels.checks import check_num_streams
+from mhc_vision.layers import ops
 from mhc_vision.layers.connection import initial_pre_logits, parameter_dtype
-
-torch.fx.wrap("read_streams")
-torch.fx.wrap("stream_logits")
 
 REDUCTIONS = ("mean", "sum", "gated")
 
@@ -26,9 +23,8 @@ def expand_streams(x: Tensor, num_streams: int) -> Tensor:
     Raises:
         ValueError: `num_streams` out of range.
     """
-    if not torch.jit.is_scripting():
-        check_num_streams(num_streams)
-    return torch.stack([x] * num_streams, -2)
+    check_num_streams(num_streams)
+    return _copies(x, num_streams)
 
 
 def reduce_streams(streams: Tensor, mode: str = "mean") -> Tensor:
@@ -65,7 +61,7 @@ class StreamExpansion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., n, C)."""
-        return expand_streams(x, self.num_streams)
+        return _copies(x, self.num_streams)
 
 
 class StreamReduction(nn.Module):
@@ -136,12 +132,16 @@ class GatedReduction(nn.Module):
 
     def forward(self, streams: Tensor) -> Tensor:
         """(..., n, C) -> (..., C)."""
-        return read_streams(streams, self.weights(streams))
+        return ops.read_streams(streams, self.weights(streams))
 
     def weights(self, streams: Tensor) -> Tensor:
         """What each stream counts in the result: (..., n, C) -> (..., n)."""
         scale = self.scale.expand(self.num_streams)
-        return torch.sigmoid(stream_logits(streams, self.weight, scale, self.bias, self.eps))
+        return torch.sigmoid(ops.stream_logits(streams, self.weight, scale, self.bias, self.eps))
+
+
+def _copies(x: Tensor, num_streams: int) -> Tensor:
+    return torch.stack([x] * num_streams, -2)
 
 
 def create_reduction(
