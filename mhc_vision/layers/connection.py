@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -165,6 +165,22 @@ class HyperConnection(nn.Module, ABC):
         """
         tokens, streams, res, post = self.open(streams)
         return self.merge(streams, branch(tokens), res, post)
+
+    @classmethod
+    def describe_state(cls, entries: Mapping[str, Tensor], dim: int) -> str | None:
+        """What the entries of a state dict say about a connection of this class, for messages and comparisons.
+
+        Args:
+            entries: of one connection, named as its parameters are.
+            dim: channels C.
+
+        Returns:
+            The options that show, here as the shapes of all parameters; None if another class made the entries.
+        """
+        names = [name for name, _ in cls(1, device="meta").named_parameters()]  # type: ignore[call-arg]
+        if not entries or sorted(entries) != sorted(names):
+            return None
+        return ", ".join(f"{name} {tuple(entries[name].shape)}" for name in names)
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""

@@ -1,5 +1,7 @@
 """Manifold-constrained hyper-connections (mHC): `res` lives on a manifold, `pre` and `post` are bounded."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -135,6 +137,14 @@ class ManifoldHyperConnection(HyperConnection):
             pre, post, res = self.coefficients(streams)
             tokens = ops.read_streams(streams, pre)
         return Opened(tokens, streams, res, post)
+
+    @classmethod
+    def describe_state(cls, entries: Mapping[str, Tensor], dim: int) -> str | None:
+        """The number of streams, and the logits, which differ between constraints, and the maps that learn."""
+        if not {"weight", "scale", "bias"} <= entries.keys():
+            return None
+        num_streams = entries["weight"].shape[-1] // dim
+        return f"num_streams={num_streams} and {len(entries['bias'])} logits of {len(entries['scale'])} maps"
 
     def macs(self) -> int:
         """And the projection, n·C for each row of φ: (n² + 2n)·n·C for Sinkhorn, where all maps learn."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from mhc_vision.layers import connection_parameters
+from mhc_vision.layers import CONNECTIONS, connection_parameters
 
 CheckpointFilter = Callable[..., dict[str, Tensor]]
 
@@ -107,17 +107,10 @@ def _describe(connections: Mapping[str, Tensor], state_dict: Mapping[str, Tensor
     """The options that show in a checkpoint's connections, read from those of the first branch."""
     first = "blocks.0.connection1."
     one = {name.removeprefix(first): value for name, value in connections.items() if name.startswith(first)}
-    maps = [name for name in ("pre", "post", "res") if name in one]
-    if maps:
-        learned = "" if len(maps) == 3 else f", learned: {' and '.join(maps)}"
-        text = f"{'dhc' if 'weight' in one else 'shc'} with num_streams={len(one[maps[0]])}{learned}"
-    elif {"weight", "scale", "bias"} <= one.keys():
-        norms = ("blocks.0.norm1.weight", "blocks.0.attns.0.norm.weight")
-        dim = next((len(state_dict[name]) for name in norms if name in state_dict), 1)
-        num_streams = one["weight"].shape[-1] // dim
-        text = f"mhc with num_streams={num_streams} and {len(one['bias'])} logits of {len(one['scale'])} maps"
-    else:
-        text = "incomplete"
+    norms = ("blocks.0.norm1.weight", "blocks.0.attns.0.norm.weight")
+    dim = next((len(state_dict[name]) for name in norms if name in state_dict), 1)
+    found = ((name, connection.describe_state(one, dim)) for name, connection in CONNECTIONS.items())
+    text = next((f"{name} with {options}" for name, options in found if options), "incomplete")
     gated = any(".reduction." in name for name in connections)
     return f"{text}, stream_reduce={'gated' if gated else 'mean or sum'}"
 

@@ -12,16 +12,12 @@ from mhc_vision.layers import (
     check_connection,
     connect_blocks,
     connection_no_weight_decay,
+    connection_options,
     disconnect_blocks,
 )
 from mhc_vision.layers.fused import is_fusable
 from mhc_vision.layers.stack import StreamSequential, StreamStack, adopt
 from mhc_vision.models.checkpoints import check_connections
-
-CONNECTION_OPTIONS = (
-    *("learn_pre", "learn_post", "learn_res"),
-    *("tanh", "constraint", "sinkhorn_iters", "pre_init", "res_init"),
-)
 
 
 class HyperConnected(nn.Module):
@@ -35,20 +31,13 @@ class HyperConnected(nn.Module):
         connection: `shc` (static), `dhc` (dynamic) or `mhc` (manifold-constrained).
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
-        learn_pre: make `pre` learn (default true). A map that does not learn is constant and has no parameters: for
-            `shc` and `dhc` its initial value, for `mhc` 1/n (`pre`, or as `pre_init` says), 1 (`post`) or I (`res`).
-        learn_post: make `post` learn (default true).
-        learn_res: make `res` learn (default true).
-        tanh: of `dhc`: bound the dynamic part by tanh (default true).
-        constraint: of `mhc`: `sinkhorn` (default), `permutation`, `kronecker`, `orthogonal` or `identity`.
-        sinkhorn_iters: of `mhc`: Sinkhorn-Knopp iterations (default 20).
-        pre_init: of `mhc`: initial entry of `pre` for the favoured stream (default 0.7; 1/n if `pre` does not learn).
-        res_init: of `mhc`: initial off-diagonal logit of `res` (default -3).
         scale_output_init: divide the initial weights of the attention and MLP output projections by √n. The HC paper
             (arXiv 2409.19606) scales them "by a factor of √n"; dividing is our reading, as it keeps the standard
             deviation of the summed output.
         stream_stride: see `set_stream_stride`.
-        **kwargs: of timm's model class.
+        **kwargs: options of the connection, as `StaticHyperConnection` (`shc`), `DynamicHyperConnection` (`dhc`) and
+            `ManifoldHyperConnection` (`mhc`) describe them: `connection_options()` lists them. None stands for the
+            default. All others are of timm's model class.
 
     Raises:
         ValueError: unknown connection, constraint or read-out; a value out of range; an option of another connection;
@@ -67,20 +56,11 @@ class HyperConnected(nn.Module):
         connection: str = "mhc",
         num_streams: int = 4,
         stream_reduce: str = "mean",
-        learn_pre: bool | None = None,
-        learn_post: bool | None = None,
-        learn_res: bool | None = None,
-        tanh: bool | None = None,
-        constraint: str | None = None,
-        sinkhorn_iters: int | None = None,
-        pre_init: float | None = None,
-        res_init: float | None = None,
         scale_output_init: bool = False,
         stream_stride: int = 1,
         **kwargs: Any,
     ) -> None:
-        values = (learn_pre, learn_post, learn_res, tanh, constraint, sinkhorn_iters, pre_init, res_init)
-        options = dict(zip(CONNECTION_OPTIONS, values, strict=True))
+        options = {name: kwargs.pop(name) for name in connection_options() if name in kwargs}
         check_connection(connection, num_streams, stream_reduce, **options)
         if not isinstance(scale_output_init, bool):
             raise ValueError(f"scale_output_init: got {scale_output_init!r}, expected true or false")

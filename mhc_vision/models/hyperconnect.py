@@ -10,9 +10,16 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from mhc_vision.layers import CONNECTIONS, GatedReduction, HyperConnection, check_blocks, check_connection
+from mhc_vision.layers import (
+    CONNECTIONS,
+    GatedReduction,
+    HyperConnection,
+    check_blocks,
+    check_connection,
+    connection_options,
+)
 from mhc_vision.models.eva_mhc import HyperEva
-from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS, HyperConnected, check_factor_is_normed
+from mhc_vision.models.hyper_connected import HyperConnected, check_factor_is_normed
 from mhc_vision.models.vision_transformer_mhc import HyperVisionTransformer, HyperVisionTransformerDistilled
 
 HYPER_MODELS: dict[type[nn.Module], type[HyperConnected]] = {
@@ -47,8 +54,7 @@ def hyperconnect(
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
         inplace: change `model` itself; otherwise it stays as it is and a copy is changed.
-        **options: of the connection: `learn_pre`, `learn_post`, `learn_res`, `tanh`, `constraint`, `sinkhorn_iters`,
-            `pre_init`, `res_init`.
+        **options: of the connection, as its class describes them: `learn_pre`, `constraint`, ...
 
     Returns:
         The hyper-connected model; on the device, in the dtype and in the mode of `model`.
@@ -63,9 +69,9 @@ def hyperconnect(
         raise ValueError(
             f"model: got {type(model).__name__}, expected one of timm's {expected} themselves, without a wrapper"
         )
-    unknown = options.keys() - set(CONNECTION_OPTIONS)
-    if unknown:
-        raise ValueError(f"options: got {', '.join(sorted(unknown))}, expected some of {', '.join(CONNECTION_OPTIONS)}")
+    known = connection_options()
+    if unknown := sorted(options.keys() - known.keys()):
+        raise ValueError(f"options: got {', '.join(unknown)}, expected some of {', '.join(known)}")
     check_connection(connection, num_streams, stream_reduce, **options)
     check_blocks(cast(nn.Module, model.blocks))
     check_factor_is_normed(model, stream_reduce)
@@ -108,7 +114,7 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
     arguments = getattr(plain, "_model_args", {})
     of_connections = {"connection", "num_streams", "stream_reduce", "scale_output_init", "stream_stride"}
     plain._model_args = {
-        name: value for name, value in arguments.items() if name not in of_connections.union(CONNECTION_OPTIONS)
+        name: value for name, value in arguments.items() if name not in of_connections.union(connection_options())
     }
     suffixes = tuple(f"_{connection}" for connection in CONNECTIONS)
     _rename(plain, lambda name: name.rpartition("_")[0] if name.endswith(suffixes) else name)

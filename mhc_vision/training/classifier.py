@@ -10,9 +10,8 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from mhc_vision.layers import CONNECTIONS
+from mhc_vision.layers import CONNECTIONS, connection_options
 from mhc_vision.models.designs import DESIGNS, create_with_design
-from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS
 from mhc_vision.models.hyperconnect import hyperconnect
 
 OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
@@ -93,7 +92,7 @@ def rebuild_classifier(
 
 def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those of `model_args` that belong to connections, and those of timm's model."""
-    names = {"stream_reduce", *CONNECTION_OPTIONS}
+    names = {"stream_reduce", *connection_options()}
     return (
         {name: value for name, value in model_args.items() if name in names},
         {name: value for name, value in model_args.items() if name not in names},
