@@ -1,6 +1,6 @@
 """The kernels that modules call, each recorded by `torch.fx` as one call.
 
-Modules call `ops.read_streams(...)`, so that `torch.fx` finds the wrapped function: it replaces names in this file only.
+Modules call `ops.read_streams(...)`: `torch.fx` replaces names in the file that wraps them, so this is the only one.
 """
 
 import torch

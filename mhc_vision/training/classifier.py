@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import timm
 import torch
@@ -13,6 +13,13 @@ from torch import nn
 from mhc_vision.layers import CONNECTIONS, connection_options
 from mhc_vision.models.designs import DESIGNS, create_with_design
 from mhc_vision.models.hyperconnect import hyperconnect
+
+_KNOWN_CONNECTIONS = (*CONNECTIONS, *DESIGNS)
+if TYPE_CHECKING:
+    ConnectionName = str
+else:
+    # the names as a type, from which the command line takes its choices
+    ConnectionName = Literal[_KNOWN_CONNECTIONS]
 
 OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
 """Of `create_classifier`, which `model_args` must not hold."""
@@ -33,8 +40,8 @@ def create_classifier(
 
     Args:
         name: timm's name of the plain model, with or without a weight tag: `vit_base_patch16_224`.
-        connection: `None` for the plain model, `"shc"`, `"dhc"` or `"mhc"`, or a design to compare these with:
-            `"post_norm"`, `"parallel"`, `"resi_dual"` or `"alt_up"` (see `mhc_vision.models.designs`).
+        connection: `None` for the plain model; a hyper-connection (`"shc"`, `"dhc"`, `"mhc"`); or a design to compare
+            these with: `"post_norm"`, `"parallel"`, `"resi_dual"` or `"alt_up"` (see `mhc_vision.models.designs`).
         num_streams: Residual streams of hyper-connections and of AltUp; other models do not look at it.
         num_classes: Outputs of the head.
         in_chans: Channels of the images.
@@ -138,9 +145,8 @@ def registered_name(name: str, connection: str | None) -> str:
         ValueError: If the name or the connection is unknown, or the model has no such variant.
     """
     architecture, dot, tag = name.partition(".")
-    known_connections = (*CONNECTIONS, *DESIGNS)
-    if connection is not None and connection not in known_connections:
-        raise ValueError(f"connection must be null or one of {', '.join(known_connections)}, got {connection!r}")
+    if connection is not None and connection not in _KNOWN_CONNECTIONS:
+        raise ValueError(f"connection must be null or one of {', '.join(_KNOWN_CONNECTIONS)}, got {connection!r}")
     for suffix in CONNECTIONS:
         if architecture.endswith(f"_{suffix}"):
             plain = architecture.removesuffix(f"_{suffix}")
