@@ -1,4 +1,4 @@
-"""What an analysis leaves: figures, the numbers as JSON, and one page that shows them."""
+"""Writes an analysis: figures, the numbers as JSON, and one page that shows them."""
 
 import os
 import shlex
@@ -22,12 +22,14 @@ SECTIONS = [GAINS, SINKHORN, MAPS, MATRIX, SIMILARITY, STREAMS, COEFFICIENTS, CL
 
 
 def check_new_directory(directory: Path) -> None:
-    """Raise ValueError unless `directory` is not there yet, or empty, and its place can be written to."""
+    """Raise ValueError unless `directory` is new or empty, in a writable place."""
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise ValueError(f"out: {directory} is there already, expected a new or an empty directory")
+        raise ValueError(f"out: got {directory}, which is there already, expected a new or an empty directory")
     parent = next(path for path in directory.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"out: {directory} cannot be made in {parent}")
+        raise ValueError(
+            f"out: got {directory}, which cannot be made in {parent}, expected a place that can be written to"
+        )
 
 
 def write_analysis(record: dict[str, Any], directory: Path) -> Path:

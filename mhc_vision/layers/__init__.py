@@ -1,4 +1,4 @@
-"""Modules of hyper-connections: usable around any branch, in any network."""
+"""Hyper-connections as modules, usable around any branch in any network."""
 
 from mhc_vision.kernels import Coefficients
 from mhc_vision.layers.block import HyperBlock

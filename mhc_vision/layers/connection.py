@@ -1,4 +1,4 @@
-"""HyperConnection: what every connection does, whatever makes its coefficients."""
+"""HyperConnection: the base of all connections, which reads, merges and observes, whatever makes the maps."""
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -16,7 +16,7 @@ from mhc_vision.layers import ops
 Observer = Callable[[Tensor, Tensor, Coefficients], None]
 """Gets the streams (..., n, C) before a branch, the tokens (..., C) that the branch reads, and the maps."""
 
-NOTHING_LEARNS = "learn_pre, learn_post, learn_res: no map learns; expected one that does, or the plain model"
+NOTHING_LEARNS = "learn_pre, learn_post, learn_res: got no map that learns, expected one; or take the plain model"
 
 
 class Opened(NamedTuple):

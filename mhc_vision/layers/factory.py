@@ -1,4 +1,4 @@
-"""From the name of a connection, as in model names and configs, to the module."""
+"""The connections by name, as in model names and configs."""
 
 import inspect
 from typing import Any
@@ -71,6 +71,6 @@ def create_connection(
 
 
 def check_connection(connection: str, num_streams: int, stream_reduce: str = "mean", **options: Any) -> None:
-    """Raise the ValueError that a model with these options would end in, before anything of it is built."""
+    """Raise ValueError unless connections with these options can be made; nothing is built yet."""
     create_connection(connection, 1, num_streams, device="meta", **options)
     create_reduction(stream_reduce, 1, num_streams, device="meta")

@@ -43,8 +43,7 @@ class ManifoldHyperConnection(HyperConnection):
         constraint: of `res`: `sinkhorn` (the paper's), `permutation` (n <= 5), `kronecker` (n a power of two),
             `orthogonal` or `identity` (res = I, no parameters).
         pre_init: initial entry of `pre` for the favoured stream, between 0 and 1; the others share the rest. None is
-            0.7 where `pre` learns and 1/n where it does not. Without meaning for n = 1, where `pre` starts as close to
-            one as a sigmoid that can still move comes.
+            0.7 where `pre` learns and 1/n where it does not. Without effect for n = 1, where `pre` starts close to one.
         res_init: initial off-diagonal logit of `res` against 0 on the diagonal, from -30 to 0. `permutation` and
             `kronecker` start with the diagonal that this gives; `orthogonal` and `identity` with the identity.
         eps: of the RMS norm.
@@ -151,7 +150,7 @@ class ManifoldHyperConnection(HyperConnection):
         return super().macs() + len(self.weight) * self.num_streams * self.dim
 
     def row_scale(self) -> Tensor:
-        """One scale a row of `weight`, from the one that each map has."""
+        """One scale per row of `weight`: the one of the row's map."""
         return torch.cat([self.scale[i].expand(rows) for i, rows in enumerate(self.rows_of_maps)])
 
     def _bounded(self, logits: Tensor) -> tuple[Tensor, Tensor]:

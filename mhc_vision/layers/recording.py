@@ -1,4 +1,4 @@
-"""What the connections of a model do with one batch: their maps, what they read, and the streams, as they are made."""
+"""Observe the connections of a model while it runs: maps, branch inputs, streams and read-out."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ def named_connections(model: nn.Module) -> dict[str, HyperConnection]:
 def observe_connections(model: nn.Module, observer: ConnectionObserver) -> Iterator[None]:
     """Call `observer(name, streams, tokens, maps)` at every connection while the `with` block runs the model.
 
-    It gets the connection's name, the streams (B, N, n, C) in front of it, what its branch reads (B, N, C), and its
-    maps: (B, N, n), (B, N, n), (B, N, n, n), or without B and N where all tokens share them; all detached. What it does
+    It gets the connection's name, the streams (B, N, n, C) before it, what its branch reads (B, N, C), and its maps:
+    (B, N, n), (B, N, n), (B, N, n, n), or without B and N where all tokens share them; all detached. What it does
     not keep is freed, so the memory is that of a forward pass. The model runs block by block and on plain PyTorch
     meanwhile, as the fused kernels keep their maps to themselves; a compiled model has to be run eagerly
     (`torch.compiler.set_stance("force_eager")`).
@@ -84,7 +84,7 @@ def record_coefficients(model: nn.Module) -> Iterator[dict[str, Coefficients]]:
 
 
 def initial_coefficients(connection: HyperConnection) -> Coefficients:
-    """The maps with which a connection like this one starts, the same for every token: (n,), (n,), (n, n)."""
+    """The maps at the start of a connection like this one, the same for every token: (n,), (n,), (n, n)."""
     fresh = copy.deepcopy(connection)
     fresh.reset_parameters()
     # no token has an influence yet

@@ -1,4 +1,4 @@
-"""From tokens to streams and back."""
+"""Expansion of tokens to streams, and the read-out that joins them again."""
 
 import torch
 from torch import Tensor, nn
@@ -88,10 +88,10 @@ class StreamReduction(nn.Module):
 
 
 class GatedReduction(nn.Module):
-    """Learned read-out: a sum of the streams with sigmoid weights that each token makes for itself.
+    """Learned read-out: a weighted sum of the streams, with sigmoid weights made by each token.
 
-    The weights are σ(α · (rms_norm(vec(X)) φ) + b), one a stream, as in DeepSeek-V4's public code. φ starts at zero and
-    b such that the read-out starts as the mean.
+    The weights are σ(α · (rms_norm(vec(X)) φ) + b), one per stream, as in DeepSeek-V4's public code. φ starts at zero
+    and b such that the read-out starts as the mean.
 
     Args:
         dim: channels C of a stream.

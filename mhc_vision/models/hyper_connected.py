@@ -21,7 +21,7 @@ from mhc_vision.models.checkpoints import check_connections
 
 
 class HyperConnected(nn.Module):
-    """Base of the hyper-connected models, in front of one of timm's model classes, whose modules and names it keeps.
+    """Base of the hyper-connected models, combined with one of timm's model classes, whose modules and names it keeps.
 
     At its initial values a connection is a plain residual connection: with the weights of the plain model the model is
     that model, whatever the connection and the number of streams. (With `stream_reduce='sum'`, features before the
@@ -65,7 +65,9 @@ class HyperConnected(nn.Module):
         if not isinstance(scale_output_init, bool):
             raise ValueError(f"scale_output_init: got {scale_output_init!r}, expected true or false")
         if scale_output_init and kwargs.get("weight_init") == "skip":
-            raise ValueError("scale_output_init: got true with weight_init='skip', which leaves nothing to scale")
+            raise ValueError(
+                "scale_output_init: got true with weight_init='skip', expected false; there is nothing to scale"
+            )
         block_fn = kwargs.get("block_fn", Block)
         check_block_class(getattr(block_fn, "func", block_fn))
         if kwargs.get("depth", 12) < 1:
@@ -86,13 +88,16 @@ class HyperConnected(nn.Module):
         self.stream_reduce = stream_reduce
 
     def set_stream_stride(self, stream_stride: int) -> None:
-        """Keep the streams of every so many layer boundaries for the backward pass, and make the others again there.
+        """Keep the streams of every k-th boundary between branches for the backward pass; it makes the others again.
 
-        The results are the same bits. It acts where the Triton kernels run whole stacks: ViT with Sinkhorn-constrained
-        mHC, all of whose maps learn, at most 4 streams, LayerNorm, and a mean or sum read-out.
+        The results are the same bits. This has an effect where the Triton kernels run whole stacks: ViT with
+        Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, LayerNorm, and a mean or sum read-out.
+
+        Args:
+            stream_stride: k, from 1; more keeps less memory and computes more.
 
         Raises:
-            ValueError: no whole number from 1, or more than 1 for blocks that never run as a whole stack.
+            ValueError: not a whole number from 1, or more than 1 for blocks that never run as a whole stack.
         """
         if not isinstance(stream_stride, int) or isinstance(stream_stride, bool) or stream_stride < 1:
             raise ValueError(f"stream_stride: got {stream_stride!r}, expected a whole number from 1")
@@ -106,7 +111,7 @@ class HyperConnected(nn.Module):
             self.blocks.stream_stride = stream_stride
 
     def disconnect(self) -> None:
-        """Undo `connect`; the model is then to be made one of timm's class."""
+        """Undo `connect`; the caller then gives the model timm's class."""
         vars(self.blocks).pop("stream_stride", None)
         disconnect_blocks(self.blocks)
         del self.connection, self.num_streams, self.stream_reduce, self.scale_output_init
@@ -165,7 +170,7 @@ class HyperConnected(nn.Module):
         return result[0], [image_and_prefix(tap) for tap in result[1]]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As PyTorch's; some of the blocks that take the place of all, as in timm's pruning, read the streams out."""
+        """As PyTorch's; blocks that take the place of all, as in timm's pruning, expand and read out the streams."""
         if name == "blocks" and isinstance(getattr(self, "blocks", None), StreamStack):
             value = adopt(value, self.blocks)
             if isinstance(value, StreamStack):
@@ -173,14 +178,14 @@ class HyperConnected(nn.Module):
         super().__setattr__(name, value)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As PyTorch's, after a look at the connections: those of another kind or number of streams are named."""
+        """As PyTorch's, after `check_connections`, whose error says how the connections differ."""
         check_connections(self, state_dict, strict=strict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
 def check_factor_is_normed(model: Any, stream_reduce: str) -> None:
-    """Raise ValueError if the streams are to be summed and no norm takes the factor n out before it matters."""
+    """Raise ValueError if the streams are summed and no norm follows that takes the factor n out."""
     pooled_by_attention = getattr(model, "attn_pool", None) is not None
     normed_later = not isinstance(model.fc_norm, nn.Identity) and not pooled_by_attention
     if stream_reduce == "sum" and isinstance(model.norm, nn.Identity) and not normed_later:
-        raise ValueError("stream_reduce: got 'sum', expected 'mean' or 'gated' where no norm follows the sum")
+        raise ValueError("stream_reduce: got 'sum', expected 'mean' or 'gated'; no norm follows the sum")

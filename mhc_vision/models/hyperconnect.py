@@ -1,4 +1,4 @@
-"""From any timm ViT, pretrained or not, to a hyper-connected one with the same function, and back."""
+"""Turn any timm ViT, pretrained or not, into a hyper-connected one with the same function, and back."""
 
 import copy
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def hyperconnect(
         ValueError: a model or blocks that are not supported, or an option out of range.
     """
     if isinstance(model, HyperConnected):
-        raise ValueError(f"model: got {type(model).__name__}, which is hyper-connected already; collapse it first")
+        raise ValueError(f"model: got {type(model).__name__}, expected a plain model; collapse it first")
     if type(model) not in HYPER_MODELS:
         expected = ", ".join(plain.__name__ for plain in HYPER_MODELS)
         raise ValueError(
@@ -106,7 +106,7 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
     check_factor_is_normed(model, model.stream_reduce)
     moved = _moved_parameter(model)
     if moved:
-        raise ValueError(f"model: {moved} has left its initial value, and no plain model computes what the model does")
+        raise ValueError(f"model: got {moved} away from its initial value, expected all connections at theirs")
 
     plain = cast(Any, model if inplace else copy.deepcopy(model))
     plain.disconnect()
@@ -129,14 +129,14 @@ def _moved_parameter(model: nn.Module) -> str | None:
             fresh.reset_parameters()
             for (name, value), initial in zip(module.named_parameters(prefix), fresh.parameters(), strict=True):
                 if value.is_meta:
-                    raise ValueError(f"model: {name} has no value on the meta device, so whether it moved is unknown")
+                    raise ValueError(f"model: got {name} on the meta device, expected values to compare with the start")
                 if not torch.equal(value, initial):
                     return name
     return None
 
 
 def _rename(model: Any, rename: Callable[[str], str]) -> None:
-    """Let timm's record of the model name the architecture that it now is, under which timm saves and loads it."""
+    """Rename the architecture in timm's record of the model, under which timm saves and loads it."""
     cfg = getattr(model, "pretrained_cfg", None)
     if cfg and cfg.get("architecture"):
         model.pretrained_cfg = model.default_cfg = {**cfg, "architecture": rename(cfg["architecture"])}

@@ -34,7 +34,7 @@ def draw_coefficients(coefficients: dict[str, Any]) -> Any:
 
 
 def draw_classes(coefficients: dict[str, Any]) -> Any:
-    """For the coefficients whose class means differ most, a box a class: median, quartiles, 5th and 95th percentile.
+    """For the coefficients whose class means differ most, one box per class: median, quartiles, 5 % and 95 %.
 
     Args:
         coefficients: of `CoefficientDistribution.result`, with `shown` entries.

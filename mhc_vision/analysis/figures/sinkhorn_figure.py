@@ -9,7 +9,7 @@ _SMALLEST = 1e-9
 
 
 def draw_sinkhorn(sinkhorn: dict[str, Any], num_iters: int | None) -> Any:
-    """Two panels, the largest and the median residual over tokens, one line a branch.
+    """Two panels, the largest and the median residual over tokens, one line per branch.
 
     Args:
         sinkhorn: of `SinkhornResidual.result`.

@@ -6,7 +6,7 @@ from mhc_vision.analysis.figure_files import COLOURS, line_look, new_figure
 from mhc_vision.analysis.figures.depth_axis import draw_band, set_cosine_scale, set_depth_axis
 from mhc_vision.analysis.figures.section import Section
 
-_PLACE_LABEL = "in front of branch (last point: read-out)"
+_PLACE_LABEL = "before branch (last point: read-out)"
 
 
 def draw_streams(streams: dict[str, Any]) -> Any:
