@@ -218,7 +218,7 @@ def _refused(capsys: pytest.CaptureFixture, run: Callable[[], object]) -> str:
     [
         (("--model.name", "vit_base_patch16_244"), "nearest: vit_base_patch16_224"),
         (("--model.method", "connections"), "method: got 'connections' for a model without"),
-        (("--model.method", "lora", "--model.lora_targets", "[attn.q]"), "'attn.q' matches no linear layer"),
+        (("--model.method", "lora", "--model.lora_targets", "[attn.q]"), "'attn.q', which matches no linear layer"),
         (("--model.lora_rank", "0"), "lora_rank: got 0"),
         (("--model.layer_decay", "0"), "layer_decay must be in (0, 1], got 0"),
         (("--model.probe_lrs", "[]"), "probe_lrs must be positive"),
