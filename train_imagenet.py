@@ -6,7 +6,7 @@ Example:
 
 import sys
 
-from mhc_vision.commands.train import run
+from mhc_vision.cli import main
 
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    main(["train", *sys.argv[1:]])

@@ -44,7 +44,7 @@ class StabilityRun:
     connection: str
     lr: float
     last_loss: float
-    grad_norm: float
+    grad_norm: float | None
     spikes: int
     forward_gain: float | None
     backward_gain: float | None
@@ -55,9 +55,15 @@ def read_runs(directory: Path) -> Iterator[StabilityRun]:
     """The finished runs below a directory of `mhc-vision compare`.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or runs that have not finished: it would look as if they had not been tried.
     """
     summaries = sorted(directory.glob("*/*/seed*/summary.json"))
+    finished = {summary.parent for summary in summaries}
+    if unfinished := sorted(run_dir for run_dir in directory.glob("*/*/seed*") if run_dir not in finished):
+        raise ValueError(
+            f"directory: {len(unfinished)} runs in {directory} have no summary.json, such as {unfinished[0]}: expected "
+            "finished ones, which a run that diverges comes to with StopWhenDiverged's patience of null"
+        )
     if not summaries:
         raise ValueError(
             f"directory: {directory} has no finished runs, expected those of configs/compare/stability.yaml"
@@ -87,13 +93,18 @@ def _read_run(depth: str, connection: str, lr: float, log: Path) -> StabilityRun
         connection=connection,
         lr=lr,
         last_loss=last_loss,
-        grad_norm=max(norms[tenth:]),
+        grad_norm=_largest(norms[tenth:]),
         spikes=int(max(logged("train/loss_spikes"), default=0)),
-        forward_gain=max(logged("gain/composite_forward"), default=None),
-        backward_gain=max(logged("gain/composite_backward"), default=None),
+        forward_gain=_largest(logged("gain/composite_forward")),
+        backward_gain=_largest(logged("gain/composite_backward")),
         # written so that a loss that is not a number counts
         diverged=not (all(map(math.isfinite, losses)) and last_loss < chance),
     )
+
+
+def _largest(values: list[float]) -> float | None:
+    """NaN if any is, which max() may pass over."""
+    return math.nan if any(map(math.isnan, values)) else max(values, default=None)
 
 
 def highest_stable(runs: list[StabilityRun]) -> StabilityRun | None:

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -42,6 +42,34 @@ def check_number(
     raise ValueError(f"{argument}: got {value!r}, expected {expected}")
 
 
+def check_numbers(
+    argument: str,
+    values: Any,
+    *,
+    length: int | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise ValueError unless `values` are one finite number or more, each as in `check_number`.
+
+    Args:
+        argument: What the error calls them.
+        values: What was given.
+        length: How many there must be.
+        at_least: Smallest value.
+        above: Value that each must exceed, in place of `at_least`.
+        at_most: Largest value.
+        below: Value that each must stay below, in place of `at_most`.
+    """
+    is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
+    if not is_sequence or not values or (length is not None and len(values) != length):
+        raise ValueError(f"{argument}: got {values!r}, expected {length or 'one or more'} numbers")
+    for place, value in enumerate(values):
+        check_number(f"{argument}[{place}]", value, at_least=at_least, above=above, at_most=at_most, below=below)
+
+
 def check_whole_number(argument: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> None:
     """Raise ValueError unless `value` is a whole number in a range; True and 2.0 are none.
 
@@ -58,7 +86,15 @@ def check_whole_number(argument: str, value: Any, *, at_least: int | None = None
     raise ValueError(f"{argument}: got {value!r}, expected {' '.join(['a whole number', *limits])}")
 
 
+def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
+    """Raise ValueError unless `value` is one of a few names; the message has them, and those like `value`."""
+    names = list(known)
+    if not isinstance(value, str) or value not in names:
+        hint = nearest(value, names) if isinstance(value, str) else ""
+        raise ValueError(f"{argument}: got {value!r}, expected one of {', '.join(names)}{hint}")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: known names like it, or an empty text."""
-    names = difflib.get_close_matches(word, list(known), n=5)
+    names = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=5)
     return f"; nearest: {', '.join(names)}" if names else ""

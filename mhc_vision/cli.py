@@ -1,11 +1,15 @@
 """The console script `mhc-vision`."""
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from mhc_vision.training.cli import SUBCOMMANDS
-from mhc_vision.training.messages import fail
+from mhc_vision.checks import nearest
+from mhc_vision.command_start import readers_may_leave
+from mhc_vision.termination import Terminated, exit_status, terminable
 
 COMMANDS = {
     "train": "train, validate or test a model on a dataset (LightningCLI)",
@@ -25,18 +29,46 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The words of the command line; `None` takes them from `sys.argv`.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt of a training.
+        SystemExit: With status 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help"):
-        print(_usage())
-        return
+    with readers_may_leave():
+        if not words or words[0] in ("-h", "--help"):
+            print(_usage())
+            return
+        with terminable():
+            try:
+                _run(words)
+            except KeyboardInterrupt as interrupt:
+                _end(interrupt)
+            except SystemExit as stop:
+                # what Lightning makes of an interrupt inside the trainer, with status 1
+                if isinstance(stop.__context__, KeyboardInterrupt):
+                    _end(stop.__context__)
+                raise
+
+
+def _run(words: list[str]) -> None:
     name = "train"
     if words[0] in COMMANDS:
         name = words.pop(0)
-    elif not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
-        fail(f"unknown command {words[0]!r}; there is: {', '.join(COMMANDS)}", status=2)
+    elif not words[0].startswith("-"):
+        # imported here, as it takes seconds: what stops a program meanwhile ends it in words, too
+        from mhc_vision.training.cli import SUBCOMMANDS
+        from mhc_vision.training.messages import fail
+
+        if words[0] not in SUBCOMMANDS:
+            hint = nearest(words[0], COMMANDS)
+            fail(f"unknown command {words[0]!r}; there is: {', '.join(COMMANDS)}{hint}", status=2)
     importlib.import_module(f"mhc_vision.commands.{name}").run(words)
+
+
+def _end(interrupt: KeyboardInterrupt) -> NoReturn:
+    """Ends the program as the signal asked; of several processes the first one speaks."""
+    terminated = isinstance(interrupt, Terminated)
+    if all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        print(f"mhc-vision: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+    sys.exit(exit_status(signal.SIGTERM if terminated else signal.SIGINT))
 
 
 def _usage() -> str:

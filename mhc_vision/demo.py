@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     # Lightning reads a limit of 1 as 100 %
     if options.max_steps is not None and options.max_steps < 2:
-        parser.error(f"--max-steps must be at least 2, got {options.max_steps}")
+        parser.error(f"--max-steps: got {options.max_steps}, expected a whole number from 2")
     if not CONFIGS.is_dir():
         raise FileNotFoundError(f"the demo runs from a checkout of the repository: no directory {CONFIGS}")
     _clear(options.out)

@@ -1,7 +1,8 @@
 """`metrics.jsonl`, the log of a run, as readers see it."""
 
-import json
 import os
+
+from mhc_vision.json_files import json_object
 
 
 def read_metric(path: str | os.PathLike[str], key: str) -> tuple[list[int], list[float]]:
@@ -19,10 +20,7 @@ def read_metric(path: str | os.PathLike[str], key: str) -> tuple[list[int], list
     values: list[float] = []
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: no JSON object: {line[:80]!r}") from error
+            record = json_object("log", line, f"{path}, line {number}", needed=("step",))
             if key not in record:
                 continue
             while steps and steps[-1] >= record["step"]:

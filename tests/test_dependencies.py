@@ -21,7 +21,10 @@ ALLOWED = {
     "comparison": {"kernels", "layers", "models", "data", "training", "analysis", "comparison"},
 }
 # modules beside the parts: these stand below all of them, the others (cli, demo) above
-BELOW = {"atomic_files", "checks", "metrics_log", "version", "yaml_files"}
+BELOW = {
+    *("atomic_files", "checks", "directory_lock", "finite", "json_files", "markdown"),
+    *("metrics_log", "termination", "version", "yaml_files"),
+}
 FILES = [path for part in ALLOWED for path in sorted((PACKAGE / part).rglob("*.py"))]
 
 

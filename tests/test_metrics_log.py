@@ -29,5 +29,5 @@ def test_a_metric_never_logged_and_a_broken_line_are_named(tmp_path):
     with pytest.raises(ValueError, match="has no metric 'b'"):
         read_metric(path, "b")
     path.write_text('{"step": 0, "a": 1.0}\n{"step"')
-    with pytest.raises(ValueError, match="line 2: no JSON object"):
+    with pytest.raises(ValueError, match="line 2 is no JSON"):
         read_metric(path, "a")

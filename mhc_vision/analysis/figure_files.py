@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mhc_vision.atomic_files import replaced_file
+
 # Okabe and Ito's palette without black and yellow: told apart with every common colour blindness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 LINE_STYLES = ("-", "--", "-.", ":")
@@ -49,9 +51,7 @@ def save_figure(figure: Any, destination: str | os.PathLike[str]) -> list[Path]:
         The two files.
     """
     files = [Path(f"{os.fspath(destination)}{suffix}") for suffix in (".png", ".svg")]
-    files[0].parent.mkdir(parents=True, exist_ok=True)
     for file in files:
-        temporary = file.with_name(f".{file.name}")
-        figure.savefig(temporary, format=file.suffix[1:], dpi=160)
-        os.replace(temporary, file)
+        with replaced_file(file) as temporary:
+            figure.savefig(temporary, format=file.suffix[1:], dpi=160)
     return files

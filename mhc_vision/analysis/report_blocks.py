@@ -2,12 +2,13 @@
 
 import base64
 import html
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from mhc_vision.analysis.tables import markdown_table
+from mhc_vision.markdown import CODE, code_block, inline_markdown, printable
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ def to_html(blocks: Sequence[Block]) -> str:
 
 def _markdown(block: Block, directory: Path) -> str:
     if isinstance(block, Heading):
-        return f"{'#' * block.level} {block.text}"
+        return f"{'#' * block.level} {inline_markdown(block.text)}"
     if isinstance(block, Paragraph):
-        return block.text
+        return inline_markdown(block.text)
     if isinstance(block, Table):
         return markdown_table(block.rows)
     if isinstance(block, Code):
-        return "\n".join(f"    {line}" for line in block.text.splitlines())
-    return f"![{block.caption}]({block.png.relative_to(directory).as_posix()})"
+        return code_block(block.text)
+    return f"![{inline_markdown(block.caption)}]({quote(block.png.relative_to(directory).as_posix())})"
 
 
 def _html(block: Block) -> str:
@@ -120,7 +121,7 @@ def _html(block: Block) -> str:
             f'<div class="table"><table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
         )
     if isinstance(block, Code):
-        return f"<pre>{html.escape(block.text)}</pre>"
+        return f"<pre>{html.escape(printable(block.text))}</pre>"
     image = base64.b64encode(block.svg.read_bytes()).decode("ascii")
     alt = html.escape(block.caption)
     return (
@@ -130,4 +131,4 @@ def _html(block: Block) -> str:
 
 
 def _text(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    return CODE.sub(r"<code>\1</code>", html.escape(printable(text)))

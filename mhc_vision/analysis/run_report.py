@@ -1,24 +1,13 @@
 """The report of one run: what its own records say, for a person to read."""
 
 import importlib.util
-import json
 import shlex
 from pathlib import Path
 
 from mhc_vision.analysis.curves import plot_loss_curves
-from mhc_vision.analysis.tables import markdown_table
+from mhc_vision.analysis.report_blocks import Block, Code, Figure, Heading, Paragraph, Table, to_markdown
 from mhc_vision.atomic_files import replace_text
-
-_REPORT = """# {title}
-
-{metrics}
-{params}
-{figure}
-
-{steps} steps, {epochs} epochs, {wall_time_s} s; {versions}. Written from `summary.json` and `metrics.jsonl` of
-
-    {command}
-"""
+from mhc_vision.json_files import read_json_object
 
 
 def write_run_report(run_dir: Path) -> Path:
@@ -37,29 +26,45 @@ def write_run_report(run_dir: Path) -> Path:
     for record in (summary_file, log):
         if not record.is_file():
             raise ValueError(f"run_dir: {run_dir} has no {record.name}, expected the directory of a finished run")
-    summary = json.loads(summary_file.read_text(encoding="utf-8"))
+    needed = (
+        "name",
+        "connection",
+        "num_streams",
+        "metrics",
+        "params",
+        "steps",
+        "epochs",
+        "wall_time_s",
+        "versions",
+        "command",
+    )
+    summary = read_json_object("run_dir", summary_file, needed)
     title = f"{summary['name']}, {summary['connection'] or 'plain'}"
     if summary["num_streams"] > 1:
         title += f" with {summary['num_streams']} streams"
+    versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
+    said = f"{summary['steps']} steps, {summary['epochs']} epochs, {summary['wall_time_s']} s; {versions}."
+    # summaries of earlier versions do not say it
+    if (validated := summary.get("validated_at_step")) not in (None, summary["steps"]):
+        said += f" The last validation was after step {validated}."
+    blocks: list[Block] = [
+        Heading(1, title),
+        Table([{"metric": name, "last value": str(value)} for name, value in summary["metrics"].items()]),
+        Table([{"parameters": name, "count": f"{count:,}"} for name, count in summary["params"].items()]),
+        _loss_figure(log, run_dir),
+        Paragraph(f"{said} Written from `summary.json` and `metrics.jsonl` of"),
+        Code(shlex.join(summary["command"])),
+    ]
     report = run_dir / "report.md"
-    text = _REPORT.format(
-        title=title,
-        metrics=markdown_table([{"metric": name, "last value": value} for name, value in summary["metrics"].items()]),
-        params=markdown_table([{"parameters": name, "count": f"{n:,}"} for name, n in summary["params"].items()]),
-        figure=_loss_figure(log, run_dir),
-        versions=", ".join(f"{package} {version}" for package, version in summary["versions"].items()),
-        command=shlex.join(summary["command"]),
-        **{key: summary[key] for key in ("steps", "epochs", "wall_time_s")},
-    )
-    replace_text(report, text)
+    replace_text(report, to_markdown(blocks, run_dir))
     return report
 
 
-def _loss_figure(log: Path, run_dir: Path) -> str:
-    """The Markdown of the loss curve, drawn if it can be."""
+def _loss_figure(log: Path, run_dir: Path) -> Block:
+    """The loss curve, drawn if it can be."""
     if importlib.util.find_spec("matplotlib") is None:
-        return "No figure: it needs matplotlib (`pip install 'mhc_vision[plots]'`)."
+        return Paragraph("No figure: it needs matplotlib (`pip install 'mhc_vision[plots]'`).")
     if '"train/loss"' not in log.read_text(encoding="utf-8"):
-        return "No figure: no training loss was logged (`trainer.log_every_n_steps` is longer than the run)."
-    png, _ = plot_loss_curves({run_dir.resolve().name: log}, run_dir / "figures" / "loss")
-    return f"![training loss]({png.relative_to(run_dir)})"
+        return Paragraph("No figure: no training loss was logged (`trainer.log_every_n_steps` is longer than the run).")
+    png, svg = plot_loss_curves({run_dir.resolve().name: log}, run_dir / "figures" / "loss")
+    return Figure(png, svg, "training loss")

@@ -14,10 +14,13 @@ from mhc_vision.analysis.figure_files import new_figure
 from mhc_vision.analysis.measure_model import as_hyper_connected, measure_model
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.analysis.tables import markdown_table
+from mhc_vision.checks import check_whole_number
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.training.evaluate import EvaluationOptions
 from mhc_vision.training.load_model import LoadedModel, load_model
 from mhc_vision.training.messages import fail
+from mhc_vision.training.model_identity import model_identity
 from mhc_vision.training.run_data import load_run_data, run_config
 from mhc_vision.training.run_summary import versions
 from mhc_vision.training.sample_images import SampleImages, images_of_data, images_of_folder, random_images
@@ -29,7 +32,7 @@ def run(words: Sequence[str]) -> None:
     """Runs `MODEL --out DIRECTORY [options]`: writes figures, numbers and a page, and prints the main figures.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt.
+        SystemExit: With status 2 for bad input.
     """
     arguments = _parser().parse_args(words)
     try:
@@ -38,14 +41,12 @@ def run(words: Sequence[str]) -> None:
         report = write_analysis(record, arguments.out)
     except (ValueError, ImportError) as error:
         fail(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
     print(markdown_table(summary_rows(record)))
     print(f"report: {report}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision analyze",
         description="Gains, maps, unfolded connections, branch inputs, streams and coefficients of a model.",
     )
@@ -78,8 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     device = EvaluationOptions(batch_size=arguments.batch_size, device=arguments.device).torch_device()
-    if arguments.num_images < 1:
-        raise ValueError(f"num_images must be at least 1, got {arguments.num_images}")
+    check_whole_number("num_images", arguments.num_images, at_least=1)
     check_new_directory(arguments.out)
     # without matplotlib all measuring would be in vain
     new_figure(1.0, 1.0)
@@ -88,7 +88,10 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.model, connection=arguments.connection, weights=arguments.weights, needs_rgb_classes=False
     )
     images = _images(arguments, loaded)
+    identity = model_identity(loaded)
     record = measure_model(loaded.model.to(device), _on_device(images, device), images.class_names)
+    # measured figures follow, of which two have the same names
+    record["model"] = {**identity, **record["model"]}
     return {"source": loaded.source, "data": images.source, **record, "versions": versions()}
 
 

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mhc_vision.commands.command_parser import CommandParser
+from mhc_vision.termination import exit_status
 from mhc_vision.training.messages import fail
+from mhc_vision.yaml_files import parse_yaml
 
 
 def run(words: Sequence[str]) -> None:
     """Runs `MATRIX --out DIR [--jobs N] [--set KEY=VALUE ...] [--report-only]`.
 
     Raises:
-        SystemExit: With status 2 for bad input, 1 if a run failed, 130 after an interrupt.
+        SystemExit: With status 2 for bad input, 1 if a run failed, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision compare",
         description="Run a matrix of trainings or fine-tunings, several at a time, and report on them. "
         "The same command goes on where it was stopped.",
@@ -60,9 +61,10 @@ def _compare(arguments: argparse.Namespace, command: str) -> int:
         print(f"{matrix.name}: {describe(slots, matrix.threads)}", flush=True)
         try:
             Runner(directory, slots, Progress()).run(matrix)
-        except ComparisonInterrupted:
+        except ComparisonInterrupted as interrupt:
             finished = sum(directory.is_finished(cell) for cell in matrix.cells)
-            fail(f"interrupted: {finished} of {len(matrix.cells)} runs finished; go on with {command}", status=130)
+            said = f"interrupted: {finished} of {len(matrix.cells)} runs finished; go on with {command}"
+            fail(said, status=exit_status(interrupt.signum))
     print(f"report: {write_report(matrix, directory, command)}")
     return sum(directory.failure(cell) is not None for cell in matrix.cells)
 
@@ -73,8 +75,5 @@ def _options(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not key or not equals:
             raise ValueError(f"--set: got {assignment!r}, expected KEY=VALUE, such as data.root=DIR")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set: {key}: got {value!r}, which is no YAML value: {error}") from error
+        options[key] = parse_yaml(value, f"--set {key}")
     return options

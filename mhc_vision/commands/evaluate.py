@@ -7,6 +7,7 @@ from typing import Any
 
 from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.commands.model_arguments import MODEL, add_inference_options, add_model_options
 from mhc_vision.training.evaluate import EvaluationOptions
 from mhc_vision.training.evaluate_folder import evaluate_folder
@@ -18,7 +19,7 @@ def run(words: Sequence[str]) -> None:
     """Runs `MODEL FOLDER [options]`: prints a table, and writes the figures as JSON where asked.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt.
+        SystemExit: With status 2 for bad input.
     """
     arguments = _parser().parse_args(words)
     try:
@@ -35,8 +36,6 @@ def run(words: Sequence[str]) -> None:
         )
     except ValueError as error:
         fail(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
     print(_report(record))
     if arguments.json is not None:
         record["command"] = ["mhc-vision", "evaluate", *words]
@@ -44,7 +43,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision evaluate", description="Accuracy of a model on a folder of images, each of which counts once."
     )
     add = parser.add_argument

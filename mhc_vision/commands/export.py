@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.commands.model_arguments import MODEL, add_model_options
 from mhc_vision.training.export import export_checkpoint
 from mhc_vision.training.export_onnx import OPSET, export_onnx
@@ -15,7 +16,7 @@ def run(words: Sequence[str]) -> None:
     """Runs `MODEL DIRECTORY [--format onnx] [options]`.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt.
+        SystemExit: With status 2 for bad input.
     """
     arguments = _parser().parse_args(words)
     try:
@@ -26,13 +27,11 @@ def run(words: Sequence[str]) -> None:
             export_checkpoint(Path(arguments.model), arguments.directory, arguments.weights)
     except (ValueError, ImportError) as error:
         fail(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
     print(f"exported: {arguments.directory}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision export", description="Write a model that timm loads, or that ONNX runtimes run."
     )
     add = parser.add_argument

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.commands.model_arguments import MODEL, add_inference_options, add_model_options
 from mhc_vision.training.inference import InferenceOptions
 from mhc_vision.training.load_model import ModelOptions
@@ -38,8 +39,6 @@ def run(words: Sequence[str]) -> None:
         )
     except ValueError as error:
         fail(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
     record["command"] = ["mhc-vision", "predict", *words]
     text = json_text(record, indent=2) + "\n" if arguments.format == "json" else csv_text(record)
     if arguments.out is not None:
@@ -66,7 +65,7 @@ def csv_text(record: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mhc-vision predict",
         description="The most probable classes of images, as CSV or JSON. Files that cannot be read as images are "
         "named on stderr and left out. EXIF orientations are not applied, as in training and evaluation.",

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mhc_vision.analysis.run_report import write_run_report
+from mhc_vision.checks import nearest
+from mhc_vision.termination import exit_status
 from mhc_vision.training.cli import SUBCOMMANDS, TrainCLI
+from mhc_vision.training.divergence import TrainingDiverged
 from mhc_vision.training.interrupt import TrainingInterrupted
 from mhc_vision.training.messages import fail
 
@@ -15,7 +18,8 @@ def run(words: Sequence[str]) -> None:
     A finished training leaves `report.md` and `figures/` in its run directory; `--trainer.fast_dev_run` leaves nothing.
 
     Raises:
-        SystemExit: With status 2 for bad input, 130 after an interrupt.
+        SystemExit: With status 2 for bad input, 1 for a run that has diverged, 130 or 143 where Ctrl-C or SIGTERM
+            stopped it.
     """
     run_cli(TrainCLI, words)
 
@@ -23,19 +27,17 @@ def run(words: Sequence[str]) -> None:
 def run_cli(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
     """Runs a command line of `TrainCLI` or one like it, as `run` does."""
     words = list(words)
-    if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help")):
+    if words and not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
+        hint = nearest(words[0], SUBCOMMANDS)
+        fail(f"unknown subcommand {words[0]!r}; there is: {', '.join(SUBCOMMANDS)}{hint}", status=2)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "fit")
     try:
         _train(cli_class, words)
+    except TrainingDiverged as diverged:
+        fail(f"error: {diverged}", status=1)
     except TrainingInterrupted as interrupt:
-        fail(str(interrupt), status=130)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
-    except SystemExit as stop:
-        # what Lightning makes of an interrupt inside the trainer, with status 1
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            fail("interrupted", status=130)
-        raise
+        fail(str(interrupt), status=exit_status(interrupt.signum))
 
 
 def _train(cli_class: type[TrainCLI], words: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import IO
 _PR_SET_PDEATHSIG = 1
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], lock: IO[str]) -> subprocess.Popen:
+def start(command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], lock: int | None) -> subprocess.Popen:
     """Starts a process that writes into `log` and holds `lock` as long as it lives.
 
     It is in a session of its own, so that Ctrl-C at a terminal reaches the caller only. On Linux the kernel sends it
@@ -25,7 +25,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]
         # lines in the order they were written: the last one of a failed run is its error
         env={**environment, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
-        pass_fds=(lock.fileno(),),
+        pass_fds=() if lock is None else (lock,),
         preexec_fn=_interrupt_with_parent(),
     )
 

@@ -1,22 +1,21 @@
 """The directory of a comparison: whose it is, and what has become of its runs."""
 
-import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.comparison.matrix import Cell, Matrix
 from mhc_vision.comparison.records import LOG, SUMMARY
+from mhc_vision.directory_lock import LOCK_FILE, locked_directory
+from mhc_vision.json_files import read_json_object
 
 MATRIX = "matrix.json"
 CELL = "cell.json"
 FAILURE = "failure.json"
 RUN_LOG = "train.log"
-_LOCK = ".lock"
 _TAIL_LINES = 12
 
 
@@ -54,7 +53,7 @@ class ComparisonDirectory:
         path = self.run_dir(cell) / FAILURE
         if not path.is_file():
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json_object("--out", path, ("status", "lines"))
         return Failure(record["status"], tuple(record["lines"]))
 
     def check(self, matrix: Matrix) -> None:
@@ -68,7 +67,7 @@ class ComparisonDirectory:
         record_path = self.path / MATRIX
         if not record_path.is_file():
             raise ValueError(f"--out: {self.path} has no {MATRIX}: expected a new directory, or that of a comparison")
-        name = json.loads(record_path.read_text(encoding="utf-8"))["name"]
+        name = read_json_object("--out", record_path, ("name",))["name"]
         if name != matrix.name:
             raise ValueError(f"--out: {self.path} holds the comparison {name!r}, not {matrix.name!r}")
         for cell in matrix.cells:
@@ -104,25 +103,20 @@ class ComparisonDirectory:
         return Failure(status, tuple(lines))
 
     @contextmanager
-    def locked(self) -> Iterator[IO[str]]:
+    def locked(self) -> Iterator[int | None]:
         """The lock of the directory, as an open file that runs inherit: they hold it, too, as long as they live.
+
+        `None` where the file system has no locks.
 
         Raises:
             ValueError: Another comparison, or runs that one left behind, are at work in the directory.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / _LOCK, "w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"--out: another comparison, or runs that a killed one left behind, are at work in {self.path}: "
-                    "wait for them or end them"
-                ) from error
+        what = "another comparison, or runs that a killed one left behind, are"
+        with locked_directory(self.path, "--out", what, inherited=True) as lock:
             yield lock
 
     def _others(self) -> Iterator[Path]:
-        return (entry for entry in self.path.iterdir() if entry.name != _LOCK)
+        return (entry for entry in self.path.iterdir() if entry.name != LOCK_FILE)
 
     def _check_cell(self, cell: Cell) -> None:
         run_dir = self.run_dir(cell)
@@ -131,7 +125,7 @@ class ComparisonDirectory:
             return
         if not (run_dir / CELL).is_file():
             raise ValueError(f"--out: {run_dir} has no {CELL}: it was not made by a comparison")
-        stored = json.loads((run_dir / CELL).read_text(encoding="utf-8"))
+        stored = read_json_object("--out", run_dir / CELL)
         if difference := first_difference(stored, cell.identity()):
             raise ValueError(f"--out: {run_dir} is of another matrix: {difference}")
 

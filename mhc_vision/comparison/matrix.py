@@ -9,11 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mhc_vision.atomic_files import json_text
-from mhc_vision.comparison.settings import Settings, check_mapping, parse_settings, read_config, whole_number
-from mhc_vision.comparison.unique_keys import load_unique
+from mhc_vision.checks import check_choice, nearest
+from mhc_vision.comparison.settings import (
+    Settings,
+    check_different,
+    check_mapping,
+    parse_settings,
+    read_config,
+    whole_number,
+)
+from mhc_vision.yaml_files import read_yaml
 
 KEYS = (
     "name", "command", "recipes", "datasets", "arms", "baseline", "exclude", "num_streams", "seeds", "set", "threads",
@@ -136,15 +142,12 @@ def load_matrix(path: Path, options: Mapping[str, Any] | None = None) -> Matrix:
 
     Raises:
         ValueError: No such file, an unknown key, one that is there twice, a value of another type than expected, a
-            configuration file that is not there or broken, two runs with one name, no baseline, or a pattern of what
-            is excluded that fits nothing, or leaves nothing of a task or an arm.
+            configuration file that is not there or broken, two runs with one name or one content, no baseline, or a
+            pattern of what is excluded that fits nothing, or leaves nothing of a task or an arm.
     """
     if not path.is_file():
         raise ValueError(f"matrix: got {path}, expected a YAML file")
-    try:
-        content = load_unique(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+    content = read_yaml(path)
     try:
         return parse_matrix(content, options)
     except ValueError as error:
@@ -156,8 +159,7 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
     content = check_mapping("matrix", content, KEYS, required=("name", "recipes", "arms", "seeds"))
     name = _check_name("name", content["name"])
     command = content.get("command", TRAIN)
-    if command not in COMMANDS:
-        raise ValueError(f"command: got {command!r}, expected one of {', '.join(COMMANDS)}")
+    check_choice("command", command, COMMANDS)
     recipes = parse_settings("recipes", content["recipes"])
     datasets = parse_settings("datasets", content["datasets"]) if "datasets" in content else {}
     tasks = _tasks(recipes, datasets, dataset_first=command == FINETUNE)
@@ -168,9 +170,11 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
         raise ValueError(f"recipes: got the name {FIGURES!r}, which is the folder of the report's figures")
     baseline = str(content.get("baseline", next(iter(arms))))
     if baseline not in arms:
-        raise ValueError(f"baseline: got {baseline!r}, expected one of the arms: {', '.join(arms)}")
+        hint = nearest(baseline, arms)
+        raise ValueError(f"baseline: got {baseline!r}, expected one of the arms: {', '.join(arms)}{hint}")
     seeds = _check_seeds(content["seeds"])
     threads = whole_number("threads", content.get("threads", 1), lowest=1)
+    gpus = whole_number("gpus", content.get("gpus", 1), lowest=0)
     common = Settings((), check_mapping("set", content.get("set", {})))
     last = Settings((), dict(options or {}))
     pairs = {
@@ -180,6 +184,7 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
     pairs = _without(content.get("exclude", []), pairs)
     for (task, arm), settings in pairs.items():
         settings.check(f"{task}/{arm}")
+    check_different(pairs)
     cells = [
         Cell(command, task, arm, seed, settings.configs, settings.options, threads)
         for seed, ((task, arm), settings) in itertools.product(seeds, pairs.items())
@@ -194,7 +199,7 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
         seeds=seeds,
         cells=tuple(cells),
         threads=threads,
-        gpus=whole_number("gpus", content.get("gpus", 1), lowest=0),
+        gpus=gpus,
     )
 
 

@@ -2,7 +2,7 @@
 
 from mhc_vision.comparison.matrix import FINETUNE, Matrix, task_name
 from mhc_vision.comparison.results import TaskResults
-from mhc_vision.comparison.tables import NOTHING, Rows, counted
+from mhc_vision.comparison.tables import NOTHING, Rows, counted, not_finite_text
 
 FAILED = "failed"
 
@@ -41,6 +41,8 @@ def _figures(results: TaskResults) -> dict[str, str]:
 def _mean_and_range(values: list[float], digits: int, expected: int) -> str:
     if not values:
         return "not logged"
+    if lost := not_finite_text(values):
+        return counted(lost, len(values), expected)
     text = f"{sum(values) / len(values):.{digits}f}"
     if len(values) > 1:
         text += f" [{min(values):.{digits}f}, {max(values):.{digits}f}]"

@@ -1,6 +1,6 @@
 """What finished runs of a matrix recorded."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from mhc_vision.analysis.curves import smooth
 from mhc_vision.comparison.matrix import Cell
 from mhc_vision.comparison.metrics import METRICS, TRAINING_LOSS, VALIDATION_TOP1, Metric
+from mhc_vision.json_files import read_json_object
 from mhc_vision.metrics_log import read_metric
 
 SUMMARY = "summary.json"
@@ -62,6 +63,14 @@ class RunRecord:
         """Those of `METRICS` that it has."""
         return tuple(metric for metric in METRICS if metric.key in self.finals)
 
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """What is NaN or infinite of it, as in a run that went on after it had diverged."""
+        lost = [key for key, value in self.finals.items() if not math.isfinite(value)]
+        reached = self.summary.get("metrics", {})
+        counts = {stage: int(reached.get(f"{stage}/not_finite", 0)) for stage in ("val", "test")}
+        return (*lost, *(f"{count} images of {stage}" for stage, count in counts.items() if count))
+
     def value(self, metric: Metric) -> float | None:
         """The final value of a metric as it is shown, accuracies in percent; `None` where it has none."""
         return metric.scale * self.finals[metric.key] if metric.key in self.finals else None
@@ -80,10 +89,7 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
         if not (run_dir / name).is_file():
             raise ValueError(f"{run_dir} has no {name}, expected the records of a finished run")
     path = run_dir / SUMMARY
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    summary = read_json_object("summary", path)
     if missing := [key for key in _NEEDED if key not in summary]:
         raise ValueError(f"{path} has no {', '.join(missing)}: it is not of a run of this version")
     if summary["seed"] != cell.seed:

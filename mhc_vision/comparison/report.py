@@ -18,6 +18,7 @@ from mhc_vision.comparison.tables import (
     convergence_table,
     cost_table,
     difference_table,
+    divergence_table,
     failure_table,
     final_table,
     maps_table,
@@ -43,11 +44,16 @@ _DIFFERENCE = (
     "brackets, its 95 % interval (Student's t). An interval that holds 0 does not tell the arms apart; nothing is "
     "corrected for the number of arms."
 )
+_DIVERGED = (
+    "These runs went on to their end although numbers were no longer finite. Images whose logits are not finite count "
+    "as wrong in every accuracy; a mean over seeds of which one is not finite is not taken."
+)
 _CONVERGENCE = (
     "Optimiser steps after which an arm is first as good as `{baseline}` at its end, of the mean curve and seed by "
     "seed with the baseline's run of that seed; the speed-up is the baseline's steps over these, - where it is never "
-    "reached. It is only as fine as the log (validations a run: {points}). The row of `{baseline}` itself shows how "
-    "much of a speed-up is chance: its curve, too, may pass its final value before its end."
+    "reached, or the baseline's is not finite. It is only as fine as the log (validations a run: {points}). The row of "
+    "`{baseline}` itself shows how much of a speed-up is chance: its curve, too, may pass its final value before its "
+    "end."
 )
 _COST = (
     "GMACs of one image; images/s in training is the median of the logged rates without the first tenth, and the step "
@@ -110,6 +116,8 @@ def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
     records = results.finished
     if not records:
         return [*blocks, Paragraph("No run has finished.")]
+    if diverged := divergence_table(results):
+        blocks += [Heading(3, "Runs that diverged"), Paragraph(_DIVERGED), Table(diverged)]
     final = _FINAL + ("" if all(metric.has_curve for metric in results.metrics) else _TEST)
     blocks += [Heading(3, "Final values"), Paragraph(final), Table(final_table(results))]
     if differences := difference_table(results):

@@ -1,5 +1,6 @@
 """Records of all runs of a matrix, by task, arm and seed."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -86,13 +87,16 @@ class TaskResults:
         return [pair for pair in pairs if metric is None or all(metric in record.metrics for record in pair)]
 
     def reached_by_mean(self, arm: str, metric: Metric) -> Reached | None:
-        """When the mean curve over paired seeds reaches the final value of the baseline's; `None` without pairs."""
+        """When the mean curve over paired seeds reaches the final value of the baseline's.
+
+        `None` without pairs, or where that value is not finite: then there is nothing to reach.
+        """
         pairs = self.pairs(arm, metric)
         if not pairs:
             return None
         mine = Curve(*mean_curve([record.curves[metric.key].pair for record, _ in pairs]))
         base = Curve(*mean_curve([record.curves[metric.key].pair for _, record in pairs]))
-        return _reached(mine, base, metric)
+        return _reached(mine, base, metric) if math.isfinite(base.last) else None
 
     def reached_by_seed(self, arm: str, metric: Metric) -> list[Reached]:
         """When each run reaches the final value of the baseline with its seed."""

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 from mhc_vision.comparison import child
 from mhc_vision.comparison.directory import RUN_LOG, ComparisonDirectory
@@ -22,13 +21,21 @@ _POLL_S = 0.1
 
 
 class ComparisonInterrupted(BaseException):
-    """The comparison was asked to stop, and its runs have stopped. Not an error, so not an `Exception`."""
+    """The comparison was asked to stop, and its runs have stopped. Not an error, so not an `Exception`.
+
+    Attributes:
+        signum: What asked for it last, SIGINT or SIGTERM.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signum = signum
 
 
 def run_command(cell: Cell, run_dir: Path, resume: bool) -> list[str]:
-    """The command line of a run; with `resume`, from its newest checkpoint, if there is one."""
-    words = cell.words(run_dir)
-    return [sys.executable, "-m", "mhc_vision", cell.command, *words, *(("--ckpt_path", "last") if resume else ())]
+    """The command line of a run; with `resume` from its newest checkpoint, if there is one, else from the start."""
+    start = ("--ckpt_path", "last") if resume else ("--overwrite", "true")
+    return [sys.executable, "-m", "mhc_vision", cell.command, *cell.words(run_dir), *start]
 
 
 @dataclass
@@ -66,6 +73,7 @@ class Runner:
         self._running: list[_Run] = []
         # how often a stop was asked for, and how often the runs were told
         self._requests = self._told = 0
+        self._signum = signal.SIGINT
 
     @property
     def _stopping(self) -> bool:
@@ -86,9 +94,9 @@ class Runner:
             with self._signals():
                 self._work(pending, lock)
         if self._stopping:
-            raise ComparisonInterrupted
+            raise ComparisonInterrupted(self._signum)
 
-    def _work(self, pending: list[Cell], lock: IO[str]) -> None:
+    def _work(self, pending: list[Cell], lock: int | None) -> None:
         try:
             while self._running or (pending and not self._stopping):
                 while pending and self._free and not self._stopping:
@@ -110,7 +118,7 @@ class Runner:
             for run in self._running:
                 run.process.wait()
 
-    def _start(self, cell: Cell, slot: Slot, resume: bool, lock: IO[str]) -> None:
+    def _start(self, cell: Cell, slot: Slot, resume: bool, lock: int | None) -> None:
         self.directory.begin(cell)
         run_dir = self.directory.run_dir(cell)
         command = self._command(cell, run_dir, resume)
@@ -153,6 +161,7 @@ class Runner:
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self._requests += 1
+        self._signum = signal.Signals(signum)
 
     def _pass_requests_on(self) -> None:
         if self._told == self._requests:

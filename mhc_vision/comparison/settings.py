@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mhc_vision.checks import check_whole_number, nearest
+from mhc_vision.yaml_files import read_yaml
 
 # what the comparison itself gives to each run
 _TAKEN = {
@@ -31,7 +32,9 @@ class Settings:
 
     def then(self, other: "Settings") -> "Settings":
         """These, and others on top of them."""
-        return Settings(self.configs + other.configs, {**self.options, **other.options})
+        # what is given again moves to the end: of options that exclude each other, a run takes the later one
+        kept = {key: value for key, value in self.options.items() if key not in other.options}
+        return Settings(self.configs + other.configs, {**kept, **other.options})
 
     def check(self, where: str) -> None:
         """Raise ValueError unless files are there and options are left to the user; `where` is named."""
@@ -51,6 +54,16 @@ class Settings:
             except TypeError as error:
                 raise ValueError(f"{where}: set: {key}: got {value!r}, expected text in quotes, or a number") from error
 
+    def effective(self) -> dict[str, Any]:
+        """What the files and the options on top of them come to, by dotted key, `init_args` left out."""
+        options: dict[str, Any] = {}
+        for content in [read_config(config) for config in self.configs] + [dict(self.options)]:
+            for key, value in _flat(content).items():
+                # a value takes the place of what was below it
+                options = {name: other for name, other in options.items() if not name.startswith(f"{key}.")}
+                options[key] = value
+        return options
+
     def connection(self) -> Any:
         """`model.connection` as these settings leave it, `None` where they do not speak of it."""
         connection = None
@@ -60,16 +73,32 @@ class Settings:
         return self.options.get("model.connection", connection)
 
 
+def check_different(pairs: Mapping[tuple[str, str], Settings]) -> None:
+    """Raise ValueError if two arms are the same run on a task, or two tasks are the same for all arms.
+
+    Args:
+        pairs: Checked settings by task and arm.
+    """
+    arms: dict[tuple[str, str], str] = {}
+    tasks: dict[str, dict[str, str]] = {}
+    for (task, arm), settings in pairs.items():
+        content = json.dumps(settings.effective(), sort_keys=True, default=str)
+        if (other := arms.setdefault((task, content), arm)) != arm:
+            raise ValueError(f"arms: {other!r} and {arm!r} have equal settings on {task}, expected arms that differ")
+        tasks.setdefault(task, {})[arm] = content
+    names: dict[str, str] = {}
+    for task, contents in tasks.items():
+        if (other := names.setdefault(json.dumps(contents, sort_keys=True), task)) != task:
+            raise ValueError(f"tasks: {other!r} and {task!r} have equal settings, expected tasks that differ")
+
+
 def read_config(path: str) -> dict[Any, Any]:
     """The content of a configuration file.
 
     Raises:
         ValueError: It is no YAML, or no mapping.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+    content = read_yaml(path)
     return check_mapping(path, {} if content is None else content)
 
 
@@ -100,7 +129,8 @@ def check_mapping(
     if not isinstance(content, dict):
         raise ValueError(f"{what}: got {content!r}, expected a mapping of keys to values")
     if known is not None and (unknown := [key for key in content if key not in known]):
-        raise ValueError(f"{what}: unknown key {unknown[0]!r}; there is: {', '.join(known)}")
+        hint = nearest(str(unknown[0]), known)
+        raise ValueError(f"{what}: unknown key {unknown[0]!r}; there is: {', '.join(known)}{hint}")
     if missing := [key for key in required if key not in content]:
         raise ValueError(f"{what}: {missing[0]} is missing; needed are {', '.join(required)}")
     return content
@@ -112,9 +142,19 @@ def whole_number(what: str, value: Any, lowest: int) -> int:
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise ValueError(f"{what}: got {value!r}, expected a whole number from {lowest}")
-    return value
+    check_whole_number(what, value, at_least=lowest)
+    return int(value)
+
+
+def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, value in content.items():
+        key = prefix if name == "init_args" and prefix else f"{prefix}.{name}".lstrip(".")
+        if isinstance(value, Mapping) and value:
+            options |= _flat(value, key)
+        else:
+            options[key.replace(".init_args.", ".")] = value
+    return options
 
 
 def _parse(what: str, entry: Any) -> Settings:

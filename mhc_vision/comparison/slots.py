@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data.available_cores import available_cores
 
 
@@ -33,8 +34,8 @@ def find_slots(threads: int, gpus: int, jobs: int | None = None) -> list[Slot]:
     Raises:
         ValueError: Fewer GPUs than a run needs, or no job.
     """
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"--jobs: got {jobs}, expected at least 1")
+    if jobs is not None:
+        check_whole_number("--jobs", jobs, at_least=1)
     visible = visible_gpus() if gpus else []
     if gpus > 1 and len(visible) < gpus:
         raise ValueError(f"gpus: got {gpus}, but {len(visible)} can be used here")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mhc_vision.checks import check_number, check_whole_number
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -74,10 +76,8 @@ def student_quantile(probability: float, degrees: int) -> float:
     Raises:
         ValueError: Unless 0.5 <= `probability` < 1 and `degrees` >= 1.
     """
-    if not 0.5 <= probability < 1:
-        raise ValueError(f"probability: got {probability}, expected 0.5 <= probability < 1")
-    if degrees < 1:
-        raise ValueError(f"degrees: got {degrees}, expected at least 1")
+    check_number("probability", probability, at_least=0.5, below=1)
+    check_whole_number("degrees", degrees, at_least=1)
     low, high = 0.0, 1.0
     while student_cdf(high, degrees) < probability:
         high *= 2

@@ -1,6 +1,7 @@
 """Tables of a report, made of the records of the runs."""
 
 import math
+from collections.abc import Sequence
 
 from mhc_vision.comparison.matrix import Matrix
 from mhc_vision.comparison.metrics import Metric
@@ -20,6 +21,8 @@ def final_table(results: TaskResults) -> Rows:
     for arm in results.arms:
         num_runs = len(results.records[arm])
         row = {"arm": arm, "runs": f"{num_runs} of {len(results.seeds)}"}
+        if diverged := sum(bool(record.not_finite) for record in results.records[arm].values()):
+            row["runs"] += f", {diverged} diverged"
         for metric in results.metrics:
             values = results.finals(arm, metric)
             row[metric.label] = counted(_spread(values, metric.digits), len(values), num_runs)
@@ -113,12 +116,13 @@ def unmoved_arms(results: TaskResults) -> list[str]:
     return [
         arm
         for arm, runs in results.records.items()
-        if runs and all(record.maps and _travel(record) < UNMOVED for record in runs.values())
+        if runs and all(record.maps and _has_stayed(record) for record in runs.values())
     ]
 
 
-def _travel(record: RunRecord) -> float:
-    return max(value for key, value in record.maps.items() if key.startswith("travel/"))
+def _has_stayed(record: RunRecord) -> bool:
+    # a distance that is NaN, which max() may pass over, is not below the limit
+    return all(value < UNMOVED for key, value in record.maps.items() if key.startswith("travel/"))
 
 
 def failure_table(results: TaskResults) -> Rows:
@@ -126,6 +130,15 @@ def failure_table(results: TaskResults) -> Rows:
     return [
         {"run": name, "exit status": str(failure.status), "last line": failure.lines[-1] if failure.lines else ""}
         for name, failure in results.failures.items()
+    ]
+
+
+def divergence_table(results: TaskResults) -> Rows:
+    """The runs that came to their end with figures that are not finite."""
+    return [
+        {"run": record.cell.name, "not finite": ", ".join(record.not_finite)}
+        for record in results.finished
+        if record.not_finite
     ]
 
 
@@ -148,6 +161,12 @@ def counted(text: str, count: int, expected: int) -> str:
     return text if count in (0, expected) else f"{text} ({count} of {expected})"
 
 
+def not_finite_text(values: Sequence[float]) -> str | None:
+    """What stands in place of figures of these values where some are NaN or infinite; `None` where none is."""
+    lost = sum(not math.isfinite(value) for value in values)
+    return f"not finite in {lost} of {len(values)}" if lost else None
+
+
 def _measured(results: TaskResults) -> tuple[str, ...]:
     """Arms that have a baseline to be measured against, with that itself."""
     return () if results.baseline in results.excluded else results.arms
@@ -165,6 +184,8 @@ def _trainable(record: RunRecord) -> float:
 def _spread(values: list[float], digits: int) -> str:
     if not values:
         return NOTHING
+    if text := not_finite_text(values):
+        return text
     figures = spread(values)
     std = NOTHING if figures.std is None else f"{figures.std:.{digits}f}"
     return f"{figures.mean:.{digits}f} ± {std}"
@@ -180,6 +201,8 @@ def _difference(pairs: list[tuple[RunRecord, RunRecord]], metric: Metric) -> str
     if not pairs:
         return NOTHING
     mine, base = ([metric.scale * record.finals[metric.key] for record in side] for side in zip(*pairs, strict=True))
+    if text := not_finite_text([a - b for a, b in zip(mine, base, strict=True)]):
+        return text
     difference = paired_difference(mine, base)
     mean, digits = difference.mean, metric.digits
     if difference.half_width is None:

@@ -74,11 +74,9 @@ class AugmentedDataModule(ImageDataModule):
         broken: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__(batch_size, num_workers, seed, repeats, total_batch_size)
-        if len(mean) != self.in_chans:
-            raise ValueError(f"mean must have {self.in_chans} values, got {mean}")
         if broken not in ("raise", "skip"):
             raise ValueError(f"broken must be 'raise' or 'skip', got {broken!r}")
-        check_batch_augment(mean, std, mixup, cutmix, erase)
+        check_batch_augment(mean, std, mixup, cutmix, erase, in_chans=self.in_chans)
         self.to_train = train_transform(
             img_size,
             interpolation,

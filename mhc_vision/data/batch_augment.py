@@ -7,6 +7,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from mhc_vision.checks import check_number, check_numbers, check_whole_number
 from mhc_vision.data.crop_flip import random_crop, random_hflip
 
 
@@ -89,21 +90,17 @@ def check_batch_augment(
     erase: float,
     crop_padding: int = 0,
     hflip: float = 0.0,
+    in_chans: int | None = None,
 ) -> None:
     """Check the options of `BatchAugment`, which needs the number of classes, before the files that tell it are listed.
 
     Raises:
         ValueError: If an argument is out of range.
     """
-    if len(mean) != len(std):
-        raise ValueError(f"mean and std must have one value a channel each, got mean={mean} and std={std}")
-    if min(std) <= 0:
-        raise ValueError(f"std must be positive, got {std}")
+    check_numbers("mean", mean, length=in_chans)
+    check_numbers("std", std, length=len(mean), above=0)
     for name, value in (("mixup", mixup), ("cutmix", cutmix)):
-        if value < 0:
-            raise ValueError(f"{name} must be 0 (off) or positive, got {value}")
+        check_number(name, value, at_least=0)
     for name, value in (("erase", erase), ("hflip", hflip)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be a probability, got {value}")
-    if crop_padding < 0:
-        raise ValueError(f"crop_padding must be 0 (no crop) or positive, got {crop_padding}")
+        check_number(name, value, at_least=0, at_most=1)
+    check_whole_number("crop_padding", crop_padding, at_least=0)

@@ -1,21 +1,29 @@
 """Folders with one folder a class: which classes there are, and the image files of each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
 from mhc_vision.data.decode import DECODABLE_SUFFIXES
+from mhc_vision.data.file_listing import folders_in, is_image, walk_files
 from mhc_vision.data.naming import first_few
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Sorted names of the folders in `folder`; hidden ones, such as `.ipynb_checkpoints`, are no classes."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def class_folders(folder: Path, argument: str = "folder") -> list[str]:
+    """Sorted names of the folders in `folder`; hidden ones, such as `.ipynb_checkpoints`, are no classes.
+
+    Args:
+        folder: Has the class folders.
+        argument: What an error calls the argument that the folder comes from.
+
+    Raises:
+        ValueError: If it cannot be listed.
+    """
+    return folders_in(folder, argument)
 
 
 def list_class_images(folder: Path, labels: Mapping[str, int], argument: str = "folder") -> tuple[list[str], list[int]]:
-    """The image files under each class folder, and their labels.
+    """The image files under each class folder (see `walk_files`) and their labels, by class name and path.
 
     Args:
         folder: Has the class folders.
@@ -23,31 +31,29 @@ def list_class_images(folder: Path, labels: Mapping[str, int], argument: str = "
         argument: What an error calls the argument that the folder comes from.
 
     Raises:
-        ValueError: If a class has no images or a file has a format that cannot be decoded.
+        ValueError: If a class has no images, a file has a format that cannot be decoded, or links make one folder part
+            of two classes.
     """
-    samples = make_dataset(str(folder), dict(labels), extensions=IMG_EXTENSIONS, allow_empty=True)
-    check_class_images(folder, samples, labels, argument)
-    return [path for path, _ in samples], [label for _, label in samples]
-
-
-def check_class_images(
-    folder: Path, samples: Sequence[tuple[str, int]], labels: Mapping[str, int], argument: str
-) -> None:
-    """Check what torchvision has listed in class folders.
-
-    Args:
-        folder: Has the class folders.
-        samples: Path and label of each file.
-        labels: Label of each class folder by name.
-        argument: What an error calls the argument that the folder comes from.
-
-    Raises:
-        ValueError: If a class has no images or a file has a format that cannot be decoded.
-    """
-    if empty := set(labels.values()) - {label for _, label in samples}:
-        named = first_few(folder / name for name in labels if labels[name] in empty)
-        raise ValueError(f"{argument}: no images in {named}")
-    check_formats((path for path, _ in samples), argument)
+    paths: list[str] = []
+    found: list[int] = []
+    class_of: dict[str, str] = {}
+    empty = []
+    for name in sorted(labels):
+        count = len(paths)
+        for directory, real, files in walk_files(folder / name, argument):
+            if class_of.setdefault(real, name) != name:
+                raise ValueError(
+                    f"{argument}: links make {real} part of the classes {class_of[real]} and {name} in {folder}, "
+                    "expected one class an image; take a link away"
+                )
+            paths += [os.path.join(directory, file) for file in files if is_image(file)]
+        found += [labels[name]] * (len(paths) - count)
+        if len(paths) == count:
+            empty.append(folder / name)
+    if empty:
+        raise ValueError(f"{argument}: no images in {first_few(empty)}")
+    check_formats(paths, argument)
+    return paths, found
 
 
 def check_formats(paths: Iterable[str], argument: str) -> None:

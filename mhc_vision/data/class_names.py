@@ -1,4 +1,9 @@
-"""Names of the classes of datasets whose files only number them."""
+"""Names of classes: of datasets whose files only number them, and rules for all names."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mhc_vision.data.naming import first_few
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -48,3 +53,43 @@ TRAFFIC_SIGNS = (
     "end of no passing for trucks",
 )
 """GTSRB (Stallkamp et al., IJCNN 2011), by its class numbers."""
+
+
+def number_classes(num_classes: int) -> list[str]:
+    """Names for classes that have none."""
+    return [f"class {index}" for index in range(num_classes)]
+
+
+def chosen_by_number(names: Sequence[str]) -> bool:
+    """Whether names are those of `number_classes`, which say nothing of what the classes are."""
+    return list(names) == number_classes(len(names))
+
+
+def check_distinct(names: Sequence[str], argument: str) -> None:
+    """Raise ValueError if two classes have one name.
+
+    Args:
+        names: Of the classes.
+        argument: What the error calls the argument that they come from.
+    """
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{argument}: got {first_few(twice)} more than once, expected a name for each class")
+
+
+def check_class_names(names: Sequence[str], num_classes: int, argument: str) -> None:
+    """Raise ValueError unless there is one name for each class.
+
+    Args:
+        names: Of the classes.
+        num_classes: How many there are.
+        argument: What the error calls the argument that they come from.
+    """
+    if len(names) != num_classes:
+        raise ValueError(f"{argument}: got {len(names)} class names, expected one for each of {num_classes} classes")
+    check_distinct(names, argument)
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names, with the label behind those of several classes: ImageNet has two kinds of crane."""
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} (label {label})" for label, name in enumerate(names)]

@@ -11,18 +11,25 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.class_names import distinct_names
 from mhc_vision.data.lazy_loader import LazyDataLoader
-from mhc_vision.data.samplers import EvaluationSampler, Position, ShuffledSampler
+from mhc_vision.data.position import position_of_step
+from mhc_vision.data.samplers import EvaluationSampler, ShuffledSampler, Start
 from mhc_vision.data.seeding import SeededDataset, derive_seed
+from mhc_vision.data.worker_signals import outlive_sigterm
 
 Metric = Literal["top1", "mean_per_class"]
 """By which models are compared on a dataset: accuracy over all samples, or the mean of the classes' accuracies."""
 
+MAX_SEED = 2**32 - 1
+"""The largest that Lightning's `seed_everything` takes, too."""
+
 # options that do not change what is trained on; batch_size counts as what follows from it and total_batch_size
 FREE_TO_CHANGE = (
     *("root", "cache", "download", "complete", "num_workers", "batch_size", "total_batch_size"),
-    *("keep_on", "in_memory", "test_split", "metric", "_instantiator"),
+    *("keep_on", "in_memory", "test_split", "metric", "allow_commands", "_instantiator"),
 )
 # what the model sees and is asked; all else in a checkpoint is about training
 _OF_EVALUATION = {"class_names", "mean", "std", "crop_pct", "interpolation"}
@@ -35,7 +42,8 @@ class ImageDataModule(LightningDataModule):
     (images fp32 normalised, targets): soft (B, num_classes) when mixed in training, else the labels.
 
     Samplers know the processes of a distributed run: use `Trainer(use_distributed_sampler=False)`. In training the
-    samples that do not fill a batch in every process are left out, other ones each epoch. The order depends on
+    samples that do not fill an optimiser step, a batch in every process or several accumulated ones, are left out,
+    other ones each epoch: the gradient of a step with fewer batches would be too small. The order depends on
     (seed, epoch) only, the transforms of a sample on (seed, epoch, sample), and what is random in a step (Mixup,
     CutMix, DropPath, dropout) on (seed, batch, process): a resumed run goes on like the uninterrupted one wherever its
     checkpoint was written, in the middle of an epoch too, whatever the number of workers.
@@ -46,7 +54,7 @@ class ImageDataModule(LightningDataModule):
         seed: Seed of the training order.
         repeats: How often each sample comes in a row, differently augmented (repeated augmentation); 1 for once.
         total_batch_size: Images of an optimiser step, over all processes and accumulated batches; if given,
-            `batch_size` is what follows from it. With accumulation, the last step of an epoch may have fewer.
+            `batch_size` is what follows from it.
 
     Attributes:
         class_names: Name of each class, in the order of the labels.
@@ -80,14 +88,12 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         # those of the subclass, for checkpoints; the model's are the ones that loggers show
         self.save_hyperparameters(logger=False)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or positive, got {num_workers}")
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {repeats}")
-        if total_batch_size is not None and total_batch_size < 1:
-            raise ValueError(f"total_batch_size must be at least 1, got {total_batch_size}")
+        check_whole_number("batch_size", batch_size, at_least=1)
+        check_whole_number("num_workers", num_workers, at_least=0)
+        check_whole_number("repeats", repeats, at_least=1)
+        if total_batch_size is not None:
+            check_whole_number("total_batch_size", total_batch_size, at_least=1)
+        check_whole_number("seed", seed, at_least=0, at_most=MAX_SEED)
         self.repeats = repeats
         self.total_batch_size = total_batch_size
         self._batch_size = batch_size
@@ -123,15 +129,7 @@ class ImageDataModule(LightningDataModule):
         """
         if self.total_batch_size is None:
             return self._batch_size
-        processes, accumulated = self._process()[1], 1
-        if self.trainer is not None:
-            accumulated = self.trainer.accumulate_grad_batches
-            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
-                raise ValueError(
-                    f"total_batch_size={self.total_batch_size} needs trainer.accumulate_grad_batches to stay the same, "
-                    "got a GradientAccumulationScheduler: give batch_size instead"
-                )
+        processes, accumulated = self._process()[1], self._accumulated()
         batch_size, rest = divmod(self.total_batch_size, processes * accumulated)
         if rest:
             raise ValueError(
@@ -141,20 +139,25 @@ class ImageDataModule(LightningDataModule):
         return batch_size
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled whole batches, equally many in each process.
+        """Shuffled whole optimiser steps, equally many in each process.
 
         Raises:
-            ValueError: If the training samples do not fill one batch in every process.
+            ValueError: If the training samples do not fill one step, or steps differ in their number of batches.
         """
         rank, world_size = self._process()
         num_samples = self.num_train
-        batch_size = self.batch_size
-        if num_samples < batch_size * world_size:
+        batch_size, accumulated = self.batch_size, self._accumulated()
+        needed = batch_size * accumulated * world_size
+        if num_samples < needed:
+            times = f" x {accumulated} accumulated batches" if accumulated > 1 else ""
             raise ValueError(
-                f"batch_size={batch_size} in each of {world_size} processes needs at least "
-                f"{batch_size * world_size} training samples, got {num_samples}"
+                f"batch_size={batch_size} in each of {world_size} processes{times} needs at least {needed} training "
+                f"samples, got {num_samples}"
             )
-        sampler = ShuffledSampler(num_samples, self._position, self.seed, rank, world_size, self.repeats)
+        # Lightning asks for them when a part of the training is done
+        self._check_evaluation_size(self.eval_set)
+        multiple = batch_size * accumulated
+        sampler = ShuffledSampler(num_samples, self._position, self.seed, rank, world_size, self.repeats, multiple)
         return LazyDataLoader(self._seeded_train_set(), sampler=sampler, drop_last=True, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader:
@@ -173,7 +176,9 @@ class ImageDataModule(LightningDataModule):
     def on_before_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Seed what is random in a training step, from here to the end of its backward pass."""
         if self.trainer is not None and self.trainer.training:
-            batches = self.trainer.fit_loop.total_batch_idx + 1
+            # those of this step that the gradient has already
+            gathered = (self.trainer.fit_loop.batch_idx + 1) % self.trainer.accumulate_grad_batches
+            batches = position_of_step(self.trainer, self.trainer.global_step).batches + gathered
             seed = derive_seed("step", self.seed, batches, self.trainer.global_rank)
             torch.manual_seed(seed)
             # timm's random erasing draws its places there
@@ -211,15 +216,27 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: If anything differs.
         """
-        given, saved = ({**state, **state.get("options", {})} for state in (self.state_dict(), state_dict))
+        given, saved = ({**state.get("options", {}), **state} for state in (self.state_dict(), state_dict))
         names = given.keys() & saved.keys() - {"options"}
         if self.trainer is not None and self.trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             names &= _OF_EVALUATION
+        if "class_names" in saved:
+            # before they were, ImageNet had two classes of one name
+            saved["class_names"] = distinct_names(saved["class_names"])
         for name in sorted(names):
             if _plain(given[name]) != _plain(saved[name]):
                 raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
 
+    def _check_evaluation_size(self, samples: Dataset) -> None:
+        """Raise ValueError unless each process has images to evaluate on; one without keeps the others waiting."""
+        count, processes = len(samples), self._process()[1]  # type: ignore[arg-type]
+        if count < processes:
+            split = "test" if samples is vars(self).get("test_set") and samples is not self.eval_set else "validation"
+            advice = "give it more" if processes == 1 else "give it more, or take fewer processes (trainer.devices)"
+            raise ValueError(f"data: got {count} {split} images for {processes} processes, expected one each; {advice}")
+
     def _evaluation_loader(self, samples: Dataset) -> DataLoader:
+        self._check_evaluation_size(samples)
         rank, world_size = self._process()
         sampler = EvaluationSampler(len(samples), rank, world_size)  # type: ignore[arg-type]
         return DataLoader(samples, sampler=sampler, **self._loader_options())
@@ -236,17 +253,24 @@ class ImageDataModule(LightningDataModule):
         """Rank of this process, number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _position(self) -> Position:
+    def _accumulated(self) -> int:
+        """Batches of an optimiser step in each process."""
+        if self.trainer is None:
+            return 1
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+            raise ValueError(
+                "trainer.callbacks: got a GradientAccumulationScheduler, expected trainer.accumulate_grad_batches, the "
+                "same in all epochs: where a training stands follows from its steps"
+            )
+        return self.trainer.accumulate_grad_batches
+
+    def _position(self) -> Start:
         """Where the trainer stands in its training; the start of epoch 0 outside of training."""
         if self.trainer is None or not self.trainer.training:
             return 0, 0
-        batches_per_epoch = int(self.trainer.num_training_batches)
-        loop = self.trainer.fit_loop
-        # indices count from 0 and belong to the last batch trained on
-        batches = (loop.batch_idx + 1) % batches_per_epoch
-        # trainer.current_epoch is off by one after some kinds of resume, the count of batches never is
-        epoch = (loop.total_batch_idx + 1 - batches) // batches_per_epoch
-        return epoch, batches * self.batch_size
+        position = position_of_step(self.trainer, self.trainer.global_step)
+        return position.epoch, position.batch * self.batch_size
 
     def _loader_options(self) -> dict[str, Any]:
         return {
@@ -254,6 +278,7 @@ class ImageDataModule(LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": outlive_sigterm,
         }
 
 
@@ -268,6 +293,5 @@ def checked_metric(metric: Metric) -> Metric:
     Raises:
         ValueError: If it is none.
     """
-    if metric not in get_args(Metric):
-        raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+    check_choice("metric", metric, get_args(Metric))
     return metric

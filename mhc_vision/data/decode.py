@@ -1,7 +1,9 @@
 """Image files to RGB tensors."""
 
 import io
+import os
 import struct
+from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -14,7 +16,15 @@ DECODABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PILLOW_ERRORS = (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for images that are broken, or so large that they may be an attack."""
 
-_ANY_TROUBLE = "missing, empty, truncated or not a JPEG, PNG or WebP image"
+# of TIFF
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
+_SIGNED = 2
+
+_ANY_TROUBLE = "empty, truncated or not a JPEG, PNG or WebP image"
+
+
+class PixelError(ValueError):
+    """An image can be read, but its pixels say no colours."""
 
 
 def decode_rgb(path: str) -> Tensor:
@@ -32,7 +42,31 @@ def decode_rgb(path: str) -> Tensor:
     Raises:
         ValueError: If the file cannot be read or decoded; the message names it.
     """
+    _check_regular(path, "decode")
     return _decode(path, path)
+
+
+def read_image_file(path: str) -> bytes:
+    """What is in a file.
+
+    Raises:
+        ValueError: If it cannot be read; the message names it, and says why.
+    """
+    _check_regular(path, "read")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+
+
+def open_unconverted(path: str) -> Image.Image:
+    """A file as Pillow opens it, in its own mode: for `pil_to_rgb`.
+
+    Raises:
+        ValueError: If it cannot be read.
+        UnidentifiedImageError: If it is no image.
+    """
+    return Image.open(io.BytesIO(read_image_file(path)))
 
 
 def decode_any_bytes(content: bytes, name: str) -> Tensor:
@@ -60,17 +94,45 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
     except UnidentifiedImageError as error:
         # its text has the address of a buffer
         raise ValueError(f"cannot decode {name}: not an image, or of an unknown format") from error
+    except PixelError as error:
+        raise ValueError(f"cannot use {name}: {error}") from error
     except PILLOW_ERRORS as error:
         raise ValueError(f"cannot decode {name}: truncated, too large or not an image: {error}") from error
 
 
 def pil_to_rgb(image: Image.Image) -> Tensor:
-    """A Pillow image of any mode as (3, H, W), uint8; 16 bits are scaled to 8."""
-    if image.mode.startswith("I;16"):
-        # Pillow would make every value above 255 white
-        grey = pil_to_tensor(image.convert("I")).to(torch.uint16)
-        return to_dtype(grey, torch.uint8, scale=True).repeat(3, 1, 1)
+    """A Pillow image of any mode as (3, H, W), uint8; grey of 12, 16 or 32 bits is scaled to 8.
+
+    Raises:
+        PixelError: If its pixels are floating-point numbers, whose white is not known, or beyond their depth.
+    """
+    if image.mode == "F":
+        raise PixelError("its pixels are floating-point numbers, expected integers; convert it to 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _deep_grey(image).repeat(3, 1, 1)
     return pil_to_tensor(image.convert("RGB"))
+
+
+def _deep_grey(image: Image.Image) -> Tensor:
+    """(1, H, W), uint8, the high bits of each value, as `decode_rgb` takes them; Pillow would make all but black white.
+
+    Pillow has no depth: the tags of a TIFF say it, all other formats have 16 bits at most.
+    """
+    tags = getattr(image, "tag_v2", {})
+    bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
+    values = pil_to_tensor(image.convert("I")).long()
+    if bits == 32 and not signed:
+        values &= 2**32 - 1
+    depth = bits - signed
+    if values.min() < 0 or values.max() >= 2**depth:
+        raise PixelError(f"its grey values go from {values.min()} to {values.max()}, expected 0 to {2**depth - 1}")
+    return (values >> (depth - 8)).to(torch.uint8)
+
+
+def _check_regular(path: str, verb: str) -> None:
+    # a pipe would keep its reader waiting
+    if not os.path.isfile(path):
+        raise ValueError(f"cannot {verb} {path}: {'no regular file' if os.path.exists(path) else 'missing'}")
 
 
 def _decode(source: str | Tensor, name: str, trouble: str = _ANY_TROUBLE) -> Tensor:

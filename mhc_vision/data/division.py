@@ -5,6 +5,8 @@ from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
+from mhc_vision.checks import check_number, check_whole_number
+
 _SEED = 0
 
 
@@ -21,7 +23,11 @@ def hold_out(
 
     Returns:
         Indices that stay and indices that are held out, both ascending.
+
+    Raises:
+        ValueError: If the share is out of range.
     """
+    check_number("share", share, above=0, below=1)
     drawn, rest = _draw(labels, lambda count: min(max(1, round(share * count)), count - 1), groups)
     return rest, drawn
 
@@ -35,7 +41,11 @@ def draw_per_class(labels: Sequence[int], number: int) -> tuple[list[int], list[
 
     Returns:
         Indices that are drawn and the other ones, both ascending.
+
+    Raises:
+        ValueError: If the number is out of range.
     """
+    check_whole_number("number", number, at_least=1)
     return _draw(labels, lambda count: max(1, min(number, count - 1)))
 
 

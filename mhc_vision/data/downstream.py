@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
+from mhc_vision.checks import check_number, check_whole_number
 from mhc_vision.data.augmented import AugmentedDataModule
 from mhc_vision.data.decode_all import require_memory
 from mhc_vision.data.decoded_images import DecodedImages
@@ -75,14 +76,15 @@ class DownstreamDataModule(AugmentedDataModule):
         if validate_on not in ("val", "test"):
             raise ValueError(f"validate_on must be 'val' or 'test', got {validate_on!r}")
         for name, share in (("val_share", val_share), ("test_share", test_share)):
-            if not 0 < share < 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {share}")
+            check_number(name, share, above=0, below=1)
+        if max_train_images is not None:
+            check_whole_number("max_train_images", max_train_images, at_least=1)
         if in_memory and self.broken == "skip":
             raise ValueError("in_memory=True decodes all images at the start: broken must be 'raise', got 'skip'")
         class_names, splits = open_splits(dataset, spec, Path(root).expanduser(), download, complete)
         if max_train_images is not None and max_train_images < len(class_names):
             raise ValueError(
-                f"max_train_images must be at least 1 for each of {len(class_names)} classes, got {max_train_images}"
+                f"max_train_images: got {max_train_images}, expected at least 1 for each of {len(class_names)} classes"
             )
         self.metric = spec.metric
         train, val, test = divide(spec, splits, validate_on, val_share, test_share)

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from mhc_vision.data.class_folders import check_formats
 from mhc_vision.data.decode import decode_rgb
+from mhc_vision.data.file_listing import images_in
 
 _SPLITS = ("val", "test")
 
@@ -37,7 +37,7 @@ def list_flat_images(folder: Path) -> list[str]:
     Raises:
         ValueError: If there are none, or a file has a format that cannot be decoded.
     """
-    paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
+    paths = images_in(folder)
     if not paths:
         raise ValueError(f"folder: {folder} has neither class folders nor images")
     check_formats(paths, "folder")

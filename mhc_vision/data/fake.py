@@ -2,7 +2,9 @@
 
 import torch
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.class_names import number_classes
 from mhc_vision.data.in_memory import InMemoryDataModule, KeepOn
 from mhc_vision.data.in_memory_images import InMemoryImages
 
@@ -52,10 +54,9 @@ class FakeDataModule(InMemoryDataModule):
     ) -> None:
         super().__init__(batch_size, num_workers, seed, repeats, total_batch_size, keep_on)
         for name, value in (("img_size", img_size), ("num_classes", num_classes), ("num_images", num_images)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_whole_number(name, value, at_least=1)
         self.img_size = img_size
-        self.class_names = [f"class {index}" for index in range(num_classes)]
+        self.class_names = number_classes(num_classes)
         self.batch_augment = BatchAugment([0.5] * 3, [0.5] * 3, num_classes, mixup, cutmix, erase, crop_padding, hflip)
         generator = torch.Generator().manual_seed(seed)
         self.train_set, self.eval_set = (

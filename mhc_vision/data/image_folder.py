@@ -1,7 +1,7 @@
 """ImageNet and every other dataset in its folder layout."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from mhc_vision.data.augmented import AugmentedDataModule
-from mhc_vision.data.class_folders import check_class_images, class_folders
+from mhc_vision.data.class_folders import class_folders, list_class_images
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.decode import decode_rgb
 from mhc_vision.data.naming import first_few
@@ -87,7 +87,7 @@ def find_classes(
     for split in splits.values():
         if not (root / split).is_dir():
             raise ValueError(f"root: {root} has no folder {split}; {layout}")
-        folders[split] = set(class_folders(root / split))
+        folders[split] = set(class_folders(root / split, "root"))
         if not folders[split]:
             raise ValueError(f"root: {root / split} has no class folders; {layout}")
     if chosen is not None:
@@ -108,21 +108,36 @@ def _checked_choice(root: Path, chosen: Sequence[str], folders: Mapping[str, set
 
 
 class ClassFolderImages(ImageFolder):
-    """torchvision's ImageFolder with given classes; it would take hidden folders for classes, too.
+    """torchvision's ImageFolder by our rule of what is listed; it would take hidden folders for classes, too.
 
     Args:
         folder: Folder with one folder a class.
-        transform: From uint8 (3, H, W) of any size to the model's size.
+        transform: From what the loader gives to what the sample is; `None` to leave it.
         class_names: Names of the class folders, in the order of the labels.
+        loader: Reads a file.
+
+    Raises:
+        ValueError: If a class has no images or a file has a format that cannot be decoded.
     """
 
-    def __init__(self, folder: Path, transform: v2.Transform, class_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        transform: v2.Transform | None,
+        class_names: Sequence[str],
+        loader: Callable[[str], Any] = decode_rgb,
+    ) -> None:
         self._class_names = list(class_names)
-        super().__init__(folder, transform, loader=decode_rgb, allow_empty=True)
+        super().__init__(folder, transform, loader=loader, allow_empty=True)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Names of the class folders, and the label of each."""
         return self._class_names, {name: label for label, name in enumerate(self._class_names)}
+
+    @staticmethod
+    def make_dataset(directory: str | Path, class_to_idx: dict[str, int], *_: Any, **__: Any) -> list[tuple[str, int]]:
+        """Path and label of each image; what torchvision would list by is not asked."""
+        return list(zip(*list_class_images(Path(directory), class_to_idx, "root"), strict=True))
 
 
 def list_images(folder: Path, transform: v2.Transform, class_names: Sequence[str] | None = None) -> ClassFolderImages:
@@ -136,6 +151,4 @@ def list_images(folder: Path, transform: v2.Transform, class_names: Sequence[str
     Raises:
         ValueError: If a class has no images or a file has a format that cannot be decoded.
     """
-    dataset = ClassFolderImages(folder, transform, class_folders(folder) if class_names is None else class_names)
-    check_class_images(folder, dataset.samples, dataset.class_to_idx, "root")
-    return dataset
+    return ClassFolderImages(folder, transform, class_folders(folder, "root") if class_names is None else class_names)

@@ -63,6 +63,10 @@ class InMemoryDataModule(ImageDataModule):
             sets = [self.train_set, self.eval_set]
         else:
             sets = [self.test_set if stage == "test" else self.eval_set]
+        for images in sets:
+            # what is elsewhere has been checked before it went there
+            if images.device.type == "cpu":
+                images.check_labels(self.num_classes)
         device = self.trainer.strategy.root_device  # type: ignore[union-attr]
         if device.type == "cpu" or all(images.device == device for images in sets):
             place = device

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.checks import check_whole_number
+from mhc_vision.data.batch_augment import BatchAugment, check_batch_augment
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.decode_all import check_memory, decode_all
 from mhc_vision.data.image_folder import find_classes, list_images
@@ -89,8 +90,10 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         super().__init__(
             batch_size, num_workers=0, seed=seed, repeats=repeats, total_batch_size=total_batch_size, keep_on=keep_on
         )
-        if len(mean) != self.in_chans:
-            raise ValueError(f"mean must have {self.in_chans} values, got {mean}")
+        check_batch_augment(mean, std, mixup, cutmix, erase, crop_padding, hflip, in_chans=self.in_chans)
+        for name, count in (("max_train_images", max_train_images), ("max_val_images", max_val_images)):
+            if count is not None:
+                check_whole_number(name, count, at_least=1)
         self._transform = eval_transform(img_size, interpolation, crop_pct)
         self.img_size = img_size
         self.crop_pct, self.interpolation = crop_pct, interpolation
@@ -133,7 +136,7 @@ class InMemoryFolderDataModule(InMemoryDataModule):
     def _choose(self, folder: Path, name: str, count: int | None) -> list[tuple[str, int]]:
         """Path and label of each image of a split, or of a part of it."""
         if count is not None and count < self.num_classes:
-            raise ValueError(f"{name} must be at least 1 for each of {self.num_classes} classes, got {count}")
+            raise ValueError(f"{name}: got {count}, expected at least 1 for each of {self.num_classes} classes")
         dataset = list_images(folder, self._transform, self.class_names)
         if count is None:
             return dataset.samples

@@ -32,6 +32,15 @@ class InMemoryImages(TensorDataset):
         """Bytes of the images."""
         return self.tensors[0].nbytes
 
+    def check_labels(self, num_classes: int) -> None:
+        """Raise ValueError unless each label is that of a class."""
+        labels = self.tensors[1]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+            raise ValueError(
+                f"data: got labels from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}: "
+                f"there are names for {num_classes} classes"
+            )
+
     def to(self, device: torch.device) -> None:
         """Move images and labels."""
         self.tensors = tuple(tensor.to(device) for tensor in self.tensors)

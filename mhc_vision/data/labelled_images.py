@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from mhc_vision.data.decode import decode_any_bytes
+from mhc_vision.data.image_files import decode_file
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,7 @@ class FileImages(Dataset):
         Raises:
             ValueError: If the file cannot be read or decoded; the message names it.
         """
-        path = self.paths[index]
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise ValueError(f"cannot read {path}: {error.strerror}") from error
-        return decode_any_bytes(content, path), self.labels[index]
+        return decode_file(self.paths[index]), self.labels[index]
 
 
 class TransformedImages(Dataset):

@@ -7,7 +7,7 @@ from torch.utils.data import Sampler
 
 from mhc_vision.data.seeding import Place
 
-Position = tuple[int, int]
+Start = tuple[int, int]
 """An epoch, and how many samples of this process's share of it are already trained on."""
 
 # runs with neighbouring seeds must not share orders an epoch apart
@@ -19,8 +19,8 @@ class ShuffledSampler(Sampler[tuple[int, Place]]):
 
     The place is what the seed of the sample is derived from, where one is needed (see `SeededDataset`).
 
-    All processes draw the same permutation and take every `world_size`-th index of it. Up to `world_size - 1` samples
-    at its end are left out, other ones each epoch, so that every process has the same number of samples.
+    All processes draw the same permutation and take every `world_size`-th index of it. The samples at its end that do
+    not fill a multiple of `multiple` in every process are left out, other ones each epoch.
 
     The epoch is asked for when iteration starts. It is not pushed in with a `set_epoch`, which Lightning would call
     with a count that is wrong after some kinds of resume.
@@ -33,18 +33,21 @@ class ShuffledSampler(Sampler[tuple[int, Place]]):
         world_size: Number of processes.
         repeats: Repeated augmentation (arXiv 1902.05509; DeiT uses 3): each sample comes so many times in a row, to
             different processes, each time at a place of its own. An epoch keeps its length, so it has fewer samples.
+        multiple: The number of samples of a process is a multiple of it: those of an optimiser step.
     """
 
     def __init__(
         self,
         num_samples: int,
-        position: Callable[[], Position],
+        position: Callable[[], Start],
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         repeats: int = 1,
+        multiple: int = 1,
     ) -> None:
         self.num_samples = num_samples
+        self.multiple = multiple
         self.repeats = repeats
         self.position = position
         self.seed = seed
@@ -53,7 +56,7 @@ class ShuffledSampler(Sampler[tuple[int, Place]]):
 
     def __len__(self) -> int:
         """Samples of a whole epoch in this process, whatever part of it `position` leaves to do."""
-        return self.num_samples // self.world_size
+        return self.num_samples // (self.world_size * self.multiple) * self.multiple
 
     def __iter__(self) -> Iterator[tuple[int, Place]]:
         epoch, done = self.position()

@@ -1,6 +1,7 @@
 """Batches from webdataset shards, whose order is a function of (seed, epoch) and the division of the work."""
 
 import itertools
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from mhc_vision.data.samplers import Position
+from mhc_vision.data.samplers import Start
 from mhc_vision.data.seeding import derive_seed, seeded
 from mhc_vision.data.shards import RawSample, Shards
 
@@ -23,7 +24,7 @@ class TrainStream(IterableDataset[Batch]):
 
     In each epoch the shards are put in a random order, the samples in that order are cut into as many parts of
     whole batches as there are streams, and each stream shuffles its part within a buffer. What is left over at the end,
-    less than a batch for each stream, is other samples in each epoch. Shards need not divide over streams: two streams
+    less than an optimiser step, is other samples in each epoch. Shards need not divide over streams: two streams
     read the one at their border, each its part.
 
     Batches come from the streams in turn. A run that goes on after some batches starts with the stream whose turn it
@@ -40,6 +41,7 @@ class TrainStream(IterableDataset[Batch]):
         world_size: Number of processes.
         num_workers: Worker processes of the loader.
         shuffle_buffer: Encoded samples that each stream keeps, to give one of them at random.
+        accumulated: Batches of an optimiser step: an epoch has a multiple of them.
 
     Raises:
         ValueError: If the samples do not fill a batch in every stream.
@@ -56,14 +58,18 @@ class TrainStream(IterableDataset[Batch]):
         world_size: int,
         num_workers: int,
         shuffle_buffer: int,
+        accumulated: int = 1,
     ) -> None:
         self.streams = max(1, num_workers)
         streams = self.streams * world_size
-        self.batches_per_stream = len(shards) // (streams * batch_size)
+        # equally many of each stream, and whole steps of all together
+        multiple = accumulated // math.gcd(accumulated, self.streams)
+        self.batches_per_stream = len(shards) // (streams * batch_size * multiple) * multiple
         if self.batches_per_stream == 0:
+            times = f" x {multiple} batches of each, for {accumulated} accumulated ones" if multiple > 1 else ""
             raise ValueError(
                 f"batch_size={batch_size} in each of {streams} streams ({world_size} processes x {self.streams} "
-                f"workers) needs at least {streams * batch_size} training samples, got {len(shards)}"
+                f"workers{times}) needs at least {streams * batch_size * multiple} training samples, got {len(shards)}"
             )
         self.shards, self.transform, self.num_classes = shards, transform, num_classes
         self.batch_size, self.seed, self.rank, self.shuffle_buffer = batch_size, seed, rank, shuffle_buffer
@@ -75,7 +81,7 @@ class TrainStream(IterableDataset[Batch]):
         """Batches of a whole epoch in this process."""
         return self.batches_per_stream * self.streams
 
-    def start_at(self, position: Position) -> None:
+    def start_at(self, position: Start) -> None:
         """Begin the next iteration there."""
         self._position.copy_(torch.tensor(position))
 
@@ -169,7 +175,7 @@ class StreamLoader(DataLoader):
     def __init__(
         self,
         stream: TrainStream | EvaluationStream,
-        position: Callable[[], Position] | None = None,
+        position: Callable[[], Start] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(stream, batch_size=None, **options)

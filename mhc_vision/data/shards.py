@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mhc_vision.data.decode import decode_any_bytes
 from mhc_vision.data.reader_images import checked_label
+from mhc_vision.data.shard_locations import check_locations
 
 RawSample = dict[str, Any]
 _IMAGE_KEYS = "jpg;png;webp"
@@ -101,7 +102,14 @@ class Shards:
             raise ValueError(f"{url} has {found} samples, expected {expected} (of _info.json or counted at the start)")
 
 
-def open_shards(dataset: str, root: str | None, split: str, image_key: str | None, label_key: str | None) -> Shards:
+def open_shards(
+    dataset: str,
+    root: str | None,
+    split: str,
+    image_key: str | None,
+    label_key: str | None,
+    allow_commands: bool = False,
+) -> Shards:
     """The shards of one split of `wds/...`.
 
     The number of samples in each comes from `_info.json`, or from counting where the files are local.
@@ -112,25 +120,48 @@ def open_shards(dataset: str, root: str | None, split: str, image_key: str | Non
         split: A split of `_info.json`, or shards as `name-{0000..0009}.tar`.
         image_key: Suffixes of images, separated by `;`.
         label_key: Field of a sample's `.json` that holds its label; `None` reads `.cls`.
+        allow_commands: Read from where webdataset runs a command, too (see `check_locations`).
 
     Raises:
-        ValueError: If the split or a shard is missing, or the lengths of shards at a URL are not known.
+        ValueError: If the split or a shard is missing, a command is needed and not allowed, the lengths of shards at a
+            URL are not known, or `_info.json` is not of timm's form.
     """
     root = root or ""
+    # timm opens _info.json there
+    check_locations("root", [root], allow_commands)
     try:
         info = create_reader(dataset, root=root, split=split).split_info
-    except (RuntimeError, KeyError) as error:
+    # the others are of an _info.json of another form
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"dataset: {dataset!r} has no split {split!r} in {root}: {error}; "
             "expected one of _info.json, or shards as 'name-{0000..0009}.tar'"
         ) from error
+    _check_info(info, root, split)
     urls = tuple(os.path.join(root, name) for name in info.filenames)
+    check_locations(f"split {split!r}", urls, allow_commands)
     lengths = tuple(info.shard_lengths)
     if not lengths:
         lengths = tuple(count_samples(url) for url in urls)
     if info.num_samples and info.num_samples != sum(lengths):
         raise ValueError(f"dataset: split {split!r} says {info.num_samples} samples, its shards have {sum(lengths)}")
     return Shards(urls, lengths, tuple((image_key or _IMAGE_KEYS).split(";")), label_key or info.alt_label or None)
+
+
+def _check_info(info: Any, root: str, split: str) -> None:
+    """Raise ValueError unless what `_info.json` says of a split is names of files and numbers of samples."""
+    names, lengths = info.filenames, info.shard_lengths
+    numbers = [info.num_samples, *lengths]
+    if (
+        not all(isinstance(name, str) for name in names)
+        or not all(type(count) is int and count >= 0 for count in numbers)
+        or len(lengths) not in (0, len(names))
+        or not isinstance(info.alt_label, str)
+    ):
+        raise ValueError(
+            f"root: _info.json in {root} says of split {split!r}: {info!s:.200}; expected filenames, as many "
+            "shard_lengths and num_samples"
+        )
 
 
 def count_samples(path: str) -> int:

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from mhc_vision.checks import check_whole_number
+
 
 def balanced_subset(labels: Sequence[int], count: int) -> list[int]:
     """Indices of `count` samples, ascending: equally many of each class, give or take one, the first of each.
@@ -13,7 +15,11 @@ def balanced_subset(labels: Sequence[int], count: int) -> list[int]:
     Args:
         labels: Class of each sample.
         count: Samples to take; all of them if there are no more.
+
+    Raises:
+        ValueError: If the count is no whole number from 1.
     """
+    check_whole_number("count", count, at_least=1)
     earlier: Counter[int] = Counter()
     turns = []
     for index, label in enumerate(labels):

@@ -5,7 +5,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data.augmented import AugmentedDataModule
+from mhc_vision.data.class_names import check_distinct, number_classes
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.reader_images import (
     ReaderImages,
@@ -46,6 +48,8 @@ class TimmDataModule(AugmentedDataModule):
         shuffle_buffer: Encoded samples that each worker keeps to draw from, for `wds/`; about 110 kB each on ImageNet.
         test_split: The same for test; `None` for the images of validation.
         metric: By which models are compared: `"top1"`, or `"mean_per_class"`, the mean of the classes' accuracies.
+        allow_commands: For `wds/`: read from where webdataset runs a command, `pipe:` and all URLs but `https://` and
+            `http://`. Never taken from a file beside a checkpoint.
         augmentation: The options of `AugmentedDataModule`.
 
     Raises:
@@ -66,13 +70,13 @@ class TimmDataModule(AugmentedDataModule):
         shuffle_buffer: int = 2048,
         test_split: str | None = None,
         metric: Metric = "top1",
+        allow_commands: bool = False,
         **augmentation: Any,
     ) -> None:
         super().__init__(**augmentation)
-        if shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_whole_number("shuffle_buffer", shuffle_buffer, at_least=1)
+        if num_classes is not None:
+            check_whole_number("num_classes", num_classes, at_least=1)
         prefix = dataset.partition("/")[0].lower() if "/" in dataset else ""
         if prefix in _NOT_REPEATABLE:
             raise ValueError(f"dataset: {dataset!r} has no order that a run could resume; use hfds/ or wds/")
@@ -86,7 +90,7 @@ class TimmDataModule(AugmentedDataModule):
         if self.is_stream:
             self._refuse_for_streams()
             names = chosen_classes([None], class_names, num_classes)
-            self.use(names, *(open_shards(dataset, root, split, *keys) for split in splits))  # type: ignore[arg-type]
+            self.use(names, *(open_shards(dataset, root, split, *keys, allow_commands) for split in splits))  # type: ignore[arg-type]
             return
         if prefix == "torch":
             sources = [open_torchvision(dataset, root, split) for split in splits]
@@ -112,6 +116,7 @@ class TimmDataModule(AugmentedDataModule):
         """
         if not self.is_stream:
             return super().train_dataloader()
+        self._check_evaluation_size(self.eval_set)
         rank, world_size = self._process()
         stream = TrainStream(
             self.train_set,  # type: ignore[arg-type]
@@ -123,6 +128,7 @@ class TimmDataModule(AugmentedDataModule):
             world_size,
             self.num_workers,
             self.shuffle_buffer,
+            self._accumulated(),
         )
         return StreamLoader(stream, self._position, **self._stream_options())
 
@@ -173,15 +179,18 @@ def chosen_classes(known: list[list[str] | None], class_names: list[str] | None,
     for split, other in zip(("validation", "test"), others, strict=False):
         if other != first:
             raise ValueError(f"dataset: the classes of the training split {first} are not those of {split} {other}")
+    if class_names is not None and not class_names:
+        raise ValueError("class_names: got an empty list, expected a name for each class")
     names = class_names or first
     if names is None:
         if num_classes is None:
             raise ValueError("num_classes: the dataset does not know its classes; give num_classes or class_names")
-        return [f"class {index}" for index in range(num_classes)]
+        return number_classes(num_classes)
     if num_classes not in (None, len(names)):
         raise ValueError(f"num_classes is {num_classes}, but there are {len(names)} class names")
     if first is not None and len(names) != len(first):
         raise ValueError(f"class_names has {len(names)} names, but the dataset has {len(first)} classes")
+    check_distinct(names, "class_names" if class_names else "dataset")
     return list(names)
 
 

@@ -10,6 +10,7 @@ import torchvision.datasets
 from filelock import FileLock
 from torchvision.datasets.utils import download_url
 
+from mhc_vision.atomic_files import replaced_file
 from mhc_vision.data.naming import first_few
 from mhc_vision.data.torchvision_set import Supplement, TorchvisionSet
 
@@ -95,4 +96,5 @@ def _fetch_supplement(supplement: Supplement, folder: Path) -> None:
         members = {PurePosixPath(member).name: member for member in content.namelist()}
         for file in supplement.names:
             if not (folder / file).exists():
-                (folder / file).write_bytes(content.read(members[file]))
+                with replaced_file(folder / file) as temporary:
+                    temporary.write_bytes(content.read(members[file]))

@@ -1,7 +1,6 @@
 """The classification datasets of torchvision by name."""
 
-import difflib
-
+from mhc_vision.checks import nearest
 from mhc_vision.data.sets_of_arrays import ARRAY_SETS
 from mhc_vision.data.sets_of_files import FILE_SETS
 from mhc_vision.data.torchvision_set import TorchvisionSet
@@ -16,7 +15,6 @@ def find_set(name: str) -> TorchvisionSet:
         ValueError: If there is none of this name; the message has the nearest ones.
     """
     if name not in SETS:
-        nearest = difflib.get_close_matches(name.lower(), SETS, n=5)
-        known = f"nearest: {', '.join(nearest)}" if nearest else f"there is: {', '.join(SETS)}"
-        raise ValueError(f"dataset: unknown {name!r}; {known}")
+        hint = nearest(name.lower(), SETS) or f"; there is: {', '.join(SETS)}"
+        raise ValueError(f"dataset: unknown {name!r}{hint}")
     return SETS[name]

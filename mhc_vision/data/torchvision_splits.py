@@ -8,6 +8,8 @@ from typing import Any
 import torchvision.datasets
 from torchvision.transforms import v2
 
+from mhc_vision.data.class_names import distinct_names
+from mhc_vision.data.file_listing import has_hidden_part, is_hidden, walk_files
 from mhc_vision.data.labelled_images import FileImages, LabelledImages
 from mhc_vision.data.naming import first_few
 from mhc_vision.data.reader_images import TorchvisionImages
@@ -38,6 +40,10 @@ def open_splits(
         raise ValueError(f"root: {root} is {state}, expected the folder that {name} is in, or shall be fetched to")
     require_packages(name, spec.packages)
     fetch_missing(name, spec, root, download)
+    if spec.paths is not None:
+        for place in spec.places:
+            if (root / place).is_dir():
+                walk_files(root / place, "dataset", refuse_loops=True)
     names: dict[str, list[str]] = {}
     splits: dict[str, LabelledImages] = {}
     for split, official in spec.splits.items():
@@ -67,12 +73,19 @@ def open_splits(
 def _open(spec: TorchvisionSet, root: Path, split: Split) -> tuple[list[str], LabelledImages]:
     """Names of the classes and the images that torchvision finds."""
     dataset: Any = getattr(torchvision.datasets, spec.class_name)(str(root), **split.arguments)
-    names = [name if isinstance(name, str) else ", ".join(name) for name in spec.class_names(dataset)]
+    names = distinct_names([name if isinstance(name, str) else ", ".join(name) for name in spec.class_names(dataset)])
     labels = [int(label) for label in spec.labels(dataset)]
     if spec.paths is None:
         return names, LabelledImages(TorchvisionImages(dataset, v2.Identity(), len(names)), labels)
-    samples = sorted(zip(map(str, spec.paths(dataset)), labels, strict=True))
-    paths, labels = [path for path, _ in samples], [label for _, label in samples]
+    samples = sorted(
+        (path, label)
+        for path, label in zip(map(str, spec.paths(dataset)), labels, strict=True)
+        if not has_hidden_part(path, root)
+    )
+    # torchvision takes hidden folders for classes
+    visible = [label for label, name in enumerate(names) if not is_hidden(name)]
+    names, new_labels = [names[label] for label in visible], {label: new for new, label in enumerate(visible)}
+    paths, labels = [path for path, _ in samples], [new_labels[label] for _, label in samples]
     groups = [spec.group(path) for path in paths] if spec.group else None
     return names, LabelledImages(FileImages(paths, labels), labels, groups)
 

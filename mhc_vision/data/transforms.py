@@ -4,6 +4,8 @@ import math
 
 from torchvision.transforms import InterpolationMode, v2
 
+from mhc_vision.checks import check_choice, check_number, check_numbers, check_whole_number
+
 INTERPOLATIONS = {mode.value: mode for mode in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)}
 CROP_MODES = ("center", "squash")
 MAX_MAGNITUDE = 30  # v2.RandAugment divides each operation's range into 31 magnitudes
@@ -37,18 +39,15 @@ def train_transform(
         ValueError: If an argument is out of range.
     """
     _check_size(img_size, interpolation)
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"train_scale must be (smallest, largest) with 0 < smallest <= largest <= 1, got {scale}")
-    if not 0 <= hflip <= 1:
-        raise ValueError(f"hflip must be a probability, got {hflip}")
-    if randaugment_ops < 0:
-        raise ValueError(f"randaugment_ops must be 0 (off) or positive, got {randaugment_ops}")
-    if not 0 <= randaugment_magnitude <= MAX_MAGNITUDE:
-        raise ValueError(f"randaugment_magnitude must be in 0..{MAX_MAGNITUDE}, got {randaugment_magnitude}")
+    check_numbers("train_scale", scale, length=2, above=0, at_most=1)
+    if scale[0] > scale[1]:
+        raise ValueError(f"train_scale: got {scale}, expected the smaller number first")
+    check_number("hflip", hflip, at_least=0, at_most=1)
+    check_whole_number("randaugment_ops", randaugment_ops, at_least=0)
+    check_whole_number("randaugment_magnitude", randaugment_magnitude, at_least=0, at_most=MAX_MAGNITUDE)
     if three_augment and randaugment_ops > 0:
         raise ValueError(f"three_augment takes the place of RandAugment: got it with randaugment_ops={randaugment_ops}")
-    if color_jitter < 0:
-        raise ValueError(f"color_jitter must be 0 (off) or positive, got {color_jitter}")
+    check_number("color_jitter", color_jitter, at_least=0)
     mode = INTERPOLATIONS[interpolation]
     steps: list[v2.Transform] = [
         v2.RandomResizedCrop(img_size, scale=scale, interpolation=mode, antialias=True),
@@ -85,10 +84,8 @@ def eval_transform(img_size: int, interpolation: str, crop_pct: float, crop_mode
         ValueError: If an argument is out of range.
     """
     _check_size(img_size, interpolation)
-    if crop_mode not in CROP_MODES:
-        raise ValueError(f"crop_mode must be one of {', '.join(CROP_MODES)}, got {crop_mode!r}")
-    if not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct must be in (0, 1], got {crop_pct}")
+    check_choice("crop_mode", crop_mode, CROP_MODES)
+    check_number("crop_pct", crop_pct, above=0, at_most=1)
     mode = INTERPOLATIONS[interpolation]
     side = math.floor(img_size / crop_pct)
     resize = v2.Resize([side, side] if crop_mode == "squash" else side, interpolation=mode, antialias=True)
@@ -96,7 +93,5 @@ def eval_transform(img_size: int, interpolation: str, crop_pct: float, crop_mode
 
 
 def _check_size(img_size: int, interpolation: str) -> None:
-    if img_size < 1:
-        raise ValueError(f"img_size must be at least 1 pixel, got {img_size}")
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    check_whole_number("img_size", img_size, at_least=1)
+    check_choice("interpolation", interpolation, INTERPOLATIONS)

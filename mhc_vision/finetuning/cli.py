@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningArgumentParser
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.data import ImageDataModule
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
 from mhc_vision.training.cli import SaveConfigOnStart, TrainCLI
+from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.training.messages import fail
 from mhc_vision.training.resume import NEWEST
+from mhc_vision.training.run_directory import BeginRun
 from mhc_vision.training.run_summary import RunSummary
 
 PROBE_FILE = "probe.json"
@@ -32,6 +35,14 @@ class FinetuneCLI(TrainCLI):
     command_name = "finetune"
     module_class = FinetuneModule
     model: FinetuneModule
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What the data knows, the model is told: its class names, too."""
+        super().add_arguments_to_parser(parser)
+        # a data module of one's own need not have them
+        parser.link_arguments(
+            "data", "model.class_names", lambda data: getattr(data, "class_names", None), "instantiate"
+        )
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Trains or probes, and tests; see `TrainCLI.fit` for `ckpt_path`."""
@@ -52,9 +63,8 @@ class FinetuneCLI(TrainCLI):
         if not self.trainer.is_global_zero:
             return
         start = self.model.start
-        head = "new" if start.new_head else "kept"
         trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-        print(f"start: {start.source}; head: {head}; trainable parameters: {trainable:,}", flush=True)
+        print(f"start: {start.source}; head: {start.head}; trainable parameters: {trainable:,}", flush=True)
         if not isinstance(self.datamodule, ImageDataModule):
             return
         for name in ("mean", "std"):
@@ -68,11 +78,17 @@ class FinetuneCLI(TrainCLI):
                 )
 
     def _probe(self, ckpt_path: str | None) -> None:
+        with self._messages_until_set_up(), self._run_directory_of_its_own():
+            self._probe_alone(ckpt_path)
+
+    def _probe_alone(self, ckpt_path: str | None) -> None:
         run_dir = Path(self.trainer.default_root_dir)
         started = time.monotonic()
         try:
             if ckpt_path not in (None, NEWEST):
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but a probe has no steps to go on from")
+            if ckpt_path == NEWEST and (run_dir / "checkpoints" / "best.ckpt").exists():
+                raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} holds a training, and this is a probe")
             if not isinstance(self.datamodule, ImageDataModule):
                 raise ValueError(f"data: got {type(self.datamodule).__name__}, expected an ImageDataModule for a probe")
             result = run_probe(self.trainer, self.model, self.datamodule)
@@ -81,6 +97,11 @@ class FinetuneCLI(TrainCLI):
         seconds = time.monotonic() - started
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        # what an earlier probe has left
+        self._callback(BeginRun).begin()
+        for logger in self.trainer.loggers:
+            if isinstance(logger, JsonlLogger):
+                logger.forget_from(0)
         self._callback(SaveConfigOnStart).write(self.trainer)
         if result.candidates:
             record = dataclasses.asdict(result)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mhc_vision.finite import check_finite_rows
+
 _CHUNK = 1024
 
 
@@ -27,10 +29,13 @@ def knn_probabilities(
         (M, num_classes); rows sum to 1.
 
     Raises:
-        ValueError: If there are fewer training samples than neighbours.
+        ValueError: If there are fewer training samples than neighbours, or features that are not finite.
     """
     if len(features) < k:
         raise ValueError(f"knn_k: got {k}, but there are only {len(features)} training images")
+    # lengths: what overflows in them would be normalised to zero
+    check_finite_rows("features", features.norm(dim=1, keepdim=True), "training images")
+    check_finite_rows("queries", queries.norm(dim=1, keepdim=True), "images")
     keys = F.normalize(features, dim=1)
     shares = []
     for chunk in F.normalize(queries, dim=1).split(_CHUNK):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mhc_vision.finite import check_finite_rows, not_finite
+
 _BATCH_SIZE = 256
 _MOMENTUM = 0.9
 _MAX_ITERATIONS = 1000
@@ -24,6 +26,11 @@ class LinearHead:
 
     weight: Tensor
     bias: Tensor
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number of it is NaN or infinite, as after too high a learning rate."""
+        return not not_finite({"weight": self.weight, "bias": self.bias})
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits (N, num_classes) of features (N, C)."""
@@ -45,8 +52,11 @@ def sgd_heads(
         lrs: Learning rates.
         epochs: Passes over the features.
         seed: Of the order.
+
+    Raises:
+        ValueError: If features are not finite.
     """
-    mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
+    mean, std = _moments(features)
     inputs = (features - mean) / std
     weight = torch.zeros(len(lrs), features.shape[1], num_classes, device=features.device, requires_grad=True)
     bias = torch.zeros(len(lrs), 1, num_classes, device=features.device, requires_grad=True)
@@ -84,7 +94,7 @@ def logistic_head(features: Tensor, labels: Tensor, num_classes: int, c: float) 
 
     Raises:
         ImportError: If scikit-learn is missing.
-        ValueError: If a class has no sample.
+        ValueError: If a class has no sample, or features are not finite.
     """
     if absent := num_classes - len(labels.unique()):
         raise ValueError(
@@ -94,7 +104,7 @@ def logistic_head(features: Tensor, labels: Tensor, num_classes: int, c: float) 
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise ImportError("logistic regression needs scikit-learn: pip install 'mhc_vision[finetune]'") from error
-    mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
+    mean, std = _moments(features)
     inputs = ((features - mean) / std).cpu().numpy()
     fitted = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS).fit(inputs, labels.cpu().numpy())
     weight, bias = (torch.from_numpy(array).to(features) for array in (fitted.coef_, fitted.intercept_))
@@ -102,6 +112,13 @@ def logistic_head(features: Tensor, labels: Tensor, num_classes: int, c: float) 
         # scikit-learn has one row for two classes: the logit of the second
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return _unstandardised(weight, bias, mean, std)
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, of features that are finite."""
+    # lengths: what overflows in them would be standardised to zero
+    check_finite_rows("features", features.norm(dim=1, keepdim=True), "training images")
+    return features.mean(0), features.std(0).clamp_min(1e-6)
 
 
 def _unstandardised(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> LinearHead:

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from mhc_vision.checks import check_choice
 from mhc_vision.layers import connection_parameters
 from mhc_vision.models.lora import LoraOptions, add_adapters
 
@@ -30,8 +31,7 @@ def choose_parameters(model: nn.Module, method: Method, lora: LoraOptions) -> No
     Raises:
         ValueError: If the method is unknown, the model has no connections to train, or a target of LoRA is not there.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     connections = [parameter for _, parameter in connection_parameters(model)]
     if method == "connections" and not connections:
         raise ValueError("method: got 'connections' for a model without; set connection to shc, dhc or mhc")

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from mhc_vision.checks import check_number, check_numbers, check_whole_number
 from mhc_vision.finetuning.methods import PROBES, Method, choose_parameters
-from mhc_vision.finetuning.start import Start, start_from
+from mhc_vision.finetuning.start import AS_LOADED, Start, start_from
 from mhc_vision.models.lora import LoraOptions
 from mhc_vision.training.module import ClassificationModule
 
@@ -28,7 +29,11 @@ class FinetuneModule(ClassificationModule):
             on features of the frozen model) or `knn` (neighbours of such features).
         weights: Of a checkpoint with `EMA`: `default` for the average, `raw` for the weights themselves.
         weights_file: For a timm name: a file in place of the published weights.
-        new_head: Give a new head also where the number of classes is the same.
+        new_head: Give a new head also where the loaded one fits.
+        connection: `shc`, `dhc` or `mhc` for a plain start, what a start has that is not plain, `null` for a plain
+            start that stays so; `as_loaded` leaves every start as it is. The records of a run have what it came to.
+        num_streams: Of the connections, new ones or those that are there; `null` for 4, or for those that are there.
+        class_names: Of the data, in the order of its labels (see `start_from`).
         lora_rank: Rank of the adapters.
         lora_alpha: Scale of what they add, before it is divided by the rank.
         lora_dropout: Of their input.
@@ -58,6 +63,10 @@ class FinetuneModule(ClassificationModule):
         weights: Literal["default", "raw"] = "default",
         weights_file: str | None = None,
         new_head: bool = False,
+        connection: Literal["as_loaded", "shc", "dhc", "mhc", "post_norm", "parallel", "resi_dual", "alt_up"]
+        | None = AS_LOADED,
+        num_streams: int | None = None,
+        class_names: Sequence[str] | None = None,
         lora_rank: int = 8,
         lora_alpha: float = 16.0,
         lora_dropout: float = 0.0,
@@ -72,6 +81,10 @@ class FinetuneModule(ClassificationModule):
         super().__init__(name, num_classes, pretrained=True, fixed_pos_embed=None, **training)
         # what `name` stood for; a checkpoint can be built again without it
         self.hparams.update(self.start.settings, source=name)
+        # the data records them
+        del self.hparams["class_names"]
+        # for the loggers
+        self.save_hyperparameters(dict(self.hparams))
 
     @property
     def is_probe(self) -> bool:
@@ -90,6 +103,7 @@ class FinetuneModule(ClassificationModule):
             weights=settings["weights"],
             weights_file=None if settings["weights_file"] is None else Path(settings["weights_file"]),
             new_head=settings["new_head"],
+            class_names=settings["class_names"],
         )
         choose_parameters(self.start.model, settings["method"], lora)
         return self.start.model
@@ -103,14 +117,11 @@ class FinetuneModule(ClassificationModule):
 
 
 def _check_probe(settings: Any) -> None:
-    if not settings["probe_lrs"] or min(settings["probe_lrs"]) <= 0:
-        raise ValueError(f"probe_lrs must be positive, at least one, got {list(settings['probe_lrs'])}")
+    check_numbers("probe_lrs", settings["probe_lrs"], above=0)
+    if settings["probe_cs"]:
+        check_numbers("probe_cs", settings["probe_cs"], above=0)
+    for name in ("probe_epochs", "knn_k"):
+        check_whole_number(name, settings[name], at_least=1)
+    check_number("knn_temperature", settings["knn_temperature"], above=0)
     if settings["method"] == "linear" and settings["probe_cs"] and importlib.util.find_spec("sklearn") is None:
         raise ImportError("logistic regression (probe_cs) needs scikit-learn: pip install 'mhc_vision[finetune]'")
-    if any(c <= 0 for c in settings["probe_cs"]):
-        raise ValueError(f"probe_cs must be positive, got {list(settings['probe_cs'])}")
-    for name in ("probe_epochs", "knn_k"):
-        if settings[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {settings[name]}")
-    if settings["knn_temperature"] <= 0:
-        raise ValueError(f"knn_temperature must be positive, got {settings['knn_temperature']}")

@@ -14,6 +14,7 @@ from mhc_vision.data.division import hold_out
 from mhc_vision.finetuning.knn import knn_probabilities
 from mhc_vision.finetuning.linear_probe import LinearHead, logistic_head, sgd_heads
 from mhc_vision.finetuning.module import FinetuneModule
+from mhc_vision.finite import check_finite_rows, right_rows
 
 _HELD_OUT = 0.1
 """Share of the training features by which a linear probe chooses."""
@@ -65,7 +66,7 @@ def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -
 
     Raises:
         ImportError: If the linear probe needs scikit-learn and it is missing.
-        ValueError: If there are several processes, or too few images.
+        ValueError: If there are several processes, too few images, or features that are not finite.
     """
     if trainer.world_size > 1:
         raise ValueError(f"trainer.devices: a probe runs in one process, got {trainer.world_size}")
@@ -96,14 +97,21 @@ def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -
 
 
 def extract_features(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -> dict[str, FeatureSet]:
-    """Features of the splits `train`, `val` and, where the data has one of its own, `test`, on the module's device."""
+    """Features of the splits `train`, `val` and, where the data has one of its own, `test`, on the module's device.
+
+    Raises:
+        ValueError: If some are not finite.
+    """
     outputs: Any = trainer.predict(module, datamodule=data)
     names = ("train", "val", "test")[: len(outputs)]
     device = trainer.strategy.root_device
-    return {
+    splits = {
         name: FeatureSet(*(torch.cat(parts).to(device) for parts in zip(*batches, strict=True)))
         for name, batches in zip(names, outputs, strict=True)
     }
+    for name, split in splits.items():
+        check_finite_rows("features", split.features, f"images to {name}")
+    return splits
 
 
 def fit_linear_probe(
@@ -120,7 +128,10 @@ def fit_linear_probe(
         seed: Of the order in SGD.
 
     Returns:
-        The head, what it was fitted by, and what was tried.
+        The head, what it was fitted by, and what was tried; what diverges is never chosen.
+
+    Raises:
+        ValueError: If features are not finite, or nothing that was tried gives a head that is.
     """
     kept, held_out = (train.at(indices) for indices in hold_out(train.labels.tolist(), _HELD_OUT))
     lrs, cs, epochs = settings["probe_lrs"], settings["probe_cs"], settings["probe_epochs"]
@@ -132,11 +143,16 @@ def fit_linear_probe(
         Candidate("sgd" if place < len(lrs) else "logistic", value, _accuracy(fitted, held_out))
         for place, (value, fitted) in enumerate(tried)
     ]
-    best = max(candidates, key=lambda candidate: candidate.accuracy)
+    finite = [candidate for candidate, (_, fitted) in zip(candidates, tried, strict=True) if fitted.is_finite]
+    if not finite:
+        raise ValueError(f"probe_lrs: got {list(lrs)}, of which all diverge, expected lower ones")
+    best = max(finite, key=lambda candidate: candidate.accuracy)
     if best.solver == "sgd":
         (head,) = sgd_heads(train.features, train.labels, num_classes, [best.value], epochs, seed)
     else:
         head = logistic_head(train.features, train.labels, num_classes, best.value)
+    if not head.is_finite:
+        raise ValueError(f"probe: the best one, {best}, diverges on all training images, expected lower probe_lrs")
     return head, best, candidates
 
 
@@ -150,4 +166,4 @@ def install_head(model: nn.Module, head: LinearHead) -> None:
 
 
 def _accuracy(head: LinearHead, split: FeatureSet) -> float:
-    return (head(split.features).argmax(1) == split.labels).float().mean().item()
+    return right_rows(head(split.features), split.labels).float().mean().item()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mhc_vision.kernels import boundary_ops
 from mhc_vision.kernels.backend import TRITON_DTYPES, can_launch
-from mhc_vision.kernels.checks import check_floating, check_num_iters, check_shape
+from mhc_vision.kernels.checks import check_eps, check_floating, check_num_iters, check_shape
 
 # more would not fit the registers
 MAX_STREAMS = 4
@@ -81,6 +81,8 @@ def boundary(
         ValueError: shapes, dtypes or devices that the kernels do not take or that do not belong together.
     """
     check_num_iters(num_iters)
+    check_eps(eps)
+    check_eps(norm_eps, "norm_eps")
     n = _check_streams(streams, weight)
     dim = streams.shape[-1]
     parameters = {"weight": weight, "scale": scale, "bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias}

@@ -29,21 +29,22 @@ def branch_input(
         weight: φᵀ, (k, n*C), k >= n; the first n rows belong to `pre`.
         scale: α, (k,), one for each logit.
         bias: b, (k,).
-        eps: added to the mean square.
+        eps: added to the mean square, positive.
 
     Returns:
         u, (..., C), dtype of `streams`; the logits behind the first n, (..., k - n), fp32 or fp64; and the streams,
         to be merged after the branch.
 
     Raises:
-        ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices.
+        ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices, or `eps` out
+            of range.
     """
     if torch.jit.is_scripting():
         results = reference.branch_input(streams, weight, scale, bias, eps)
     elif is_traced():
         results = reference.branch_input(streams, weight, scale, bias, eps)
     else:
-        check_logit_parameters(streams, weight, scale, bias)
+        check_logit_parameters(streams, weight, scale, bias, eps)
         if bias.numel() < streams.shape[-2]:
             raise ValueError(f"bias: got {bias.numel()} logits, expected at least n = {streams.shape[-2]} for pre")
         if runs_triton(streams, streams.shape[-1]):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mhc_vision.checks import check_number, check_whole_number
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 MAX_STREAMS = 8
@@ -10,8 +12,7 @@ MAX_STREAMS = 8
 
 def check_num_streams(num_streams: int, argument: str = "num_streams") -> None:
     """Raise ValueError unless `num_streams` is a whole number from 1 to 8."""
-    if not isinstance(num_streams, int) or isinstance(num_streams, bool) or not 1 <= num_streams <= MAX_STREAMS:
-        raise ValueError(f"{argument}: got {num_streams!r}, expected a whole number from 1 to {MAX_STREAMS}")
+    check_whole_number(argument, num_streams, at_least=1, at_most=MAX_STREAMS)
 
 
 def check_floating(tensor: Tensor, argument: str) -> None:
@@ -20,6 +21,12 @@ def check_floating(tensor: Tensor, argument: str) -> None:
         raise ValueError(f"{argument}: got {type(tensor).__name__}, expected a floating-point tensor")
     if tensor.dtype not in DTYPES:
         raise ValueError(f"{argument}: got dtype {tensor.dtype}, expected fp16, bf16, fp32 or fp64")
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raise ValueError unless a model can have this dtype; None is torch's default."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype: got {dtype!r}, expected torch's float16, bfloat16, float32 or float64")
 
 
 def check_streams(streams: Tensor) -> None:
@@ -60,5 +67,9 @@ def check_same_device(tensor: Tensor, argument: str, streams: Tensor) -> None:
 
 def check_num_iters(num_iters: int, argument: str = "num_iters") -> None:
     """Raise ValueError unless `num_iters` is a whole number from 1."""
-    if not isinstance(num_iters, int) or isinstance(num_iters, bool) or num_iters < 1:
-        raise ValueError(f"{argument}: got {num_iters!r}, expected a whole number from 1")
+    check_whole_number(argument, num_iters, at_least=1)
+
+
+def check_eps(eps: float, argument: str = "eps") -> None:
+    """Raise ValueError unless `eps` is a positive number: without it, the norm of a token of zeros is NaN."""
+    check_number(argument, eps, above=0)

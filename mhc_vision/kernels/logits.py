@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mhc_vision.kernels import reference, triton_ops
 from mhc_vision.kernels.backend import runs_triton
-from mhc_vision.kernels.checks import check_floating, check_shape, check_streams
+from mhc_vision.kernels.checks import check_eps, check_floating, check_shape, check_streams
 from mhc_vision.kernels.flatten import flatten_contiguous
 from mhc_vision.kernels.precision import full_precision
 from mhc_vision.kernels.tracing import is_traced
@@ -22,20 +22,21 @@ def stream_logits(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, 
         weight: φᵀ, (k, n*C).
         scale: α, (k,), one for each logit.
         bias: b, (k,).
-        eps: added to the mean square.
+        eps: added to the mean square, positive.
 
     Returns:
         (..., k) in fp32, or fp64 for fp64 streams.
 
     Raises:
-        ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices.
+        ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices, or `eps` out
+            of range.
     """
     if torch.jit.is_scripting():
         logits = reference.stream_logits(streams, weight, scale, bias, eps)
     elif is_traced():
         logits = reference.stream_logits(streams, weight, scale, bias, eps)
     else:
-        check_logit_parameters(streams, weight, scale, bias)
+        check_logit_parameters(streams, weight, scale, bias, eps)
         if runs_triton(streams, streams.shape[-1]):
             parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
             made, _ = triton_ops.logits(flatten_contiguous(streams, 2), *parameters, eps)
@@ -44,8 +45,9 @@ def stream_logits(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, 
     return logits
 
 
-def check_logit_parameters(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> None:
+def check_logit_parameters(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float) -> None:
     """Raise ValueError unless the parameters make k logits from these streams."""
+    check_eps(eps)
     check_streams(streams)
     check_floating(bias, "bias")
     num_logits = bias.numel()

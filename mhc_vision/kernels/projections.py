@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mhc_vision.kernels.checks import check_floating, check_shape, check_streams
+from mhc_vision.kernels.checks import check_eps, check_floating, check_shape, check_streams
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
 from mhc_vision.kernels.tracing import is_traced
 
@@ -21,19 +21,21 @@ def project_streams(
         norm_weight: of the LayerNorm, (C,).
         norm_bias: of the LayerNorm, (C,).
         weight: Wᵀ, (k, C).
-        eps: of the LayerNorm.
+        eps: of the LayerNorm, positive.
 
     Returns:
         (..., n, k) in fp32, or fp64 for fp64 streams.
 
     Raises:
-        ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices.
+        ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices, or `eps` out
+            of range.
     """
     if torch.jit.is_scripting():
         projections = _project_streams(streams, norm_weight, norm_bias, weight, eps)
     elif is_traced():
         projections = _project_streams(streams, norm_weight, norm_bias, weight, eps)
     else:
+        check_eps(eps)
         check_streams(streams)
         dim = streams.shape[-1]
         check_shape(norm_weight, "norm_weight", streams, (dim,))

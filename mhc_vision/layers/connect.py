@@ -94,7 +94,7 @@ def disconnect_blocks(blocks: nn.Module) -> None:
     """Undo `connect_blocks`: the plain blocks with their weights, whatever the connections have become.
 
     Raises:
-        ValueError: a block is wrapped, or has become part of a slice.
+        ValueError: a block is wrapped.
     """
     for index, block in enumerate(cast(list[Any], blocks)):
         if type(block) not in _PLAIN:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.kernels import Coefficients
-from mhc_vision.kernels.checks import check_num_streams
+from mhc_vision.kernels.checks import check_dtype, check_num_streams
 from mhc_vision.layers import ops
 
 Observer = Callable[[Tensor, Tensor, Coefficients], None]
@@ -66,10 +67,8 @@ class HyperConnection(nn.Module, ABC):
     ) -> None:
         super().__init__()
         check_num_streams(num_streams)
-        if not isinstance(dim, int) or dim < 1:
-            raise ValueError(f"dim: got {dim!r}, expected a positive whole number of channels")
-        if not isinstance(layer_index, int) or layer_index < 0:
-            raise ValueError(f"layer_index: got {layer_index!r}, expected a whole number from 0")
+        check_whole_number("dim", dim, at_least=1)
+        check_whole_number("layer_index", layer_index, at_least=0)
         for name, learns in (("learn_pre", learn_pre), ("learn_post", learn_post), ("learn_res", learn_res)):
             if not isinstance(learns, bool):
                 raise ValueError(f"{name}: got {learns!r}, expected true or false")
@@ -190,7 +189,12 @@ class HyperConnection(nn.Module, ABC):
 
 
 def parameter_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    """Dtype of a connection's parameters in a model of `dtype`: at least fp32, since coefficients are made in fp32."""
+    """Dtype of a connection's parameters in a model of `dtype`: at least fp32, since coefficients are made in fp32.
+
+    Raises:
+        ValueError: a dtype that parameters cannot have.
+    """
+    check_dtype(dtype)
     return torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
 
 

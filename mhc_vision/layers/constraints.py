@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mhc_vision.checks import check_choice
 from mhc_vision.layers import ops
 
 
@@ -220,8 +221,7 @@ def create_constraint(
     Raises:
         ValueError: unknown name, or a family that does not exist for `num_streams`.
     """
-    if not isinstance(constraint, str) or constraint not in CONSTRAINTS:
-        raise ValueError(f"constraint: got {constraint!r}, expected one of {', '.join(CONSTRAINTS)}")
+    check_choice("constraint", constraint, CONSTRAINTS)
     if constraint == "sinkhorn":
         return SinkhornConstraint(num_streams, sinkhorn_iters)
     if issubclass(CONSTRAINTS[constraint], FixedBasisConstraint):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mhc_vision.kernels import Coefficients
+from mhc_vision.kernels.checks import check_eps
 from mhc_vision.layers import ops
 from mhc_vision.layers.connection import HyperConnection, parameter_dtype
 from mhc_vision.layers.static import describe_static_maps, register_static_maps, reset_static_maps
@@ -27,12 +28,12 @@ class DynamicHyperConnection(HyperConnection):
         learn_post: make `post` learn.
         learn_res: make `res` learn.
         tanh: bound the correction by tanh, as the paper's default does; without it the product is used as it is.
-        eps: of the LayerNorm.
+        eps: of the LayerNorm, positive.
         device: of the parameters.
         dtype: of the model; the parameters are fp32 where it is narrower.
 
     Raises:
-        ValueError: `dim`, `num_streams` or `layer_index` out of range, or no map that learns.
+        ValueError: `dim`, `num_streams`, `layer_index` or `eps` out of range, or no map that learns.
     """
 
     pre: Tensor
@@ -55,6 +56,7 @@ class DynamicHyperConnection(HyperConnection):
         super().__init__(dim, num_streams, layer_index, learn_pre, learn_post, learn_res)
         if not isinstance(tanh, bool):
             raise ValueError(f"tanh: got {tanh!r}, expected true or false")
+        check_eps(eps)
         self.tanh = tanh
         self.eps = eps
         dtype = parameter_dtype(dtype)

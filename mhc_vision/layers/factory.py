@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mhc_vision.checks import check_choice, nearest
 from mhc_vision.layers.connection import HyperConnection
 from mhc_vision.layers.dynamic import DynamicHyperConnection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
@@ -54,17 +55,16 @@ def create_connection(
     Raises:
         ValueError: unknown connection, an option that this connection does not have, or a value out of range.
     """
-    if not isinstance(connection, str) or connection not in CONNECTIONS:
-        raise ValueError(f"connection: got {connection!r}, expected one of {', '.join(CONNECTIONS)}")
+    check_choice("connection", connection, CONNECTIONS)
     connection_class = CONNECTIONS[connection]
     given = {name: value for name, value in options.items() if value is not None}
-    unknown = given.keys() - inspect.signature(connection_class).parameters.keys()
-    if unknown:
+    known = inspect.signature(connection_class).parameters.keys()
+    if unknown := given.keys() - known:
         name = min(unknown)
         having = ", ".join(connection_options().get(name, ())) or "none"
         raise ValueError(
             f"{name}: got {given[name]!r}, but connection {connection!r} has no such option (connections that have it: "
-            f"{having}); leave it out"
+            f"{having}); leave it out{nearest(name, known)}"
         )
     make: Any = connection_class
     return make(dim, num_streams, layer_index, device=device, dtype=dtype, **given)

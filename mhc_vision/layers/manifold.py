@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mhc_vision.checks import check_number
 from mhc_vision.kernels import Coefficients
-from mhc_vision.kernels.checks import check_num_iters
+from mhc_vision.kernels.checks import check_eps, check_num_iters
 from mhc_vision.layers import ops
 from mhc_vision.layers.connection import (
     NOTHING_LEARNS,
@@ -46,7 +47,7 @@ class ManifoldHyperConnection(HyperConnection):
             0.7 where `pre` learns and 1/n where it does not. Without effect for n = 1, where `pre` starts close to one.
         res_init: initial off-diagonal logit of `res` against 0 on the diagonal, from -30 to 0. `permutation` and
             `kronecker` start with the diagonal that this gives; `orthogonal` and `identity` with the identity.
-        eps: of the RMS norm.
+        eps: of the RMS norm, positive.
         device: of the parameters.
         dtype: of the model; the parameters are fp32 where it is narrower.
 
@@ -77,10 +78,9 @@ class ManifoldHyperConnection(HyperConnection):
         check_num_iters(sinkhorn_iters, "sinkhorn_iters")
         if pre_init is None:
             pre_init = 0.7 if learn_pre or num_streams == 1 else 1 / num_streams
-        if not isinstance(pre_init, int | float) or not 0.0 < pre_init < 1.0:
-            raise ValueError(f"pre_init: got {pre_init!r}, expected a number between 0 and 1")
-        if not isinstance(res_init, int | float) or not -30.0 <= res_init <= 0.0:
-            raise ValueError(f"res_init: got {res_init!r}, expected a number from -30 to 0")
+        check_number("pre_init", pre_init, above=0, below=1)
+        check_number("res_init", res_init, at_least=-30, at_most=0)
+        check_eps(eps)
         self.pre_init = pre_init
         self.res_init = res_init
         self.eps = eps

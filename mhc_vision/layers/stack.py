@@ -1,4 +1,4 @@
-"""Stacks of blocks whose every slice maps tokens to tokens."""
+"""Stacks of blocks that map tokens to tokens, and so do their first k blocks."""
 
 from typing import Any
 
@@ -12,17 +12,23 @@ from mhc_vision.layers.stream_block import StreamBlock
 class StreamStack(nn.Module):
     """What a container of stream blocks adds to `nn.Sequential` or `nn.ModuleList`: ends that follow the blocks.
 
-    A slice is a stack of its own: it copies tokens into streams before its first block and reads them out after its
-    last, as the whole stack does. `stack[k:](stack[:k](x))` is therefore not `stack(x)`: between the two there is one
-    token, not n streams. The blocks of a slice share their modules with the blocks of the stack; a block that had to
-    become an end of the slice is a copy of that block around the same modules.
+    The first k blocks, `stack[:k]`, are a stack of their own: they read the streams out after their last block. They
+    share their modules with the blocks of the stack; the last one is a copy of that block around the same modules.
+    Blocks from the middle have no such form: they take streams, which no tokens can stand for.
     """
 
     def __getitem__(self, index: Any) -> Any:
-        """A block, or the stack of a slice of the blocks."""
+        """A block, or the stack of the first blocks."""
+        if not isinstance(index, slice | list | tuple):
+            return super().__getitem__(index)  # type: ignore[misc]
+        if not isinstance(index, slice) or index.start not in (None, 0) or index.step not in (None, 1):
+            raise ValueError(
+                f"blocks: got the slice {_written(index)}, expected the first blocks, [:k]: others take n streams, not "
+                "tokens; run [:k] for features after block k, and `for block in blocks` for all of them"
+            )
         part = super().__getitem__(index)  # type: ignore[misc]
-        if isinstance(index, slice) and len(part):
-            _set_ends(part, self[0].expansion, self[-1].reduction)
+        if 0 < len(part) < len(self):  # type: ignore[arg-type]
+            _replace(part, len(part) - 1, "reduction", self[-1].reduction)
         return part
 
     def __setitem__(self, index: Any, block: nn.Module) -> None:
@@ -40,7 +46,7 @@ class StreamStack(nn.Module):
         self.own_ends()
 
     def own_ends(self) -> None:
-        """Make what a slice borrows its own, when it takes the place of the stack that it was taken from."""
+        """Make what the first blocks borrow their own, when they take the place of the stack that they are from."""
         if len(self) and isinstance(self[-1].reduction, Borrowed):  # type: ignore[arg-type]
             self[-1].reduction = self[-1].reduction._owned_elsewhere[0]
 
@@ -86,7 +92,7 @@ class Borrowed(nn.Module):
 
 
 class BetweenEnds(nn.Module):
-    """An end of a slice whose block is wrapped, as by `torch.compile`: what the slice adds stands around the wrapper.
+    """An end of a stack whose block is wrapped, as by `torch.compile`: what the stack adds stands around the wrapper.
 
     Args:
         block: to be run.
@@ -113,8 +119,11 @@ def adopt(container: nn.Module, previous: StreamStack) -> nn.Module:
     return container
 
 
-def _names(stack: Any) -> list[str]:
-    return list(stack._modules)  # a slice keeps the names that its blocks have in the stack
+def _written(index: slice | list[int] | tuple[int, ...]) -> str:
+    if not isinstance(index, slice):
+        return str(list(index))
+    start, stop, step = ("" if value is None else str(value) for value in (index.start, index.stop, index.step))
+    return f"[{start}:{stop}{':' if step else ''}{step}]"
 
 
 def _set_ends(stack: Any, expansion: nn.Module, reduction: nn.Module) -> None:
@@ -126,7 +135,7 @@ def _set_ends(stack: Any, expansion: nn.Module, reduction: nn.Module) -> None:
 
 
 def _replace(stack: Any, index: int, name: str, end: nn.Module) -> None:
-    """Let the block at `index` of a slice have this end; the stack that was sliced keeps its block as it is."""
+    """Let the block at `index` have this end; another stack that holds the block keeps it as it is."""
     block = stack[index]
     present = getattr(block, name, None)
     if present is end or (isinstance(end, nn.Identity) and isinstance(present, nn.Identity | None)):
@@ -139,4 +148,4 @@ def _replace(stack: Any, index: int, name: str, end: nn.Module) -> None:
     else:
         block = BetweenEnds(block)
     setattr(block, name, end if next(end.parameters(), None) is None else Borrowed(end))
-    nn.Module.__setattr__(stack, _names(stack)[index], block)
+    nn.Module.__setattr__(stack, list(stack._modules)[index], block)

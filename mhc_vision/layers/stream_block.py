@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.layers.factory import create_connection
 
 
@@ -32,6 +33,7 @@ class StreamBlock(nn.Module):
         Raises:
             ValueError: unknown connection, or an option out of range.
         """
+        check_whole_number("depth", depth, at_least=0)
         like = next(self.parameters())
         arguments: dict[str, Any] = {"device": like.device, "dtype": like.dtype, **(options or {})}
         self.expansion: nn.Module = nn.Identity()

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.kernels.checks import check_num_streams
+from mhc_vision.checks import check_choice, check_whole_number
+from mhc_vision.kernels.checks import check_eps, check_num_streams
 from mhc_vision.layers import ops
 from mhc_vision.layers.connection import initial_pre_logits, parameter_dtype
 
@@ -96,9 +97,12 @@ class GatedReduction(nn.Module):
     Args:
         dim: channels C of a stream.
         num_streams: n, from 1 to 8.
-        eps: of the RMS norm.
+        eps: of the RMS norm, positive.
         device: of the parameters.
         dtype: of the model; the parameters are fp32 where it is narrower.
+
+    Raises:
+        ValueError: `dim`, `num_streams`, `eps` or `dtype` out of range.
     """
 
     def __init__(
@@ -110,7 +114,9 @@ class GatedReduction(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_whole_number("dim", dim, at_least=1)
         check_num_streams(num_streams)
+        check_eps(eps)
         self.num_streams = num_streams
         self.eps = eps
         dtype = parameter_dtype(dtype)
@@ -156,8 +162,7 @@ def create_reduction(
     Raises:
         ValueError: unknown name.
     """
-    if mode not in REDUCTIONS:
-        raise ValueError(f"stream_reduce: got {mode!r}, expected one of {', '.join(REDUCTIONS)}")
+    check_choice("stream_reduce", mode, REDUCTIONS)
     if mode == "gated":
         return GatedReduction(dim, num_streams, device=device, dtype=dtype)
     return StreamReduction(mode)

@@ -1,12 +1,14 @@
 """HyperConnected: what turns a timm transformer into one whose blocks carry streams, whatever its family."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from mhc_vision.checks import check_whole_number, nearest
 from mhc_vision.layers import (
     check_block_class,
     check_connection,
@@ -18,6 +20,7 @@ from mhc_vision.layers import (
 from mhc_vision.layers.fused import is_fusable
 from mhc_vision.layers.stack import StreamSequential, StreamStack, adopt
 from mhc_vision.models.checkpoints import check_connections
+from mhc_vision.models.model_arguments import check_model_arguments
 
 
 class HyperConnected(nn.Module):
@@ -68,10 +71,10 @@ class HyperConnected(nn.Module):
             raise ValueError(
                 "scale_output_init: got true with weight_init='skip', expected false; there is nothing to scale"
             )
+        _check_names(super().__init__, kwargs)
         block_fn = kwargs.get("block_fn", Block)
         check_block_class(getattr(block_fn, "func", block_fn))
-        if kwargs.get("depth", 12) < 1:
-            raise ValueError(f"depth: got {kwargs['depth']!r}, expected at least 1 block to read the streams out")
+        check_model_arguments(kwargs)
         # timm initialises the weights at the end of its constructor, where init_weights below needs these two
         self.num_streams = num_streams
         self.scale_output_init = scale_output_init
@@ -99,8 +102,7 @@ class HyperConnected(nn.Module):
         Raises:
             ValueError: not a whole number from 1, or more than 1 for blocks that never run as a whole stack.
         """
-        if not isinstance(stream_stride, int) or isinstance(stream_stride, bool) or stream_stride < 1:
-            raise ValueError(f"stream_stride: got {stream_stride!r}, expected a whole number from 1")
+        check_whole_number("stream_stride", stream_stride, at_least=1)
         if stream_stride > 1 and not (isinstance(self.blocks, StreamSequential) and is_fusable(self.blocks)):
             raise ValueError(
                 f"stream_stride: got {stream_stride} for blocks that run one by one, expected 1 (more is for ViT with "
@@ -181,6 +183,17 @@ class HyperConnected(nn.Module):
         """As PyTorch's, after `check_connections`, whose error says how the connections differ."""
         check_connections(self, state_dict, strict=strict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def _check_names(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError if a function has no argument of a name; the message has those like it, of connections, too."""
+    known = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    if unknown := arguments.keys() - known.keys():
+        name = min(unknown)
+        hint = nearest(name, [*connection_options(), "num_streams", "stream_reduce", "stream_stride", *known])
+        raise ValueError(f"{name}: got {arguments[name]!r}, but the model has no such argument{hint}")
 
 
 def check_factor_is_normed(model: Any, stream_reduce: str) -> None:

@@ -10,6 +10,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from mhc_vision.checks import nearest
 from mhc_vision.layers import (
     CONNECTIONS,
     GatedReduction,
@@ -20,6 +21,7 @@ from mhc_vision.layers import (
 )
 from mhc_vision.models.eva_mhc import HyperEva
 from mhc_vision.models.hyper_connected import HyperConnected, check_factor_is_normed
+from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.vision_transformer_mhc import HyperVisionTransformer, HyperVisionTransformerDistilled
 
 HYPER_MODELS: dict[type[nn.Module], type[HyperConnected]] = {
@@ -71,8 +73,10 @@ def hyperconnect(
         )
     known = connection_options()
     if unknown := sorted(options.keys() - known.keys()):
-        raise ValueError(f"options: got {', '.join(unknown)}, expected some of {', '.join(known)}")
+        hint = nearest(unknown[0], known)
+        raise ValueError(f"options: got {', '.join(unknown)}, expected some of {', '.join(known)}{hint}")
     check_connection(connection, num_streams, stream_reduce, **options)
+    check_image_size(model, type(model).__name__, *(getattr(model.patch_embed, "img_size", None) or ()))
     check_blocks(cast(nn.Module, model.blocks))
     check_factor_is_normed(model, stream_reduce)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from mhc_vision.checks import check_number, check_whole_number
+from mhc_vision.checks import check_number, check_whole_number, nearest
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
 
     Raises:
         ImportError: peft is missing.
-        ValueError: a target that matches no linear layer (peft says so only if none matches), or one that an adapter
-            would not reach.
+        ValueError: a target that matches no linear layer (peft says so only if none matches), one that an adapter
+            would not reach, or one that is smaller than the rank.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -66,9 +66,10 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
             kinds = sorted({".".join(name.split(".")[-2:]) for name in linear if name.startswith("blocks.")})
             raise ValueError(
                 f"lora_targets: got {target!r}, which matches no linear layer of {type(model).__name__}, expected ends "
-                f"of their names: {', '.join(kinds)}"
+                f"of their names: {', '.join(kinds)}{nearest(target, kinds)}"
             )
     _check_called(model, options.targets)
+    _check_rank(model, options)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft only divides it
@@ -101,6 +102,17 @@ def _check_called(model: nn.Module, targets: Sequence[str]) -> None:
                 f"lora_targets: got {name}.qkv, whose weight {type(model).__name__} reads without calling the layer, "
                 "expected layers that are called; take attn.proj, mlp.fc1 and mlp.fc2"
             )
+
+
+def _check_rank(model: nn.Module, options: LoraOptions) -> None:
+    """Raise ValueError where B A would have more numbers than it can say: its rank is at most the smaller side."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and any(_ending_with(target, [name]) for target in options.targets):
+            smaller = min(module.in_features, module.out_features)
+            if options.rank > smaller:
+                raise ValueError(
+                    f"lora_rank: got {options.rank}, expected at most {smaller}, the smaller side of {name}"
+                )
 
 
 def _ending_with(target: str, names: Sequence[str]) -> list[str]:

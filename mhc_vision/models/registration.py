@@ -12,6 +12,7 @@ from torch import nn
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.architectures import Architectures
 from mhc_vision.models.checkpoints import CheckpointFilter
+from mhc_vision.models.image_size import check_image_size
 
 
 def connected_default_cfgs(architectures: Architectures) -> dict[str, Any]:
@@ -66,13 +67,20 @@ def _create(
     pretrained: bool,
     **kwargs: Any,
 ) -> nn.Module:
+    plain, _, connection = variant.rpartition("_")
+    # of no connection at all the model's class speaks
+    if kwargs.get("connection", connection) != connection and kwargs["connection"] in CONNECTIONS:
+        raise ValueError(
+            f"connection: got {kwargs['connection']!r} for {variant}, expected none beside a name that says it; "
+            f"give the name {plain}_{kwargs['connection']}"
+        )
     if kwargs.pop("use_naflex", False):
         raise ValueError("use_naflex: got True, expected False; hyper-connected models have no NaFlex form")
     if kwargs.get("features_only") and kwargs.get("feature_cls", "getter") != "getter":
         raise ValueError(
             f"feature_cls: got {kwargs['feature_cls']!r}, expected 'getter'; hooks on blocks see streams, not tokens"
         )
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         model_class,
         variant,
         pretrained,
@@ -80,3 +88,6 @@ def _create(
         feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
         **{**arguments, **kwargs},
     )
+    if size := kwargs.get("img_size"):
+        check_image_size(model, variant, *((size,) if isinstance(size, int) else size))
+    return model

@@ -2,13 +2,17 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from mhc_vision.atomic_files import replaced_file
+from mhc_vision.finite import not_finite
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,28 +33,68 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO takes no storage_options")
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
-                temporary = Path(directory) / path.name
+            with replaced_file(path) as temporary:
                 torch.save(checkpoint, temporary)
-                os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             # torch says neither which file it was nor why
-            free = shutil.disk_usage(path.parent).free // 2**20
+            there = next(folder for folder in path.absolute().parents if folder.exists())
+            free = shutil.disk_usage(there).free // 2**20
             earlier = "the earlier one is still whole" if path.exists() else "there is no earlier one"
             raise OSError(f"{path} cannot be written, with {free} MiB free; {earlier}: {error}") from error
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """A `ModelCheckpoint` for which no weights or validation loss that are not finite are ever the best."""
+
+    @property
+    def state_key(self) -> str:
+        """That of `ModelCheckpoint`, under which checkpoints have the best value so far."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether what was validated is better than what is kept."""
+        loss = trainer.callback_metrics.get("val/loss")
+        lost = (loss is not None and not bool(loss.isfinite())) or bool(not_finite(trainer.lightning_module))
+        # shards of the weights lie in different processes
+        if trainer.strategy.reduce_boolean_decision(lost, all=False):
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """`last.ckpt` at the end of every epoch and of the run, and after each validation within an epoch.
+
+    A run may end where nothing is validated: `max_steps` within an epoch, or an epoch whose last validation was some
+    batches ago. What is tested and summarised then is in this file. It is written before the end of training, at
+    which `EMA` puts the average in the place of the weights.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            dirpath=directory, filename="last", auto_insert_metric_name=False, enable_version_counter=False
+        )
+
+    @property
+    def state_key(self) -> str:
+        """That of `ModelCheckpoint`, as in earlier checkpoints."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what is not saved yet; called at the end of every epoch, also of one that the run's end cut short."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 def checkpoint_callbacks(run_dir: Path, metric: str = "top1") -> list[ModelCheckpoint]:
-    """`checkpoints/best.ckpt` by `val/<metric>` and `checkpoints/last.ckpt` after every epoch.
+    """`checkpoints/best.ckpt` by `val/<metric>`, of finite numbers, and `checkpoints/last.ckpt`.
 
     Two callbacks, because one with `save_last` refreshes `last.ckpt` only when the monitored metric improves
     (Lightning 2.6).
     """
     directory = run_dir / "checkpoints"
     return [
-        ModelCheckpoint(
+        BestCheckpoint(
             dirpath=directory,
             filename="best",
             monitor=f"val/{metric}",
@@ -58,7 +102,5 @@ def checkpoint_callbacks(run_dir: Path, metric: str = "top1") -> list[ModelCheck
             auto_insert_metric_name=False,
             enable_version_counter=False,
         ),
-        ModelCheckpoint(
-            dirpath=directory, filename="last", auto_insert_metric_name=False, enable_version_counter=False
-        ),
+        LastCheckpoint(directory),
     ]

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from mhc_vision.models.lora import LoraOptions, add_adapters, merge_adapters
+from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.training.classifier import rebuild_classifier
-from mhc_vision.training.resume import MODEL_SETTINGS, damage, load
+from mhc_vision.training.resume import damage, read_checkpoint
+from mhc_vision.training.stored_weights import check_fits, check_repeats, short_reason
 
 
 @dataclass(frozen=True)
@@ -49,33 +52,32 @@ def load_checkpoint_model(
 
     Raises:
         ImportError: If the checkpoint has adapters and peft is missing.
-        ValueError: If the checkpoint is damaged or not one of ours, `model_args` do not fit it, or a run without `EMA`
-            is asked for raw weights.
+        ValueError: If the checkpoint is damaged, not one of ours or not whole, its weights or `model_args` do not fit
+            its settings, or a run without `EMA` is asked for raw weights.
     """
     if weights not in ("default", "raw"):
         raise ValueError(f"weights: got {weights!r}, expected 'default' or 'raw'")
     if reason := damage(checkpoint):
         raise ValueError(f"checkpoint: got {checkpoint}, expected a checkpoint: {reason}")
-    content = load(checkpoint)
-    settings = content.get("hyper_parameters", {})
-    if not set(MODEL_SETTINGS) <= set(settings):
-        raise ValueError(f"checkpoint: {checkpoint} was not made by mhc-vision train: it has no model settings")
+    content = read_checkpoint(checkpoint)
+    settings = content["hyper_parameters"]
     if weights == "raw" and "current_model_state" not in content:
         raise ValueError(f"weights: got 'raw', but {checkpoint} has no average beside them; expected 'default'")
+    key = "current_model_state" if weights == "raw" else "state_dict"
+    prefix = "model."
+    state = {name.removeprefix(prefix): value for name, value in content[key].items() if name.startswith(prefix)}
     arguments = {name: settings[name] for name in MODEL_SETTINGS}
     arguments["model_args"] = {**(arguments["model_args"] or {}), **(model_args or {})}
-    model = rebuild_classifier(**arguments)
-    has_adapters = settings.get("method") == "lora"
-    if has_adapters:
-        add_adapters(model, LoraOptions.from_settings(settings))
-    state = content["current_model_state" if weights == "raw" else "state_dict"]
-    prefix = "model."
-    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    try:
-        model.load_state_dict(own)
-    except RuntimeError as error:
-        raise ValueError(f"model_args: got {model_args}, which {checkpoint} was not made with: {error}") from error
-    if has_adapters:
+    where = f"checkpoint: {checkpoint}: {key}"
+    if model_args:
+        where = f"model_args: got {model_args}, which {checkpoint} was not made with: {key}"
+    check_repeats(f"checkpoint: {checkpoint}: hyper_parameters.model_args", arguments["model_args"], state)
+    # sizes come from the file: nothing is allocated before the weights have shown that they are of these sizes
+    with torch.device("meta"):
+        check_fits(where, state, _build(checkpoint, arguments, settings))
+    model = _build(checkpoint, arguments, settings)
+    model.load_state_dict(state)
+    if settings.get("method") == "lora":
         merge_adapters(model)
         # adapters had frozen all else
         model.requires_grad_(True)
@@ -83,3 +85,17 @@ def load_checkpoint_model(
     recorded = ((name, value) for name, value in content.items() if isinstance(value, dict) and "class_names" in value)
     data_name, data = next(recorded, (None, {}))
     return CheckpointModel(model, settings, data, data_name, content["global_step"], "current_model_state" in content)
+
+
+def _build(checkpoint: Path, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Module:
+    """The model of a run, with adapters where it had some."""
+    try:
+        model = rebuild_classifier(**arguments)
+    # of values that are each of the right kind and together make no sense, timm's classes say so in many ways
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint: {checkpoint}: no model can be built of hyper_parameters: {short_reason(error)}"
+        ) from error
+    if settings.get("method") == "lora":
+        add_adapters(model, LoraOptions.from_settings(settings))
+    return model

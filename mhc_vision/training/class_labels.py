@@ -13,15 +13,8 @@ def class_labels(loaded: LoadedModel) -> list[str] | None:
 
     Returns:
         As many as the model has classes; `None` if nothing names them.
-
-    Raises:
-        ValueError: If the model names more classes than it has.
     """
     if loaded.class_index:
-        if (last := max(loaded.class_index.values())) >= loaded.num_classes:
-            raise ValueError(
-                f"model: {loaded.source} names a class of index {last}, but has {loaded.num_classes} classes"
-            )
         labels = [str(index) for index in range(loaded.num_classes)]
         for name, index in loaded.class_index.items():
             labels[index] = name

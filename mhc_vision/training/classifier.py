@@ -1,6 +1,7 @@
 """Build the model of a run: a timm model, plain, hyper-connected or of another residual design."""
 
-import difflib
+import inspect
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,9 +11,12 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from mhc_vision.checks import check_choice, nearest
 from mhc_vision.layers import CONNECTIONS, connection_options
 from mhc_vision.models.designs import DESIGNS, create_with_design
 from mhc_vision.models.hyperconnect import hyperconnect
+from mhc_vision.models.image_size import check_image_size
+from mhc_vision.models.model_arguments import check_model_arguments
 
 _KNOWN_CONNECTIONS = (*CONNECTIONS, *DESIGNS)
 if TYPE_CHECKING:
@@ -64,10 +68,14 @@ def create_classifier(
         arguments["num_streams"] = num_streams
     try:
         if connection in DESIGNS:
-            return create_with_design(full_name, connection, num_streams, pretrained=pretrained, **arguments)
-        return timm.create_model(full_name, pretrained=pretrained, **arguments)
+            model = create_with_design(full_name, connection, num_streams, pretrained=pretrained, **arguments)
+        else:
+            model = timm.create_model(full_name, pretrained=pretrained, **arguments)
     except TypeError as error:
-        raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}") from error
+        raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}{_like(error)}") from error
+    if img_size is not None:
+        check_image_size(model, full_name, img_size)
+    return model
 
 
 def rebuild_classifier(
@@ -97,6 +105,14 @@ def rebuild_classifier(
     return hyperconnect(plain, connection, num_streams, inplace=True, **of_connection)
 
 
+def _like(error: TypeError) -> str:
+    """Arguments like one that a model does not take."""
+    if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+        of_timm = inspect.signature(timm.models.VisionTransformer.__init__).parameters
+        return nearest(match[1], [*connection_options(), "stream_reduce", *of_timm])
+    return ""
+
+
 def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those of `model_args` that belong to connections, and those of timm's model."""
     names = {"stream_reduce", *connection_options()}
@@ -107,9 +123,10 @@ def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 def check_model_args(model_args: Mapping[str, Any]) -> None:
-    """Raise ValueError if `model_args` hold what has an argument of its own."""
+    """Raise ValueError if `model_args` hold what has an argument of its own, or a number out of range."""
     if taken := sorted(set(model_args) & set(OWN_ARGUMENTS)):
         raise ValueError(f"model_args must not hold {taken}: set them as arguments of the model itself")
+    check_model_arguments(model_args)
 
 
 def freeze_sincos_pos_embed(model: nn.Module) -> None:
@@ -145,8 +162,8 @@ def registered_name(name: str, connection: str | None) -> str:
         ValueError: If the name or the connection is unknown, or the model has no such variant.
     """
     architecture, dot, tag = name.partition(".")
-    if connection is not None and connection not in _KNOWN_CONNECTIONS:
-        raise ValueError(f"connection must be null or one of {', '.join(_KNOWN_CONNECTIONS)}, got {connection!r}")
+    if connection is not None:
+        check_choice("connection", connection, _KNOWN_CONNECTIONS)
     for suffix in CONNECTIONS:
         if architecture.endswith(f"_{suffix}"):
             plain = architecture.removesuffix(f"_{suffix}")
@@ -155,16 +172,11 @@ def registered_name(name: str, connection: str | None) -> str:
             )
     known = timm.list_models()
     if architecture not in known:
-        raise ValueError(f"unknown timm model {name!r}{nearest_names(architecture)}")
+        raise ValueError(f"unknown timm model {name!r}{nearest(architecture, known)}")
     if connection not in CONNECTIONS:
         return name
     if f"{architecture}_{connection}" not in known:
         offered = [entry.removesuffix(f"_{connection}") for entry in timm.list_models(f"*_{connection}")]
-        raise ValueError(f"{name!r} has no {connection} variant; models with one: {', '.join(offered)}")
+        hint = nearest(architecture, offered) or f"; models with one: {', '.join(offered)}"
+        raise ValueError(f"{name!r} has no {connection} variant{hint}")
     return f"{architecture}_{connection}{dot}{tag}"
-
-
-def nearest_names(architecture: str) -> str:
-    """The end of a message about an unknown architecture: registered names like it, or an empty text."""
-    nearest = difflib.get_close_matches(architecture, timm.list_models(), n=5)
-    return f"; nearest: {', '.join(nearest)}" if nearest else ""

@@ -15,17 +15,24 @@ import mhc_vision.data  # noqa: F401  its classes can be named without their mod
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from mhc_vision.training.connection_monitor import ConnectionMonitor
+from mhc_vision.training.divergence import StopWhenDiverged
 from mhc_vision.training.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.interrupt import InterruptCheckpoint
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.loss_spikes import LossSpikes
 from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
-from mhc_vision.training.resume import check_same_model, check_same_run, resume_path
+from mhc_vision.training.option_errors import REFUSALS, is_refusal, reason_of, trainer_refusals
+from mhc_vision.training.option_parser import OptionParser, parse_options
+from mhc_vision.training.resume import NEWEST, check_same_classes, check_same_model, check_same_run, resume_path
+from mhc_vision.training.resume_position import ResumePosition
+from mhc_vision.training.run_directory import CHECKPOINTS, BeginRun, RunDirectory
 from mhc_vision.training.run_summary import RunSummary
+from mhc_vision.training.stored_weights import short_reason
 from mhc_vision.training.throughput import Throughput
 
-SUBCOMMANDS = ("fit", "validate", "test")
+EVALUATIONS = ("validate", "test")
+SUBCOMMANDS = ("fit", *EVALUATIONS)
 DEFAULT_RUN_DIR = "runs/default"
 
 
@@ -46,27 +53,52 @@ class SaveConfigOnStart(SaveConfigCallback):
             # the file repeats a run, also one that was resumed
             if "ckpt_path" in config:
                 config["ckpt_path"] = None
+            config.pop("overwrite", None)
+            settings = trainer.lightning_module.hparams
+            if "connection" in settings:
+                # what fine-tuning found in its start
+                config["model.connection"] = settings["connection"]
+                if settings["connection"] is not None:
+                    config["model.num_streams"] = settings["num_streams"]
             text = self.parser.dump(config, skip_none=False)
             replace_text(Path(trainer.default_root_dir) / self.config_filename, text)
 
 
 class SetupMark(Callback):
-    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings."""
+    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings.
+
+    Attributes:
+        is_set_up: Whether they are.
+        is_restoring: Whether Lightning is about to restore, from a checkpoint, what `check_same_run` does not look at.
+    """
 
     def __init__(self) -> None:
         self.is_set_up = False
+        self.is_restoring = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes that the states of callbacks, loops and optimisers are restored next."""
+        self.is_restoring = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
+        """Notes that all is set up."""
         self.is_set_up = True
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that all is restored."""
+        self.is_restoring = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that all is restored."""
+        self.is_restoring = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
-        self.is_set_up = True
+        """Notes both."""
+        self.is_set_up, self.is_restoring = True, False
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes it."""
-        self.is_set_up = True
+        """Notes both."""
+        self.is_set_up, self.is_restoring = True, False
 
 
 class TrainCLI(LightningCLI):
@@ -85,6 +117,7 @@ class TrainCLI(LightningCLI):
     def __init__(self, args: Sequence[str], run: bool = True) -> None:
         self.command = list(args)
         self._setup_mark = SetupMark()
+        self._overwrites = False
         super().__init__(
             self.module_class,
             LightningDataModule,
@@ -93,6 +126,7 @@ class TrainCLI(LightningCLI):
             seed_everything_default=0,
             subclass_mode_data=True,
             args=self.command,
+            parser_class=OptionParser,
             run=run,
             # the optimiser is the module's; its own saved hyper-parameters are plain types, which the CLI's are not
             auto_configure_optimizers=False,
@@ -112,6 +146,12 @@ class TrainCLI(LightningCLI):
         if add_subcommands:
             for parser in self._subcommand_parsers.values():
                 parser.set_defaults(weights_only=True)
+            self._subcommand_parsers["fit"].add_argument(
+                "--overwrite",
+                type=bool,
+                default=False,
+                help="Replace the run in trainer.default_root_dir: its checkpoints and records are removed.",
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What the data knows, the model is told."""
@@ -122,8 +162,8 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses `args` without Lightning's warning that `sys.argv` holds words, too: they are the same ones."""
-        self.config = parser.parse_args(self.command)
+        """Parses the command line; see `parse_options`."""
+        self.config = parse_options(parser, self.command)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would put the model settings of a checkpoint over those given, unsaid; here they are compared."""
@@ -133,16 +173,52 @@ class TrainCLI(LightningCLI):
 
         What a run's setup refuses ends the program with a message, as in `instantiate_classes`.
         """
-        with self._messages_until_set_up():
-            path = resume_path(ckpt_path, Path(self.trainer.default_root_dir))
+        with self._messages_until_set_up(), self._run_directory_of_its_own():
+            path = resume_path(self._start(ckpt_path), self._run_directory.path)
             if path is not None:
                 # it says how many processes share the data; `Trainer.fit` sets it, too late
                 self.datamodule.trainer = self.trainer
                 check_same_run(path, self.model, self.datamodule)
-            if ckpt_path is not None:
+            if self._start(ckpt_path) is not None:
                 said = f"resuming from {path}" if path else "no checkpoint yet: starting from the beginning"
                 rank_zero_only(print)(said)
             self.trainer.fit(ckpt_path=path, **kwargs)
+
+    def _start(self, ckpt_path: str | None) -> str | None:
+        """What `ckpt_path` is: one that is not given means `last` where a scheduler has started the run again."""
+        return NEWEST if ckpt_path is None and self._run_directory.is_restarted() else ckpt_path
+
+    @contextmanager
+    def _run_directory_of_its_own(self) -> Iterator[None]:
+        """Locks the run directory, on the first process; a trial of the code writes nothing and needs no lock."""
+        if self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
+            yield
+            return
+        with self._run_directory.locked():
+            # again: another run may have come and gone since the settings were read
+            self._check_run_directory()
+            if self._overwrites:
+                self._run_directory.forget_requeue()
+            yield
+
+    def _check_run_directory(self) -> None:
+        ckpt_path = self._get(self.config, "ckpt_path")
+        restarted = self._run_directory.is_restarted()
+        self._overwrites = bool(self._get(self.config, "overwrite", False)) and not restarted
+        self._run_directory.check(resumed=restarted or ckpt_path is not None, overwrite=self._overwrites)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses a run directory in which the run must not or cannot write, before data are read or models built."""
+        try:
+            self._run_directory = RunDirectory(self._get(self.config, "trainer.default_root_dir"))
+            if self._writes_run and not self._get(self.config, "trainer.fast_dev_run"):
+                self._check_run_directory()
+        except ValueError as error:
+            fail(f"error: {error}", status=2)
+
+    @property
+    def _writes_run(self) -> bool:
+        return self.subcommand == "fit"
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """`Trainer.validate` of the given weights, or of a checkpoint as in `fit`."""
@@ -160,15 +236,19 @@ class TrainCLI(LightningCLI):
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} has no checkpoint yet")
             if path is not None:
                 check_same_model(path, self.model)
+                check_same_classes(path, self.datamodule)
             evaluate(ckpt_path=path, **kwargs)
 
     @contextmanager
     def _messages_until_set_up(self) -> Iterator[None]:
-        """Ends the program with a message where the settings are refused; a later error keeps its traceback."""
+        """Ends the program with a message where settings or a checkpoint are refused; later errors have tracebacks."""
         try:
             yield
-        except ValueError as error:
-            if self._setup_mark.is_set_up:
+        except Exception as error:
+            if self._setup_mark.is_restoring:
+                # Lightning takes the structure of a checkpoint for granted
+                fail(f"error: ckpt_path: the checkpoint cannot be restored: {short_reason(error)}", status=2)
+            if not is_refusal(error, self._setup_mark.is_set_up):
                 raise
             fail(f"error: {error}", status=2)
 
@@ -176,54 +256,54 @@ class TrainCLI(LightningCLI):
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
         try:
             super().instantiate_classes()
-        except (ValueError, ImportError) as error:
-            # jsonargparse wraps what a class refuses into its own account of the types it tried
-            reason: BaseException = error
-            while isinstance(reason.__cause__, ValueError):
-                reason = reason.__cause__
-            fail(f"error: {reason}", status=2)
+        except REFUSALS as error:
+            fail(f"error: {reason_of(error)}", status=2)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run directory's logger, checkpoints and callbacks added to those configured."""
         config = self._get(self.config_init, "trainer")
-        run_dir = Path(config["default_root_dir"])
+        run_dir = self._run_directory.path
         callbacks = config["callbacks"] or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         loggers = config["logger"]
         if loggers is not False:
             others = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
-            kwargs["logger"] = [JsonlLogger(run_dir), *others]
+            # an evaluation is no part of the run whose records are there
+            kwargs["logger"] = others if self.subcommand in EVALUATIONS else [JsonlLogger(run_dir), *others]
         plugins = config["plugins"] or []
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
         kwargs["plugins"] = plugins
         kwargs["callbacks"] = [*callbacks, *self._run_callbacks(run_dir, callbacks, config)]
-        return super().instantiate_trainer(**kwargs)
+        with trainer_refusals(config):
+            return super().instantiate_trainer(**kwargs)
 
     def _run_callbacks(self, run_dir: Path, configured: list[Callback], config: dict[str, Any]) -> list[Callback]:
         seed = self._get(self.config_init, "seed_everything")
         # False: Lightning's word for no seed
         seed = None if seed is False else seed
         summary = RunSummary(run_dir / "summary.json", ["mhc-vision", self.command_name, *self.command], seed)
-        added: list[Callback] = [summary, self._setup_mark]
+        begin = BeginRun(self._run_directory, self._overwrites)
+        # in front of the summary, which a run that has diverged does not get
+        added: list[Callback] = [*_missing([StopWhenDiverged()], configured), begin, summary]
+        added += [ResumePosition(), self._setup_mark]
         every_n_steps = config["log_every_n_steps"] or 50
         watched = config["logger"] is not False
         if watched:
             added += _missing([LossSpikes(every_n_steps), ConnectionMonitor(10 * every_n_steps)], configured)
         # behind what its checkpoint has to hold
-        if config["enable_checkpointing"] is not False:
-            added.append(InterruptCheckpoint(run_dir / "checkpoints" / "last.ckpt"))
+        saves = config["enable_checkpointing"] is not False
+        added.append(InterruptCheckpoint(run_dir / CHECKPOINTS / "last.ckpt" if saves else None))
         # behind all that takes time after a batch, or waits for the other processes there
         if watched:
             added += _missing([Throughput(every_n_steps)], configured)
-        if self._get(self.config_init, "ckpt_path") is not None:
-            added.append(ForgetLaterSteps())
+        added.append(ForgetLaterSteps())
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             # each refresh reads the loss and so waits for the GPU
             added.append(TQDMProgressBar(refresh_rate=every_n_steps))
-        if config["enable_checkpointing"] is not False:
+        if saves:
             added.extend(checkpoint_callbacks(run_dir, self.model.hparams["metric"]))
         return added
 

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.kernels import Coefficients
 from mhc_vision.layers import (
     HyperConnection,
@@ -42,8 +43,7 @@ class ConnectionMonitor(Callback):
     """
 
     def __init__(self, every_n_steps: int = 500, num_images: int = 4) -> None:
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, got {num_images}")
+        check_whole_number("num_images", num_images, at_least=1)
         self.num_images = num_images
         self._interval = StepInterval(every_n_steps)
         self._connections: dict[str, HyperConnection] = {}

@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
+from mhc_vision.checks import check_number
+
 
 class EMA(WeightAveraging):
     """Averages the weights after every optimiser step: a = d·a + (1 - d)·w, with d = min(decay, (1 + t) / (10 + t)).
@@ -24,8 +26,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        check_number("decay", decay, at_least=0, below=1)
         self.decay = decay
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
 

@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
+from mhc_vision.training.accuracy import accuracies
 from mhc_vision.training.inference import InferenceOptions, image_logits
 from mhc_vision.training.load_model import LoadedModel
 
@@ -72,11 +71,13 @@ def evaluate(
 
     Raises:
         ValueError: If the data settings are out of range, the model does not run on one of its images, an image cannot
-            be read (unless `broken` is `"skip"`), or none can.
+            be read (unless `broken` is `"skip"`), none can, or the model gives logits that are not finite.
     """
     batches = image_logits(loaded, paths, options, "evaluate")
     device = options.torch_device()
-    accuracy, loss = _accuracies(loaded.num_classes).to(device), MeanMetric().to(device)
+    accuracy = accuracies(loaded.num_classes).to(device)
+    # torchmetrics' mean leaves NaN out, or with nan_strategy="disable" the weights of its values
+    loss = torch.zeros((), device=device)
     targets = None if labels is None else torch.tensor(labels)
     predictions = torch.full((len(paths),), -1)
     broken: list[str] = []
@@ -91,7 +92,7 @@ def evaluate(
         if targets is not None:
             batch_labels = targets[indices].to(device, non_blocking=True)
             accuracy.update(logits, batch_labels)
-            loss.update(F.cross_entropy(logits, batch_labels), weight=len(indices))
+            loss += F.cross_entropy(logits, batch_labels, reduction="sum")
     num_images = len(paths) - len(broken)
     if num_images == 0:
         raise ValueError(f"folder: none of the {len(paths)} images can be read; the first: {broken[0]}")
@@ -100,18 +101,8 @@ def evaluate(
         num_images=num_images,
         top1=figures.get("top1"),
         top5=figures.get("top5"),
-        loss=None if targets is None else loss.compute().item(),
+        loss=None if targets is None else (loss / num_images).item(),
         predictions=predictions,
         broken=broken,
         images_per_s=num_images / (time.perf_counter() - started),
     )
-
-
-def _accuracies(num_classes: int) -> MetricCollection:
-    # labels were checked with the folders, and torchmetrics' own check waits for the GPU in each batch
-    by_name = {
-        f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False)
-        for k in (1, 5)
-        if k == 1 or num_classes > k
-    }
-    return MetricCollection(dict(by_name))

@@ -9,6 +9,7 @@ from mhc_vision.data.folder_labels import folder_labels, is_imagenet_1k
 from mhc_vision.data.real_labels import load_real_labels, real_accuracy, real_labels_of
 from mhc_vision.training.evaluate import EvaluationOptions, evaluate
 from mhc_vision.training.load_model import ModelOptions, load_model
+from mhc_vision.training.model_identity import model_identity
 from mhc_vision.training.run_summary import versions
 
 
@@ -30,9 +31,9 @@ def evaluate_folder(
         real_labels: ReaL's labels, as in `load_real_labels`.
 
     Returns:
-        `model`, `source`, `connection`, `weights`, `num_classes`, `folder` (that was read), `labels` (where they come
-        from; `None` for a flat folder), `num_images`, `metrics` (`top1`, `top5`, `loss`, `real_top1`: those there are,
-        accuracies in [0, 1]), `num_real_images`, `broken`, `images_per_s`, `settings` and `versions`.
+        `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `folder` (that was read), `labels`
+        (where they come from; `None` for a flat folder), `num_images`, `metrics` (`top1`, `top5`, `loss`, `real_top1`:
+        those there are, accuracies in [0, 1]), `num_real_images`, `broken`, `images_per_s`, `settings` and `versions`.
 
     Raises:
         ValueError: If something is missing, wrong, or does not fit together; mostly before an image is read.
@@ -63,7 +64,7 @@ def evaluate_folder(
     return {
         "model": name,
         "source": loaded.source,
-        "connection": model_options.connection,
+        **model_identity(loaded),
         "weights": model_options.weights,
         "num_classes": loaded.num_classes,
         "folder": str(folder),

@@ -7,6 +7,8 @@ from timm.models import is_model, save_for_hf
 from torch import nn
 
 from mhc_vision.atomic_files import new_directory
+from mhc_vision.data.class_names import check_class_names, distinct_names
+from mhc_vision.finite import check_finite_weights
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.checkpoint_model import CheckpointModel, load_checkpoint_model
 from mhc_vision.training.loss import loss_note
@@ -29,8 +31,8 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
         The model.
 
     Raises:
-        ValueError: If the checkpoint is damaged, not one of ours or of a model that timm has no name for, the directory
-            is there, or a run without `EMA` is asked for raw weights.
+        ValueError: If the checkpoint is damaged, not one of ours, of a model that timm has no name for or of weights
+            that are not finite, the directory is there, or a run without `EMA` is asked for raw weights.
     """
     if directory.exists():
         raise ValueError(f"directory: {directory} is there already, expected a new one")
@@ -47,9 +49,11 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
             f"checkpoint: {checkpoint} holds {architecture}, which timm has no name for and could not load again; "
             "expected a model that is registered, or --format onnx"
         )
+    check_finite_weights("checkpoint", str(checkpoint), loaded.model)
+    config = _timm_config(loaded)
     card = model_card(directory.name, checkpoint, loaded, weights)
     with new_directory(directory) as temporary:
-        save_for_hf(loaded.model, str(temporary), model_config=_timm_config(loaded), safe_serialization=True)
+        save_for_hf(loaded.model, str(temporary), model_config=config, safe_serialization=True)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return loaded.model
 
@@ -71,5 +75,6 @@ def _timm_config(loaded: CheckpointModel) -> dict[str, Any]:
     if "class_names" in data:
         # that of our data modules
         of_data["crop_mode"] = "center"
-        config["label_names"] = list(data["class_names"])
+        config["label_names"] = distinct_names(data["class_names"])
+        check_class_names(config["label_names"], settings["num_classes"], "checkpoint")
     return config

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from mhc_vision.atomic_files import json_text, new_directory
+from mhc_vision.finite import check_finite_rows
 from mhc_vision.training.class_labels import class_labels
 from mhc_vision.training.inference import check_runs
 from mhc_vision.training.load_model import LoadedModel, ModelOptions, load_model
+from mhc_vision.training.model_identity import model_identity
 from mhc_vision.training.run_summary import versions
 
 OPSET = 18
@@ -39,13 +41,14 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
         model_options: Of `load_model`.
 
     Returns:
-        What is in `model.json`: `model`, `source`, `connection`, `weights`, `input` (`name`, `shape`, `dtype` and how
-            to make its `values`), `output`, `opset`, `class_names` (by index; null where nothing names them), `mean`
-            and `std` (for pixels in 0..1), `img_size`, `crop_pct`, `crop_mode`, `interpolation`, `probabilities` (what
-            makes them of the logits), `check` and `versions`.
+        What is in `model.json`: `model`, `source`, what `model_identity` says, `weights`, `input` (`name`, `shape`,
+            `dtype` and how to make its `values`), `output`, `opset`, `class_names` (by index; null where nothing
+            names them), `mean` and `std` (for pixels in 0..1), `img_size`, `crop_pct`, `crop_mode`, `interpolation`,
+            `probabilities` (what makes them of the logits), `check` and `versions`.
 
     Raises:
-        ValueError: If the directory is there, the model cannot be had, cannot be exported, or gives other logits.
+        ValueError: If the directory is there, the model cannot be had, cannot be exported, or gives other logits or
+            some that are not finite.
         ImportError: If a package for it is missing.
     """
     if directory.exists():
@@ -61,7 +64,7 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
     record: dict[str, Any] = {
         "model": name,
         "source": loaded.source,
-        "connection": model_options.connection,
+        **model_identity(loaded),
         "weights": model_options.weights,
         "input": {
             "name": "images",
@@ -124,7 +127,9 @@ def _check(loaded: LoadedModel, path: Path) -> dict[str, Any]:
     differences = []
     for batch_size in _BATCH_SIZES:
         images = _noise(loaded, batch_size)
-        expected = loaded.model(images).numpy()
+        outputs = loaded.model(images)
+        check_finite_rows("model", outputs, "images of noise")
+        expected = outputs.numpy()
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         scale = np.abs(expected).max() or 1.0
         differences.append(float(np.abs(logits - expected).max() / scale))

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.evaluation_images import EvaluationImages, collate_readable
 from mhc_vision.data.transforms import eval_transform
+from mhc_vision.data.worker_signals import outlive_sigterm
+from mhc_vision.finite import finite_rows
 from mhc_vision.training.load_model import LoadedModel
 
 
@@ -35,10 +38,8 @@ class InferenceOptions:
     precision: Literal["32", "bf16"] = "32"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or positive, got {self.num_workers}")
+        check_whole_number("batch_size", self.batch_size, at_least=1)
+        check_whole_number("num_workers", self.num_workers, at_least=0)
         if self.precision not in ("32", "bf16"):
             raise ValueError(f"precision must be '32' or 'bf16', got {self.precision!r}")
         self.torch_device()
@@ -88,7 +89,7 @@ def image_logits(
 
     Raises:
         ValueError: If the data settings are out of range or the model does not run on one of its images; before the
-            first file is read.
+            first file is read. After the last one, if there were logits that are not finite.
     """
     transform = eval_transform(loaded.img_size, loaded.interpolation, loaded.crop_pct, loaded.crop_mode)
     device = options.torch_device()
@@ -98,6 +99,7 @@ def image_logits(
         num_workers=options.num_workers,
         collate_fn=collate_readable,
         pin_memory=device.type == "cuda",
+        worker_init_fn=outlive_sigterm,
     )
     model = loaded.model.to(device)
     check_runs(model, loaded, device)
@@ -112,9 +114,20 @@ def image_logits(
             logits = model(images)
         return logits.float()
 
-    # disable=None: no bar where stderr is a file
-    bar = tqdm(loader, desc=description, unit="batch", disable=None)
-    return (ImageLogits(indices, logits_of(images, indices), errors) for indices, images, errors in bar)
+    def batches() -> Iterator[ImageLogits]:
+        lost: list[str] = []
+        # disable=None: no bar where stderr is a file
+        for indices, images, errors in tqdm(loader, desc=description, unit="batch", disable=None):
+            logits = logits_of(images, indices)
+            lost += [paths[index] for index in indices[~finite_rows(logits).cpu()].tolist()]
+            yield ImageLogits(indices, logits, errors)
+        if lost:
+            raise ValueError(
+                f"model: {loaded.source} gives logits with NaN or infinity for {len(lost)} of {len(paths)} images, "
+                f"such as {lost[0]}, expected finite ones: it has diverged in training, or the precision is too low"
+            )
+
+    return batches()
 
 
 @torch.inference_mode()

@@ -1,6 +1,5 @@
 """Append-only metric log: one JSON object a line."""
 
-import json
 import os
 import time
 from argparse import Namespace
@@ -12,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.json_files import json_object
 
 
 class JsonlLogger(Logger):
@@ -62,6 +62,9 @@ class JsonlLogger(Logger):
         record = {"step": step, "epoch": metrics.get("epoch"), "time": round(time.time(), 3), **metrics}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json_text(record) + "\n")
+            # a checkpoint that is on the disk must not be ahead of the log
+            file.flush()
+            os.fsync(file.fileno())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -74,7 +77,10 @@ class JsonlLogger(Logger):
             return
         self._drop_unfinished_line()
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["step"] < step]
+        records = (
+            json_object("log", line, f"{self.path}, line {place}", ("step",)) for place, line in enumerate(lines, 1)
+        )
+        kept = [line for line, record in zip(lines, records, strict=True) if record["step"] < step]
         if len(kept) < len(lines):
             replace_text(self.path, "".join(kept))
 
@@ -85,10 +91,11 @@ class JsonlLogger(Logger):
         with open(self.path, "rb+") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
 
 
 class ForgetLaterSteps(Callback):
-    """For a resumed run: takes out of `metrics.jsonl` what was logged behind the checkpoint, for it comes again."""
+    """For a run that goes on: takes what was logged behind the checkpoint out of `metrics.jsonl`: it comes again."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the checkpoint is restored, before the first step."""

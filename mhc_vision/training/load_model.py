@@ -1,26 +1,29 @@
 """A trained classifier from wherever it lies, with the data settings that belong to it."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
-from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from mhc_vision.checks import check_number, check_whole_number, nearest
+from mhc_vision.data.class_names import check_class_names, check_distinct, distinct_names
+from mhc_vision.data.naming import first_few
+from mhc_vision.finite import check_finite_weights
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
+from mhc_vision.models.image_size import check_image_size
 from mhc_vision.training.checkpoint_model import load_checkpoint_model
-from mhc_vision.training.classifier import OWN_ARGUMENTS, nearest_names, registered_name
+from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS
+from mhc_vision.training.classifier import OWN_ARGUMENTS, registered_name
+from mhc_vision.training.directory_config import check_model_source
 from mhc_vision.training.loss import noted_loss
-from mhc_vision.training.resume import MODEL_SETTINGS
+from mhc_vision.training.stored_model_args import without_weight_sources
+from mhc_vision.training.stored_weights import short_reason
 from mhc_vision.training.weights_file import create_from_file
-
-# what timm, the Hub's client and the readers of weight files raise for a model that cannot be had
-_LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,12 @@ def load_model(
 
     Raises:
         ValueError: If there is no such model, it cannot be read or downloaded, it is refused by `needs_rgb_classes`, an
-            option does not belong to its kind, or it has no images of this size.
+            option does not belong to its kind, it has no images of this size, or its weights are not finite.
     """
+    if img_size is not None:
+        check_whole_number("img_size", img_size, at_least=1)
+    if crop_pct is not None:
+        check_number("crop_pct", crop_pct, above=0, at_most=1)
     path = Path(name)
     is_checkpoint = path.suffix == ".ckpt" or path.is_file()
     if weights == "raw" and not is_checkpoint:
@@ -123,8 +130,10 @@ def load_model(
         height_width = config["input_size"][1:] if size is None else (size, size)
         config["input_size"] = (loaded.settings["in_chans"], *height_width)
         class_names = loaded.data.get("class_names")
+        # before they were, ImageNet had two classes of one name
+        class_names = None if class_names is None else distinct_names(class_names)
         settings = {key: loaded.settings[key] for key in MODEL_SETTINGS}
-        settings["model_args"] = {**(settings["model_args"] or {}), **arguments}
+        settings["model_args"] = without_weight_sources({**(settings["model_args"] or {}), **arguments})
         loss = loaded.settings.get("loss")
     else:
         source = _timm_source(name, connection)
@@ -138,6 +147,7 @@ def load_model(
         pretrained_cfg = getattr(model, "pretrained_cfg", {})
         class_names = pretrained_cfg.get("label_names")
         loss = noted_loss(pretrained_cfg.get("notes"))
+    check_finite_weights("model", source, model)
     in_chans, height, width = config["input_size"]
     num_classes = getattr(model, "num_classes", 0)
     if needs_rgb_classes and not num_classes:
@@ -153,7 +163,7 @@ def load_model(
         source=source,
         num_classes=num_classes,
         in_chans=in_chans,
-        class_index=_class_index(class_names),
+        class_index=_class_index(class_names, num_classes, name),
         img_size=img_size or height,
         crop_pct=config["crop_pct"] if crop_pct is None else crop_pct,
         crop_mode=config["crop_mode"],
@@ -175,7 +185,9 @@ def _settings(name: str | None, model: Any, arguments: Mapping[str, Any]) -> dic
         "name": architecture.removesuffix(f"_{connection}") + dot + tag,
         "connection": connection,
         "num_streams": getattr(model, "num_streams", 1),
-        "model_args": {key: value for key, value in made_with.items() if key not in OWN_ARGUMENTS},
+        "model_args": without_weight_sources(
+            {key: value for key, value in made_with.items() if key not in OWN_ARGUMENTS}
+        ),
     }
 
 
@@ -206,31 +218,24 @@ def _timm_source(name: str, connection: str | None) -> str:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         raise ValueError(
-            f"model: got {name!r}, expected a checkpoint, a directory or a timm model{nearest_names(architecture)}"
+            f"model: got {name!r}, expected a checkpoint, a directory or a timm model"
+            f"{nearest(architecture, timm.list_models())}"
         )
     return name
 
 
 def _create(source: str, **arguments: Any) -> nn.Module:
+    check_model_source(source)
     try:
         return timm.create_model(source, **arguments)
-    except (*_LOAD_ERRORS, TypeError) as error:
-        raise ValueError(f"model: {source} cannot be loaded: {type(error).__name__}: {error}") from error
+    # timm, the Hub's client and the readers of weight files have no error in common
+    except Exception as error:
+        raise ValueError(f"model: {source} cannot be loaded: {short_reason(error)}") from error
 
 
 def _resize(model: nn.Module, name: str, img_size: int) -> None:
     """Models without `set_input_size` either take any size or fail on their first image."""
-    if img_size < 1:
-        raise ValueError(f"img_size must be at least 1 pixel, got {img_size}")
-    patch_embed = getattr(model, "patch_embed", None)
-    patch_size = getattr(patch_embed, "patch_size", 1)
-    if not getattr(patch_embed, "dynamic_img_pad", False):
-        # timm would leave the pixels beyond the last whole patch out, without a word
-        for side in (patch_size,) if isinstance(patch_size, int) else patch_size:
-            if img_size % side:
-                raise ValueError(
-                    f"img_size: got {img_size} for {name}, expected a multiple of its patches' {side} pixels"
-                )
+    check_image_size(model, name, img_size)
     set_input_size = getattr(model, "set_input_size", None)
     if set_input_size is None:
         return
@@ -240,8 +245,19 @@ def _resize(model: nn.Module, name: str, img_size: int) -> None:
         raise ValueError(f"img_size: got {img_size}, which {name} does not take: {error}") from error
 
 
-def _class_index(names: Sequence[str] | Mapping[str, str] | None) -> dict[str, int]:
+def _class_index(names: Sequence[str] | Mapping[str, str] | None, num_classes: int, source: str) -> dict[str, int]:
     """timm's label names are a list, or a dict from index to name where the indices have gaps."""
     if isinstance(names, Mapping):
-        return {str(label): int(index) for index, label in names.items()}
-    return {str(label): index for index, label in enumerate(names or ())}
+        indices = {str(label): int(index) for index, label in names.items()}
+        if outside := sorted(index for index in indices.values() if not 0 <= index < num_classes):
+            raise ValueError(
+                f"model: {source} names classes of the indices {first_few(outside)}, but has {num_classes} classes"
+            )
+        if len(indices) < len(names):
+            check_distinct([str(label) for label in names.values()], f"model: {source}")
+        return indices
+    if names is None or not num_classes:
+        return {}
+    labels = [str(label) for label in names]
+    check_class_names(labels, num_classes, f"model: {source}")
+    return {label: index for index, label in enumerate(labels)}

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from mhc_vision.checks import check_choice, check_number
+
 LOSSES = ("ce", "bce")
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -21,10 +23,8 @@ def classification_loss(kind: str, label_smoothing: float = 0.0) -> Loss:
     Raises:
         ValueError: If `kind` is unknown or `label_smoothing` does not fit it.
     """
-    if kind not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {kind!r}")
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    check_choice("loss", kind, LOSSES)
+    check_number("label_smoothing", label_smoothing, at_least=0, below=1)
     if kind == "ce":
 
         def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mhc_vision.checks import check_number, check_whole_number
 from mhc_vision.training.step_interval import StepInterval
 
 
@@ -30,12 +31,10 @@ class LossSpikes(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50, threshold: float = 6.0, decay: float = 0.98, warmup: int = 20) -> None:
-        if threshold <= 0:
-            raise ValueError(f"threshold must be positive, got {threshold}")
-        if not 0 < decay < 1:
-            raise ValueError(f"decay must be in (0, 1), got {decay}")
-        if warmup < 2:
-            raise ValueError(f"warmup must be at least 2 losses, got {warmup}")
+        check_number("threshold", threshold, above=0)
+        check_number("decay", decay, above=0, below=1)
+        # a variance takes two losses
+        check_whole_number("warmup", warmup, at_least=2)
         self.threshold = threshold
         self.decay = decay
         self.warmup = warmup

@@ -9,16 +9,31 @@ from typing import Any, Literal
 
 import yaml
 
+from mhc_vision.json_files import json_object, read_json_object
 from mhc_vision.layers import CONNECTIONS
+from mhc_vision.markdown import code_span, inline_markdown
 from mhc_vision.training.checkpoint_model import CheckpointModel
 from mhc_vision.training.jsonl_logger import JsonlLogger
-from mhc_vision.training.run_data import run_config
+from mhc_vision.training.model_identity import weights_sha256
+from mhc_vision.training.run_data import read_run_config, run_config
 from mhc_vision.training.run_summary import count_parameters
+from mhc_vision.training.value_kinds import MAPPING, PLAIN, TEXT, Kind, check_fields, list_of, number, whole
 
 # said elsewhere on the page, or nothing about the model
 _SAID = ("name", "connection", "num_streams", "num_classes", "compile", "seed")
 _OF_BATCH = ("batch_size", "num_processes", "accumulate_grad_batches")
 _OF_TRAINER = ("max_epochs", "max_steps", "precision", "gradient_clip_val")
+_OF_SUMMARY: dict[str, Kind] = {
+    "steps": whole(0),
+    "epochs": whole(0),
+    "seed": PLAIN,
+    "wall_time_s": number(0),
+    "device": TEXT,
+    "num_processes": whole(1),
+    "metrics": MAPPING,
+    "versions": MAPPING,
+    "command": list_of(Kind("a text", lambda word: isinstance(word, str)), what="words"),
+}
 
 
 def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Literal["default", "raw"]) -> str:
@@ -33,12 +48,12 @@ def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Li
     """
     config_file = run_config(checkpoint)
     run_dir = checkpoint.parent.parent if config_file is None else config_file.parent
-    config = {} if config_file is None else yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    config = {} if config_file is None else read_run_config(config_file)
     summary_file = run_dir / "summary.json"
-    summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.is_file() else {}
+    summary = _read_summary(summary_file) if summary_file.is_file() else {}
     parts = [
         _metadata(loaded.settings["connection"]),
-        f"# {name}",
+        f"# {inline_markdown(name)}",
         _what_it_is(loaded, weights),
         _usage(name, loaded.settings["connection"]),
         "## Figures",
@@ -50,6 +65,12 @@ def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Li
         *_run(summary),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary = read_json_object("summary", path, needed=_OF_SUMMARY)
+    check_fields(f"summary: {path}", summary, _OF_SUMMARY)
+    return summary
 
 
 def _metadata(connection: str | None) -> str:
@@ -67,7 +88,7 @@ def _what_it_is(loaded: CheckpointModel, weights: str) -> str:
         average = "an average over the steps (EMA)"
         which = f" The weights are {'those of the last step, not their average' if weights == 'raw' else average}."
     return (
-        f"`{settings['name']}` with {streams}, a classifier of {settings['num_classes']} classes, trained by "
+        f"{code_span(settings['name'])} with {streams}, a classifier of {settings['num_classes']} classes, trained by "
         f"mhc_vision.{which}"
     )
 
@@ -76,7 +97,7 @@ def _usage(name: str, connection: str | None) -> str:
     needed = "import mhc_vision  # registers the architecture with timm\n" if connection else ""
     return (
         f"```python\nimport timm\n{needed}\n"
-        f"model = timm.create_model('local-dir:{name}', pretrained=True).eval()\n"
+        f"model = timm.create_model({f'local-dir:{name}'!r}, pretrained=True).eval()\n"
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n```"
     )
 
@@ -90,9 +111,13 @@ def _figures(loaded: CheckpointModel, weights: str, summary: dict[str, Any], log
     else:
         rows = _logged(log, loaded.step) if log.is_file() else {}
         if summary.get("steps") == loaded.step:
-            rows |= {key: value for key, value in summary["metrics"].items() if _is_evaluation(key)}
+            # the figures of validation may be of an earlier step
+            validated = summary.get("validated_at_step", loaded.step) == loaded.step
+            prefixes = ("val/", "test/") if validated else ("test/",)
+            rows |= {key: value for key, value in summary["metrics"].items() if key.startswith(prefixes)}
         if not rows:
             said += " It recorded no validation of these weights."
+    rows["weights (SHA-256)"] = weights_sha256(loaded.model.state_dict())
     counts = count_parameters(loaded.model)
     rows["parameters"] = counts["total"]
     if counts["connections"]:
@@ -103,11 +128,11 @@ def _figures(loaded: CheckpointModel, weights: str, summary: dict[str, Any], log
 def _logged(log: Path, step: int) -> dict[str, Any]:
     """Validation figures after `step` optimiser steps; of a run that went over it again, the later ones."""
     figures: dict[str, Any] = {}
-    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+    for place, line in enumerate(log.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
         # a killed run may leave half a line
         if not line.endswith("\n"):
             break
-        record = json.loads(line)
+        record = json_object("log", line, f"{log}, line {place}", needed=("step",))
         # lines count steps from 0
         if record["step"] == step - 1:
             figures |= {key: value for key, value in record.items() if _is_evaluation(key)}
@@ -131,7 +156,8 @@ def _training_rows(loaded: CheckpointModel, config: Mapping[str, Any]) -> dict[s
     rows: dict[str, Any] = {}
     if set(_OF_BATCH) <= set(loaded.data):
         rows["images an optimiser step"] = math.prod(loaded.data[name] for name in _OF_BATCH)
-    trainer = config.get("trainer", {})
+    trainer = config.get("trainer") or {}
+    MAPPING.check("config: trainer", trainer)
     # -1: Lightning's word for no limit
     rows |= _told({name: trainer.get(name) for name in _OF_TRAINER if trainer.get(name) != -1})
     if callbacks := trainer.get("callbacks"):
@@ -153,12 +179,21 @@ def _run(summary: Mapping[str, Any]) -> list[str]:
         "processes": summary["num_processes"],
     }
     versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
-    return ["## Run", _table(rows), f"Command: `{shlex.join(summary['command'])}`", f"Versions: {versions}"]
+    return [
+        "## Run",
+        _table(rows),
+        f"Command: {code_span(shlex.join(summary['command']))}",
+        f"Versions: {inline_markdown(versions)}",
+    ]
 
 
 def _call(entry: Mapping[str, Any]) -> str:
     """A class of the configuration and its arguments."""
-    arguments = ", ".join(f"{key}={value}" for key, value in entry.get("init_args", {}).items())
+    MAPPING.check("config: trainer.callbacks", entry)
+    TEXT.check("config: trainer.callbacks.class_path", entry.get("class_path"))
+    given = entry.get("init_args") or {}
+    MAPPING.check("config: trainer.callbacks.init_args", given)
+    arguments = ", ".join(f"{key}={value}" for key, value in given.items())
     return f"{entry['class_path'].rpartition('.')[2]}({arguments})"
 
 
@@ -172,10 +207,10 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+    lines = [f"| {inline_markdown(key)} | {_cell(value)} |" for key, value in rows.items()]
     return "\n".join(["| | |", "| --- | ---: |", *lines])
 
 
 def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    # of YAML also dates
+    return inline_markdown(value if isinstance(value, str) else json.dumps(value, default=str))

@@ -5,21 +5,24 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import Lamb
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
+from mhc_vision.checks import check_choice, check_number, check_numbers, check_whole_number
 from mhc_vision.data.datamodule import Metric, checked_metric
+from mhc_vision.training.accuracy import NotFiniteRows, accuracies
+from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.training.classifier import ConnectionName, create_classifier, freeze_sincos_pos_embed
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
-from mhc_vision.training.resume import MODEL_SETTINGS
 from mhc_vision.training.schedule import warmup_cosine
 from mhc_vision.training.sharding import is_sharded, shard_model
+from mhc_vision.training.stored_model_args import without_weight_sources
 
 
 class ClassificationModule(LightningModule):
@@ -30,7 +33,8 @@ class ClassificationModule(LightningModule):
     Batches are (images float (B, in_chans, H, W), targets); targets are class indices (B,) or, from Mixup and CutMix
     in training, class probabilities (B, num_classes). Logs `train/{loss,lr,grad_norm}` and
     `{val,test}/{loss,top1,top5}`; accuracies are fractions in [0, 1], `top5` is there with more than five classes, and
-    `mean_per_class` beside `top1` where `metric` asks for it.
+    `mean_per_class` beside `top1` where `metric` asks for it. Images whose logits are not finite count as wrong;
+    where there are any, `{val,test}/not_finite` is their number.
 
     Args:
         name: timm's name of the plain model, e.g. `vit_base_patch16_224`.
@@ -59,7 +63,7 @@ class ClassificationModule(LightningModule):
         label_smoothing: Share of the target spread over all classes; only with `"ce"` and only in training.
         compile: Compile the model with `torch.compile` before training.
         metric: By which models are compared and the best checkpoint is kept: `"top1"`, or `"mean_per_class"`, the mean
-            of the classes' accuracies; the data says it.
+            of the accuracies of the classes that occur; the data says it.
 
     Raises:
         ValueError: If an argument is out of range or names something unknown.
@@ -94,34 +98,36 @@ class ClassificationModule(LightningModule):
         super().__init__()
         # plain types only: checkpoints are loaded with weights_only=True
         self.save_hyperparameters()
-        _check_positive(num_classes=num_classes, num_streams=num_streams, in_chans=in_chans, lr=lr, eps=eps)
-        _check_positive(connection_lr_scale=connection_lr_scale)
-        _check_not_negative(weight_decay=weight_decay, warmup_steps=warmup_steps, warmup_epochs=warmup_epochs)
-        if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(f"betas must be in [0, 1), got {tuple(betas)}")
-        if not 0.0 <= min_lr <= lr:
-            raise ValueError(f"min_lr must be between 0 and lr = {lr}, got {min_lr}")
+        _check_model_numbers(num_classes, num_streams, in_chans, img_size)
+        check_number("lr", lr, above=0)
+        check_number("min_lr", min_lr, at_least=0, at_most=lr)
+        check_number("weight_decay", weight_decay, at_least=0)
+        check_numbers("betas", betas, length=2, at_least=0, below=1)
+        check_number("eps", eps, above=0)
+        check_number("connection_lr_scale", connection_lr_scale, above=0)
+        check_number("layer_decay", layer_decay, above=0, at_most=1)
+        if warmup_steps is not None:
+            check_whole_number("warmup_steps", warmup_steps, at_least=0)
+        if warmup_epochs is not None:
+            check_number("warmup_epochs", warmup_epochs, at_least=0)
         if warmup_steps is not None and warmup_epochs is not None:
             raise ValueError(f"give warmup_steps or warmup_epochs, not both: got {warmup_steps} and {warmup_epochs}")
-        if optimizer not in ("adamw", "lamb"):
-            raise ValueError(f"optimizer must be 'adamw' or 'lamb', got {optimizer!r}")
-        if not 0.0 < layer_decay <= 1.0:
-            raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
+        check_choice("optimizer", optimizer, ("adamw", "lamb"))
         checked_metric(metric)
         if fixed_pos_embed not in (None, "sincos2d"):
             raise ValueError(f"fixed_pos_embed must be null or 'sincos2d', got {fixed_pos_embed!r}")
         self.training_loss = classification_loss(loss, label_smoothing)
         self.validation_loss = classification_loss(loss)
         self.model = self.build_model()
+        # a checkpoint has its weights: its record says nothing of where these ones came from
+        if self.hparams["model_args"] is not None:
+            self.hparams["model_args"] = without_weight_sources(self.hparams["model_args"])
         if fixed_pos_embed is not None:
             freeze_sincos_pos_embed(self.model)
-        accuracies = {"top1": MulticlassAccuracy(num_classes, top_k=1, average="micro")}
-        if num_classes > 5:
-            accuracies["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
-        if metric == "mean_per_class":
-            accuracies["mean_per_class"] = MulticlassAccuracy(num_classes, average="macro")
-        self.val_accuracy = MetricCollection(dict(accuracies), prefix="val/")
-        self.test_accuracy = MetricCollection(dict(accuracies), prefix="test/").clone()
+        per_class = metric == "mean_per_class"
+        self.val_accuracy = accuracies(num_classes, mean_per_class=per_class, prefix="val/")
+        self.test_accuracy = accuracies(num_classes, mean_per_class=per_class, prefix="test/")
+        self.not_finite_rows = NotFiniteRows()
 
     def build_model(self) -> nn.Module:
         """The model that the hyper-parameters describe."""
@@ -139,6 +145,8 @@ class ClassificationModule(LightningModule):
                 "trainer.gradient_clip_algorithm must be 'norm', the only one this module clips by, "
                 f"got {str(self.trainer.gradient_clip_algorithm.value)!r}"
             )
+        if stage == "fit" and self.trainer.gradient_clip_val is not None:
+            check_number("trainer.gradient_clip_val", self.trainer.gradient_clip_val, at_least=0)
         if self.hparams["compile"]:
             self.model.compile()
 
@@ -162,6 +170,14 @@ class ClassificationModule(LightningModule):
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds a batch to the test figures."""
         self._evaluate(batch, self.test_accuracy, "test/loss")
+
+    def on_validation_epoch_end(self) -> None:
+        """Names the number of images whose logits are not finite."""
+        self._log_not_finite("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Names the number of images whose logits are not finite."""
+        self._log_not_finite("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the named parameter groups, with a schedule that moves every optimiser step."""
@@ -212,6 +228,7 @@ class ClassificationModule(LightningModule):
         images, labels = batch
         logits = self(images)
         accuracy.update(logits, labels)
+        self.not_finite_rows.update(logits)
         self.log_dict(accuracy, on_step=False, on_epoch=True, batch_size=len(images))
         self.log(
             loss_name,
@@ -222,10 +239,22 @@ class ClassificationModule(LightningModule):
             batch_size=len(images),
         )
 
+    def _log_not_finite(self, stage: str) -> None:
+        # all processes have the same number, and log it or not
+        count = int(self.not_finite_rows.compute())
+        self.not_finite_rows.reset()
+        name = f"{stage}/not_finite"
+        if count:
+            rank_zero_warn(f"{stage}: the logits of {count} images are not finite; they count as wrong")
+        # the figure of an earlier epoch would stay
+        if count or name in self.trainer.callback_metrics:
+            self.log(name, float(count))
+
     def _warmup_steps(self) -> int:
         if self.hparams["warmup_epochs"] is None:
             return self.hparams["warmup_steps"] or 0
-        # known from here on: estimated_stepping_batches has set the training data up
+        # estimated_stepping_batches sets the training data up only where max_epochs limits the run
+        self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         if not math.isfinite(batches):
             raise ValueError("warmup_epochs needs training data of known length: set warmup_steps instead")
@@ -233,13 +262,10 @@ class ClassificationModule(LightningModule):
         return round(self.hparams["warmup_epochs"] * steps_per_epoch)
 
 
-def _check_positive(**arguments: float) -> None:
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _check_not_negative(**arguments: float | None) -> None:
-    for name, value in arguments.items():
-        if value is not None and not value >= 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
+def _check_model_numbers(num_classes: int, num_streams: int, in_chans: int, img_size: int | None) -> None:
+    numbers = {"num_classes": num_classes, "num_streams": num_streams, "in_chans": in_chans, "img_size": img_size}
+    for name, value in numbers.items():
+        if name != "img_size" or value is not None:
+            check_whole_number(name, value, at_least=1)
+    if num_classes < 2:
+        raise ValueError(f"num_classes: got {num_classes}, expected at least 2: data of one class has nothing to learn")

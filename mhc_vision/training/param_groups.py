@@ -5,6 +5,7 @@ from typing import Any
 from timm.models import group_parameters
 from torch import nn
 
+from mhc_vision.checks import check_number
 from mhc_vision.layers import connection_parameters
 
 
@@ -42,8 +43,7 @@ def param_groups(
         ValueError: If `connection_lr_scale` is not positive, `layer_decay` is not in (0, 1], or timm does not know the
             layers of the model.
     """
-    if connection_lr_scale <= 0:
-        raise ValueError(f"connection_lr_scale must be positive, got {connection_lr_scale}")
+    check_number("connection_lr_scale", connection_lr_scale, above=0)
     layers = _layers(model, layer_decay)
     top = max(layers.values(), default=0)
     # a method by timm's convention, not one of nn.Module
@@ -70,8 +70,7 @@ def param_groups(
 
 def _layers(model: nn.Module, layer_decay: float) -> dict[str, int]:
     """Layer of each parameter, counted from the bottom; empty where all layers learn alike."""
-    if not 0.0 < layer_decay <= 1.0:
-        raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
+    check_number("layer_decay", layer_decay, above=0, at_most=1)
     if layer_decay == 1.0:
         return {}
     matcher = getattr(model, "group_matcher", None)

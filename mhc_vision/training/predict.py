@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data.image_files import decode_file, list_files
 from mhc_vision.training.class_labels import class_labels
 from mhc_vision.training.inference import InferenceOptions, image_logits
 from mhc_vision.training.load_model import LoadedModel, ModelOptions, load_model
+from mhc_vision.training.model_identity import model_identity
 from mhc_vision.training.run_summary import versions
 
 _SIGNIFICANT_DIGITS = 6
@@ -32,19 +34,20 @@ def predict_files(
         top_k: Classes an image, at most all.
 
     Returns:
-        `model`, `source`, `connection`, `weights`, `num_classes`, `probabilities` (`"softmax"`, or `"sigmoid"` for a
-        model that was trained so, whose probabilities are those of each class on its own and need not sum to 1),
-        `num_files`, `images` (for each file that could be read `image` and `predictions`: `class`, `index` and
-        `probability`, the most probable first; `class` is the index as text where nothing names the classes),
-        `unreadable` (what is wrong with each other file, with its name), `settings` and `versions`.
+        `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `probabilities` (`"softmax"`, or
+        `"sigmoid"` for a model that was trained so, whose probabilities are those of each class on its own and
+        need not sum to 1), `num_files`, `images` (for each file that could be read `image` and `predictions`:
+        `class`, `index` and `probability`, the most probable first; `class` is the index as text where
+        nothing names the classes), `unreadable` (what is wrong with each other file, with its name), `settings` and
+        `versions`.
 
     Raises:
-        ValueError: If something is missing or wrong, before a file is read; or if none of the files can be read.
+        ValueError: If something is missing or wrong, before a file is read; or if none of the files can be read, or
+            the model gives logits that are not finite.
     """
     model_options = model_options or ModelOptions()
     options = options or InferenceOptions()
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    check_whole_number("top_k", top_k, at_least=1)
     files = list_files(paths)
     loaded = load_model(name, **vars(model_options))
     images, unreadable = _predict(loaded, files, options, top_k)
@@ -53,7 +56,7 @@ def predict_files(
     return {
         "model": name,
         "source": loaded.source,
-        "connection": model_options.connection,
+        **model_identity(loaded),
         "weights": model_options.weights,
         "num_classes": loaded.num_classes,
         "probabilities": loaded.probabilities,

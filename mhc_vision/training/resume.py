@@ -3,15 +3,18 @@
 import warnings
 import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from mhc_vision.data.class_names import chosen_by_number, distinct_names
+from mhc_vision.data.naming import first_few
+from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS, check_checkpoint, check_restorable
+from mhc_vision.training.run_directory import RunDirectory
+from mhc_vision.training.stored_weights import check_fits, short_reason
+
 NEWEST = "last"
-# the arguments of `create_classifier` among the hyper-parameters of a run
-MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
 # what may change between the parts of a run: it does not change what is computed
 FREE_TO_CHANGE = ("compile", "pretrained", "metric")
 
@@ -22,7 +25,7 @@ def resume_path(ckpt_path: str | Path | None, run_dir: Path) -> Path | None:
     `last` is the newest whole one, those that SLURM's time limit made included; None where there is none yet.
 
     Raises:
-        ValueError: A file that is not there or not whole.
+        ValueError: A file that is not there or not whole, or `last` where no checkpoint is whole.
     """
     if ckpt_path is None:
         return None
@@ -36,15 +39,25 @@ def resume_path(ckpt_path: str | Path | None, run_dir: Path) -> Path | None:
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The whole checkpoint of most steps in `checkpoints/` and among SLURM's `hpc_ckpt_*`; warns of damaged ones."""
-    paths = [*(run_dir / "checkpoints").glob("*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]
-    whole = []
+    """The whole checkpoint of most steps in `checkpoints/` and among SLURM's `hpc_ckpt_*`; warns of damaged ones.
+
+    Raises:
+        ValueError: All of them are damaged.
+    """
+    paths = RunDirectory(run_dir).checkpoints()
+    whole, reasons = [], []
     for path in paths:
         reason = damage(path)
         if reason:
+            reasons.append(f"{path}: {reason}")
             warnings.warn(f"{path} is left out: {reason}", stacklevel=2)
         else:
             whole.append(path)
+    if reasons and not whole:
+        raise ValueError(
+            f"ckpt_path: got {NEWEST!r}, expected a whole checkpoint in {run_dir}; start over with --overwrite true "
+            f"({'; '.join(reasons)})"
+        )
     return max(whole, key=lambda path: (load(path)["global_step"], path.stat().st_mtime), default=None)
 
 
@@ -63,9 +76,13 @@ def damage(path: Path) -> str:
         return f"its part {member} is damaged"
     try:
         content = load(path)
-    except (RuntimeError, UnpicklingError) as error:
-        return f"torch cannot load it: {str(error).splitlines()[0]}"
-    return "" if isinstance(content, dict) and "global_step" in content else "it is no checkpoint of a training run"
+    # a stream of pickled bytes that somebody else wrote fails in as many ways as there are bytes
+    except Exception as error:
+        return f"torch cannot load it: {short_reason(error)}"
+    if not isinstance(content, dict) or "global_step" not in content:
+        return "it is no checkpoint of a training run"
+    step = content["global_step"]
+    return "" if type(step) is int and step >= 0 else f"its global_step is {step!r:.60}, no number of steps"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -73,20 +90,49 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `load` gives, looked through by `check_checkpoint`."""
+    return check_checkpoint(path, load(path))
+
+
 def check_same_model(path: Path, model: LightningModule) -> None:
-    """Raise ValueError unless a checkpoint is of a model of the same architecture."""
-    saved = load(path).get("hyper_parameters", {})
+    """Raise ValueError unless a checkpoint is whole and of a model of the same architecture."""
+    checkpoint = read_checkpoint(path)
+    check_restorable(path, checkpoint, goes_on=False)
+    saved = checkpoint["hyper_parameters"]
     given = dict(model.hparams)
     names = list(MODEL_SETTINGS)
     if "lora" in (saved.get("method"), given.get("method")):
         names += [name for name in saved if name == "method" or name.startswith("lora_")]
     _compare(path, {name: saved.get(name) for name in names}, given)
+    check_fits(f"ckpt_path: {path}: state_dict", checkpoint["state_dict"], model)
+
+
+def check_same_classes(path: Path, data: LightningDataModule) -> None:
+    """Raise ValueError if a checkpoint was made with other classes than the data has, or in another order.
+
+    Lightning asks a data module of the same class only. Where one side has no names, nothing is known.
+    """
+    records = (value for value in load(path).values() if isinstance(value, dict) and "class_names" in value)
+    saved, given = next(records, {}).get("class_names"), getattr(data, "class_names", None)
+    if not saved or not given or chosen_by_number(saved) or chosen_by_number(given):
+        return
+    # before they were, ImageNet had two classes of one name
+    saved, given = distinct_names(saved), list(given)
+    if set(saved) != set(given):
+        raise ValueError(
+            f"data: got the classes {first_few(set(given) - set(saved))}, but {path} was made with "
+            f"{first_few(set(saved) - set(given))} in their place"
+        )
+    if saved != given:
+        raise ValueError(f"data: got the classes in the order {given[:5]}, but {path} was made with {saved[:5]}")
 
 
 def check_same_run(path: Path, model: LightningModule, data: LightningDataModule) -> None:
-    """Raise ValueError unless model settings and data are those that the checkpoint was made with."""
-    checkpoint = load(path)
-    saved, given = checkpoint.get("hyper_parameters", {}), dict(model.hparams)
+    """Raise ValueError unless a checkpoint is whole, and model settings and data are those that it was made with."""
+    checkpoint = read_checkpoint(path)
+    check_restorable(path, checkpoint, goes_on=True)
+    saved, given = checkpoint["hyper_parameters"], dict(model.hparams)
     # options that came after the checkpoint are not in it
     names = set(saved) - set(FREE_TO_CHANGE)
     _compare(path, {name: saved.get(name) for name in names}, given)
@@ -94,6 +140,7 @@ def check_same_run(path: Path, model: LightningModule, data: LightningDataModule
     if name not in checkpoint:
         raise ValueError(f"data: got {name}, but {path} was made with other data")
     data.load_state_dict(checkpoint[name])
+    check_fits(f"ckpt_path: {path}: state_dict", checkpoint["state_dict"], model)
 
 
 def _compare(path: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ class RunSummary(Callback):
         self._started = 0.0
         self._gmacs = 0.0
         self._record: dict[str, Any] = {}
+        self._validated_at_step: int | None = None
 
     @property
     def has_trained(self) -> bool:
@@ -54,6 +55,11 @@ class RunSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes what the figures of validation are of: a run may end some steps after its last validation."""
+        if not trainer.sanity_checking:
+            self._validated_at_step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file, on the first process only; where a test follows, that does."""
@@ -102,6 +108,7 @@ class RunSummary(Callback):
             "params": count_parameters(model),
             "gmacs": round(self._gmacs, 9),
             "steps": steps,
+            "validated_at_step": self._validated_at_step,
             "epochs": epochs,
             "wall_time_s": round(seconds, 1),
             **_perf(trainer, device),

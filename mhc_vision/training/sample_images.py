@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from mhc_vision.checks import check_whole_number
 from mhc_vision.data import ImageDataModule
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.class_folders import class_folders, list_class_images
@@ -48,7 +49,11 @@ def sample_indices(num_samples: int, num_images: int) -> list[int]:
     Args:
         num_samples: Size of the set.
         num_images: How many to take, at most all.
+
+    Raises:
+        ValueError: If that is no whole number from 1.
     """
+    check_whole_number("num_images", num_images, at_least=1)
     num_images = min(num_images, num_samples)
     num_groups = max(1, -(-num_images // _NEIGHBOURS))
     parts = np.array_split(np.arange(num_samples), num_groups)

@@ -2,6 +2,8 @@
 
 from lightning.pytorch import Trainer
 
+from mhc_vision.checks import check_whole_number
+
 
 class StepInterval:
     """Tells the batches apart that end an interval of optimiser steps; batches that only accumulate never do.
@@ -14,8 +16,7 @@ class StepInterval:
     """
 
     def __init__(self, every_n_steps: int) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        check_whole_number("every_n_steps", every_n_steps, at_least=1)
         self.every_n_steps = every_n_steps
         self._last_step = 0
 

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
+from mhc_vision.checks import check_number
 from mhc_vision.training.device_peak import peak_flops
 from mhc_vision.training.step_interval import StepInterval
 
@@ -32,8 +33,8 @@ class Throughput(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50, peak_tflops: float | None = None) -> None:
-        if peak_tflops is not None and peak_tflops <= 0:
-            raise ValueError(f"peak_tflops must be positive, got {peak_tflops}")
+        if peak_tflops is not None:
+            check_number("peak_tflops", peak_tflops, above=0)
         self.peak_tflops = peak_tflops
         self._interval = StepInterval(every_n_steps)
         self._flops_per_image = 0

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import nn
 
+from mhc_vision.training.stored_weights import short_reason
+
 _JAX_SUFFIXES = (".npz", ".npy")
 _READ_ERRORS = (
     *(OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError),
@@ -42,7 +44,7 @@ def create_from_file(name: str, path: Path, **arguments: Any) -> nn.Module:
             name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **arguments
         )
     except _READ_ERRORS as error:
-        raise ValueError(f"weights_file: {path} cannot be loaded into {name}: {error}") from error
+        raise ValueError(f"weights_file: {path} cannot be loaded into {name}: {short_reason(error)}") from error
 
 
 def _num_classes(path: Path, classifier: str | tuple[str, ...]) -> int:

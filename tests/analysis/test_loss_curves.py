@@ -48,3 +48,12 @@ def test_bands_name_their_arms_and_keep_the_colour_of_one_without_curves(tmp_pat
     assert "#0072b2" in both
     assert "#0072b2" not in gap
     assert "#d55e00" in gap
+
+
+def test_values_that_are_not_finite_are_gaps_that_the_legend_counts(tmp_path):
+    records = [{"step": step, "train/loss": value} for step, value in enumerate([1.0, "nan", 2.0, "inf"])]
+    path = _write(tmp_path / "metrics.jsonl", records)
+    assert "run (2 of 4 not finite)" in plot_loss_curves({"run": path}, tmp_path / "one")[1].read_text()
+    seeds = [([0, 1], [1.0, 2.0]), ([0, 1], [1.0, float("nan")]), ([0, 1], [3.0, float("inf")])]
+    figure = plot_seed_bands({"mhc": seeds}, tmp_path / "bands", label="loss")[1].read_text()
+    assert "mhc (2 of 3 not finite)" in figure

@@ -64,3 +64,12 @@ def test_a_directory_of_something_else_is_refused(tmp_path, arm):
     finished = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True)
     assert finished.returncode == 2
     assert "error: directory: " in finished.stderr
+
+
+def test_a_run_without_a_summary_is_not_left_out_unsaid(tmp_path):
+    write_run(tmp_path, "mhc-lr1.0e-3", FALLING, 1.0)
+    write_run(tmp_path, "mhc-lr2.0e-3", NOT_A_NUMBER, 9.0)
+    (tmp_path / "branches-48" / "mhc-lr2.0e-3" / "seed0" / "summary.json").unlink()
+    finished = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert "1 runs in" in finished.stderr

@@ -85,7 +85,7 @@ def test_bad_input_is_refused_before_any_work(checkpoint, tmp_path, capsys):
     out = ("--out", str(tmp_path / "out"))
     assert "got ResNet, expected one of timm's VisionTransformer" in refused(capsys, "resnet18", *out)
     assert "expected a checkpoint, a directory or a timm model; nearest: " in refused(capsys, "vit_tny", *out)
-    assert "num_images must be at least 1, got 0" in refused(capsys, "test_vit", *out, "--num-images", "0")
+    assert "num_images: got 0, expected a whole number from 1" in refused(capsys, "test_vit", *out, "--num-images", "0")
     message = refused(capsys, str(checkpoint("mhc")), *out, "--weights", "initial")
     assert "weights: got 'initial'" in message
     assert "data: " in (message := refused(capsys, str(checkpoint("mhc")), *out, "--data", str(tmp_path / "none")))

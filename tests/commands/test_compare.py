@@ -55,10 +55,10 @@ def test_a_failing_arm_is_reported_and_the_others_finish(write_matrix, tmp_path,
     out = tmp_path / "out"
     assert _compare(path, "--out", out, "--jobs", "2") == 1
     shown = capsys.readouterr()
-    assert "digits/broken/seed0: FAILED with status 2: mhc-vision: error: lr must be positive" in shown.out
+    assert "digits/broken/seed0: FAILED with status 2: mhc-vision: error: lr: got -1" in shown.out
     assert "1 runs failed: see the report" in shown.err
     text = (out / "report.md").read_text()
-    assert "lr must be positive, got -1" in text
+    assert "lr: got -1" in text
     record = json.loads((out / "digits" / "baseline" / "seed0" / "summary.json").read_text())
     assert f"{100 * record['metrics']['val/top1']:.2f} ± -" in text
     assert f"{record['params']['total']:,}" in text

@@ -92,6 +92,8 @@ def test_a_checkpoint_gets_the_figures_of_its_run(run_dir, evaluate, capsys):
     assert set(found["metrics"]) == {"top1", "loss"}
     assert found["settings"]["crop_pct"] == 0.8
     assert found["settings"]["mean"] == pytest.approx([0.4, 0.5, 0.6])
+    assert (found["architecture"], found["connection"], found["num_streams"]) == ("test_vit", "mhc", 2)
+    assert len(found["weights_sha256"]) == 64
     assert found["command"][:3] == ["mhc-vision", "evaluate", str(checkpoint)]
     printed = capsys.readouterr().out
     assert re.search(rf"top1 \(%\) +\| +{100 * of_run['val/top1']:.2f} ", printed)
@@ -217,6 +219,9 @@ def test_a_registered_name_is_loaded_with_its_weights(monkeypatch, timm_director
     asked = []
 
     def local_weights(name: str, **options: Any) -> torch.nn.Module:
+        if not options["pretrained"]:
+            # to see of what size it would be
+            return create_model(name, **options)
         asked.append((name, options.pop("pretrained")))
         if ":" in name:
             return create_model(name, pretrained=True, **options)
@@ -300,10 +305,10 @@ def test_bad_input_is_named_before_an_image_is_read(timm_directory, write_images
         ([other], "class folders cat, dog do not tell which of the model's 3 classes they are"),
         ([large], "class numbers 3 are too large for a model of 3 classes"),
         ([images, "--img-size", "17"], "expected a multiple of its patches' 8 pixels"),
-        ([images, "--img-size", "0"], "img_size must be at least 1 pixel"),
-        ([images, "--crop-pct", "1.5"], "crop_pct must be in (0, 1], got 1.5"),
-        ([images, "--batch-size", "0"], "batch_size must be at least 1"),
-        ([images, "--num-workers", "-1"], "num_workers must be 0 or positive"),
+        ([images, "--img-size", "0"], "img_size: got 0, expected a whole number from 1"),
+        ([images, "--crop-pct", "1.5"], "crop_pct: got 1.5, expected a finite number"),
+        ([images, "--batch-size", "0"], "batch_size: got 0"),
+        ([images, "--num-workers", "-1"], "num_workers: got -1, expected a whole number from 0"),
         ([images, "--real-labels", "timm"], "3 classes that are not ImageNet's 1000"),
         ([images, "--json", images], "is a directory, expected a file"),
         ([images, "--json", images / "0" / "0.png" / "x.json"], "no directory that one may write to"),

@@ -19,7 +19,7 @@ def directory(tmp_path, matrix, write_run):
 
 def test_seeds_and_arms_may_come_and_go(directory, content):
     content["seeds"] = [0, 7]
-    content["arms"]["more"] = ["mhc.yaml"]
+    content["arms"]["more"] = {"config": ["mhc.yaml"], "set": {"model.lr": 3}}
     del content["arms"]["mhc"]
     more = parse_matrix(content)
     directory.check(more)
@@ -27,7 +27,7 @@ def test_seeds_and_arms_may_come_and_go(directory, content):
 
 
 def test_what_is_excluded_may_come_and_go_and_is_on_record(directory, content):
-    content["recipes"]["other"] = ["recipe.yaml"]
+    content["recipes"]["other"] = {"config": ["recipe.yaml"], "set": {"model.lr": 3}}
     fewer = parse_matrix({**content, "exclude": ["digits/plain"]})
     directory.check(fewer)
     directory.claim(fewer)

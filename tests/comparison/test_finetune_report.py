@@ -25,9 +25,13 @@ def drawn(monkeypatch):
     return names
 
 
+def _method(name: str) -> dict:
+    return {"config": ["recipe.yaml"], "set": {"model.method": name}}
+
+
 @pytest.fixture
 def matrix(content):
-    content["recipes"] = {name: ["recipe.yaml"] for name in ("full", "connections", "knn")}
+    content["recipes"] = {name: _method(name) for name in ("full", "connections", "knn")}
     return parse_matrix({**content, "command": "finetune", "exclude": ["connections/plain"]})
 
 
@@ -79,7 +83,7 @@ def test_results_are_means_and_ranges_by_task_and_arm(matrix, directory, fill):
 
 
 def test_datasets_and_methods_have_columns_of_their_own(content, directory, fill):
-    content["recipes"] = {"lora": ["recipe.yaml"], "knn": ["recipe.yaml"]}
+    content["recipes"] = {name: _method(name) for name in ("lora", "knn")}
     content["datasets"] = {name: {"set": {"data.root": name}} for name in ("pets", "dtd")}
     for command, kind in (("finetune", "method"), ("train", "recipe")):
         content["command"] = command
@@ -145,7 +149,7 @@ def test_a_task_without_its_baseline_is_reported_without_differences(matrix, dir
 
 
 def test_an_excluded_arm_is_named_where_the_baseline_stays(content, directory, fill):
-    content["recipes"] = {name: ["recipe.yaml"] for name in ("full", "lora")}
+    content["recipes"] = {name: _method(name) for name in ("full", "lora")}
     matrix = parse_matrix({**content, "exclude": ["lora/mhc"]})
     fill(matrix)
     text = write_report(matrix, directory, "command").read_text()
@@ -195,7 +199,7 @@ def test_test_images_have_final_values_and_no_curve(matrix, directory, fill):
 def test_the_main_metric_is_that_of_the_dataset_on_its_most_independent_images(
     content, directory, write_probe, reached, main, shown
 ):
-    content["recipes"] = {name: ["recipe.yaml"] for name in ("linear", "knn")}
+    content["recipes"] = {name: _method(name) for name in ("linear", "knn")}
     matrix = parse_matrix({**content, "seeds": [0]})
     for cell in matrix.cells:
         directory.begin(cell)

@@ -154,3 +154,41 @@ def test_records_of_another_seed_are_refused(matrix, directory, write_run):
     write_run(directory.run_dir(matrix.cells[0]), matrix.cells[2])
     with pytest.raises(ValueError, match="is of seed 1, expected seed 0"):
         write_report(matrix, directory, "command")
+
+
+def test_runs_that_diverged_are_named_and_never_averaged(matrix, directory, write_run):
+    nan = float("nan")
+    _fill(directory, matrix, write_run)
+    lost = next(cell for cell in matrix.cells if cell.arm == "mhc" and cell.seed == 1)
+    reached = {"val/not_finite": 7.0}
+    write_run(directory.run_dir(lost), lost, top1=(0.5, 0.0), loss=(1.0, nan), travel=nan, tested=reached)
+    text = write_report(matrix, directory, "command").read_text()
+    assert _row(text, "Runs that diverged", ["digits/mhc/seed1"])["not finite"] == "val/loss, 7 images of val"
+    final = _row(text, "Final values", ["mhc"])
+    assert (final["runs"], final["loss"]) == ("2 of 2, 1 diverged", "not finite in 1 of 2")
+    assert _row(text, "Difference to the baseline", ["mhc"])["loss"] == "not finite in 1 of 2"
+    assert _row(text, "Maps", ["mhc"])["travel/res"] == "not finite in 1 of 1"
+    assert "The maps of `mhc` stayed" not in text
+    figure = (directory.path / "figures" / "digits-val-loss.svg").read_text()
+    assert "mhc (1 of 2 not finite)" in figure
+
+
+def test_what_a_baseline_that_diverged_reached_is_not_looked_for(matrix, directory, write_run):
+    _fill(directory, matrix, write_run)
+    for cell in matrix.cells:
+        if cell.arm == "plain":
+            write_run(directory.run_dir(cell), cell, loss=(1.0, float("inf")))
+    text = write_report(matrix, directory, "command").read_text()
+    assert _row(text, "Steps to the baseline's final values", ["loss", "mhc"])["steps"] == "-"
+    assert _row(text, "Steps to the baseline's final values", ["top-1", "mhc"])["steps"] == "4 of 4"
+
+
+def test_a_task_of_which_one_seed_diverged_has_no_mean_in_the_overview(content, directory, write_run):
+    matrix = parse_matrix({**content, "recipes": {"digits": ["recipe.yaml"], "cifar": ["recipe.yaml"]}})
+    _fill(directory, matrix, write_run)
+    lost = next(cell for cell in matrix.cells if cell.task == "cifar" and cell.arm == "mhc")
+    # as recorded before rows that are not finite counted as wrong
+    write_run(directory.run_dir(lost), lost, top1=(0.5, float("nan")))
+    text = write_report(matrix, directory, "command").read_text()
+    overview = text.split("## Results")[1].split("\n## ")[0]
+    assert "not finite in 1 of 2" in overview

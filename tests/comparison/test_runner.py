@@ -57,7 +57,7 @@ def test_a_run_is_started_by_the_command_of_the_matrix(content, tmp_path, comman
     words = run_command(cell, tmp_path, resume=True)
     assert words[:5] == [sys.executable, "-m", "mhc_vision", command, "fit"]
     assert words[-2:] == ["--ckpt_path", "last"]
-    assert run_command(cell, tmp_path, resume=False) == words[:-2]
+    assert run_command(cell, tmp_path, resume=False) == [*words[:-2], "--overwrite", "true"]
 
 
 def test_runs_are_started_with_their_share_and_what_is_finished_is_kept(matrix, directory):
@@ -167,7 +167,7 @@ import os, signal, sys, time
 from mhc_vision.comparison import child
 with open({str(log)!r}, "ab") as log, open({str(tmp_path / "lock")!r}, "w") as lock:
     script = "print('ready', flush=True); import time; time.sleep(60)"
-    process = child.start([sys.executable, "-c", script], os.environ, log, lock)
+    process = child.start([sys.executable, "-c", script], os.environ, log, lock.fileno())
 while not os.path.getsize({str(log)!r}):
     time.sleep(0.05)
 print(process.pid, flush=True)
@@ -188,7 +188,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_runs_left_behind_hold_the_lock(matrix, directory, monkeypatch):
     monkeypatch.setattr(runner_module, "_POLL_S", 0.01)
     with directory.locked() as lock:
-        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
     with pytest.raises(ValueError, match="runs that a killed one left behind, are at work in"):
         _run(matrix, directory)
     process.communicate(b"\n")

@@ -1,4 +1,5 @@
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 
 from mhc_vision.data.decode import decode_any_bytes, decode_rgb
+from mhc_vision.data.image_files import decode_file
 
 ORANGE = (240, 120, 8)
 
@@ -59,6 +61,76 @@ def test_16_bits_that_pillow_reads_are_scaled_too(byte_order: str) -> None:
     image = decode_any_bytes(file.getvalue(), "deep.tiff")
     assert image.dtype == torch.uint8
     assert image.tolist() == [[[0, 128, 255]]] * 3
+
+
+def saved(image: Image.Image, form: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def deep_tiff(values: list[int], bits: int, signed: bool = False) -> bytes:
+    """A TIFF of one row, as Pillow does not write it: uncompressed, of any number of bits."""
+    kind = {12: "<u2", 16: "<i2" if signed else "<u2", 32: "<i4" if signed else "<u4"}[bits]
+    data = np.array(values, dtype=kind).tobytes()
+    if bits == 12:
+        a, b = values
+        data = bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255])
+    entries = [
+        *((256, 4, len(values)), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8 + 2 + 12 * 9 + 4)),
+        *((278, 4, 1), (279, 4, len(data)), (339, 3, 2 if signed else 1)),
+    ]
+    fields = b"".join(struct.pack("<HHII", tag, form, 1, value) for tag, form, value in entries)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + fields + struct.pack("<I", 0) + data
+
+
+HALVES = [0, 128 * 257, 65535]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("grey.png", saved(Image.fromarray(np.array([HALVES], np.uint16)), "png"), [0, 128, 255]),
+        ("grey.pgm", b"P5 3 1 65535 " + np.array(HALVES, ">u2").tobytes(), [0, 128, 255]),
+        ("ascii.pgm", b"P2 3 1 65535 0 32896 65535", [0, 128, 255]),
+        ("16.tiff", deep_tiff(HALVES, 16), [0, 128, 255]),
+        ("signed.tiff", deep_tiff([0, 16448, 32767], 16, signed=True), [0, 128, 255]),
+        ("12.tiff", deep_tiff([2056, 4095], 12), [128, 255]),
+        ("32.tiff", deep_tiff([0, 128 << 24, 2**32 - 1], 32), [0, 128, 255]),
+        ("signed32.tiff", deep_tiff([0, 64 << 24, 2**31 - 1], 32, signed=True), [0, 128, 255]),
+    ],
+)
+def test_deep_grey_is_scaled_by_its_depth(tmp_path: Path, name: str, content: bytes, expected: list[int]) -> None:
+    (tmp_path / name).write_bytes(content)
+    image = decode_file(str(tmp_path / name))
+    assert image.dtype == torch.uint8
+    assert image.tolist() == [[expected]] * 3
+
+
+def test_grey_without_a_white_is_refused_in_words(tmp_path: Path) -> None:
+    floats = saved(Image.fromarray(np.array([[0.0, 0.5]], np.float32)), "tiff")
+    with pytest.raises(ValueError, match=r"cannot use heights.tiff: its pixels are floating-point numbers, .* 8 or 16"):
+        decode_any_bytes(floats, "heights.tiff")
+    negative = deep_tiff([-1, 7], 16, signed=True)
+    with pytest.raises(
+        ValueError, match=r"cannot use depth.tiff: its grey values go from -1 to 7, expected 0 to 32767"
+    ):
+        decode_any_bytes(negative, "depth.tiff")
+
+
+@pytest.mark.parametrize("form", ["png", "tiff"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"])
+def test_all_other_modes_have_their_colours(mode: str, form: str) -> None:
+    image = Image.new("RGB", (4, 4), (255, 255, 255)).convert("P" if mode == "PA" else mode)
+    if mode == "P":
+        image.info["transparency"] = 0
+    if mode == "PA":
+        image = image.convert("PA")
+    try:
+        content = saved(image, form)
+    except (OSError, KeyError):
+        pytest.skip(f"Pillow writes no {mode} as {form}")
+    assert decode_any_bytes(content, mode).tolist() == torch.full((3, 4, 4), 255).tolist()
 
 
 def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:

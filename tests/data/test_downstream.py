@@ -96,7 +96,7 @@ def test_few_images_are_balanced(copies: Path) -> None:
     labels = torch.tensor([data.train_set[index][1] for index in range(len(data.train_set))])
     assert labels.bincount().tolist() == [2] * 10
     assert (len(data.eval_set), len(data.test_set)) == (10, 10 * TEST)
-    with pytest.raises(ValueError, match="max_train_images must be at least 1 for each of 10 classes, got 9"):
+    with pytest.raises(ValueError, match="max_train_images: got 9, expected at least 1 for each of 10 classes"):
         make(copies, "cifar10", max_train_images=9)
 
 
@@ -226,10 +226,10 @@ def test_a_home_folder_may_be_abbreviated(copies: Path, monkeypatch: pytest.Monk
         ({"root": "nowhere"}, "root: nowhere is missing, expected the folder that eurosat is in"),
         ({"root": os.devnull}, f"root: {os.devnull} is not a folder"),
         ({"validate_on": "train"}, "validate_on must be 'val' or 'test', got 'train'"),
-        ({"val_share": 0.0}, "val_share must be between 0 and 1, got 0.0"),
-        ({"test_share": 1.0}, "test_share must be between 0 and 1, got 1.0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"mixup": -1.0}, "mixup must be"),
+        ({"val_share": 0.0}, "val_share: got 0.0, expected a finite number above 0"),
+        ({"test_share": 1.0}, "test_share: got 1.0, expected a finite number above 0"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"mixup": -1.0}, "mixup: got -1.0"),
     ],
     ids=str,
 )

@@ -56,5 +56,5 @@ def test_squashing_keeps_what_a_centre_crop_cuts_off():
     assert squashed.shape == (3, 16, 16)
     # a quarter of the width is white
     assert squashed[:, :, :3].min() > 250
-    with pytest.raises(ValueError, match="crop_mode must be one of center, squash, got 'border'"):
+    with pytest.raises(ValueError, match="crop_mode: got 'border', expected one of center, squash"):
         eval_transform(16, "bilinear", 1.0, "border")

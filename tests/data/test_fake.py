@@ -16,5 +16,5 @@ def test_noise_of_the_asked_shape_and_the_same_for_each_seed() -> None:
 
 @pytest.mark.parametrize("wrong", [{"img_size": 0}, {"num_classes": 0}, {"num_images": 0}, {"repeats": 0}], ids=str)
 def test_bad_arguments_are_named(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got 0, expected a whole number from 1"):
         FakeDataModule(**wrong)

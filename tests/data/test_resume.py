@@ -120,12 +120,17 @@ def test_resumed_run_goes_on_like_the_uninterrupted_one(
         assert resumed == whole[batches_done:]
 
 
-def test_resumed_run_goes_on_with_accumulation_that_does_not_divide_the_epoch(tmp_path: Path) -> None:
-    accumulate = {"accumulate_grad_batches": 4}  # 2 steps an epoch, of 4 and 2 batches
+@pytest.mark.parametrize(("accumulated", "batches"), [(2, 6), (4, 4), (5, 5)])
+def test_an_epoch_has_whole_steps_and_a_resumed_run_goes_on_with_them(
+    tmp_path: Path, accumulated: int, batches: int
+) -> None:
+    accumulate = {"accumulate_grad_batches": accumulated}
     checkpoint = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
     whole = train(callbacks=[checkpoint], **accumulate)
-    for step, batches_done in ((1, 4), (2, 6), (3, 10), (4, 12)):
-        assert train(ckpt_path=tmp_path / f"step={step}.ckpt", **accumulate) == whole[batches_done:]
+    assert len(whole) == EPOCHS * batches
+    for step in range(1, EPOCHS * batches // accumulated):
+        resumed = train(ckpt_path=tmp_path / f"step={step}.ckpt", **accumulate)
+        assert resumed == whole[step * accumulated :]
 
 
 def test_train_loader_starts_at_the_first_batch_after_training() -> None:

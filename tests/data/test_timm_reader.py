@@ -77,7 +77,7 @@ def test_a_test_split_of_its_own(hfds: dict[str, Any], image_folder: Path) -> No
     assert [len(samples) for samples in (data.train_set, data.eval_set, data.test_set)] == [24, 9, 24]
     assert sum(len(labels) for _, labels in data.test_dataloader()) == 24
     assert data.metric == "mean_per_class"
-    with pytest.raises(ValueError, match="metric must be one of top1, mean_per_class, got 'f1'"):
+    with pytest.raises(ValueError, match="metric: got 'f1', expected one of top1, mean_per_class"):
         TimmDataModule(**hfds, metric="f1")
     shutil.copytree(image_folder / "val", image_folder / "test")
     shutil.rmtree(image_folder / "test" / "green")
@@ -181,7 +181,7 @@ def test_splits_with_other_classes_are_refused(image_folder: Path) -> None:
         ({"dataset": "folder/name"}, "expected hfds/..., wds/..., torch/... or an empty name, got 'folder/name'"),
         ({"dataset": "torch/nothing"}, "'torch/nothing' with split 'train' cannot be opened: Unknown"),
         ({"dataset": "torch/cifar10"}, "'torch/cifar10' with split 'train' cannot be opened: Dataset not found"),
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 0}, "num_classes: got 0, expected a whole number from 1"),
         ({"num_classes": 4, "val_split": "val"}, "num_classes is 4, but there are 3 class names"),
         ({"batch_size": 0}, "batch_size"),
     ],

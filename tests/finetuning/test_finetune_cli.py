@@ -1,11 +1,13 @@
 import importlib.util
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torchvision.io import write_jpeg
 
 from mhc_vision.cli import main
@@ -13,6 +15,7 @@ from mhc_vision.data import DigitsDataModule
 from mhc_vision.layers import connection_parameters
 from mhc_vision.training.load_model import load_model
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 COMBINATIONS = [
     *((method, connection) for method in ("full", "lora") for connection in ("baseline", "shc", "dhc", "mhc")),
     *(("connections", connection) for connection in ("shc", "dhc", "mhc")),
@@ -95,9 +98,33 @@ def test_neighbours_vote_on_the_features_of_the_frozen_model(finetune):
 
 
 def test_connections_make_no_difference_to_a_probe(finetune):
-    found = [_summary(finetune(method="knn", connection=one))["metrics"]["val/top1"] for one in ("baseline", "dhc")]
+    words = ("--overwrite", "true")
+    runs = ((_summary(finetune(*words, method="knn", connection=one))) for one in ("baseline", "dhc"))
+    found = [summary["metrics"]["val/top1"] for summary in runs]
     # features equal up to rounding: at most one of 360 votes turns
     assert found[0] == pytest.approx(found[1], abs=1.1 / 360)
+
+
+@pytest.mark.parametrize("method", ["knn", "linear"])
+def test_a_probe_that_is_terminated_leaves_nothing(finetune, monkeypatch, tmp_path, capsys, method):
+    def terminated(module, batch, batch_idx, dataloader_idx=0):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("mhc_vision.finetuning.module.FinetuneModule.predict_step", terminated)
+    with pytest.raises(SystemExit) as stopped:
+        finetune(method=method)
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err.endswith("mhc-vision: terminated\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_probe_may_be_made_again_but_not_over_a_training(finetune, capsys):
+    run_dir = finetune(method="knn")
+    finetune("--ckpt_path", "last", method="knn")
+    assert (run_dir / "metrics.jsonl").read_text().count("val/top1") == 1
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "checkpoints" / "best.ckpt").touch()
+    assert "holds a training" in _refused(capsys, lambda: finetune("--ckpt_path", "last", method="knn"))
 
 
 def test_a_run_with_an_average_ends_with_it(finetune):
@@ -159,7 +186,7 @@ def test_other_classes_with_test_images_of_their_own(folders, tmp_path, method, 
             *("--trainer.default_root_dir", str(tmp_path / "run")),
         ]
     )
-    assert "head: new; trainable parameters:" in capsys.readouterr().out
+    assert "head: new (new_head); trainable parameters:" in capsys.readouterr().out
     metrics = _summary(tmp_path / "run")["metrics"]
     for split, count in (("val", 8), ("test", 12)):
         assert round(metrics[f"{split}/top1"] * count, 3) == round(metrics[f"{split}/top1"] * count)
@@ -219,9 +246,9 @@ def _refused(capsys: pytest.CaptureFixture, run: Callable[[], object]) -> str:
         (("--model.name", "vit_base_patch16_244"), "nearest: vit_base_patch16_224"),
         (("--model.method", "connections"), "method: got 'connections' for a model without"),
         (("--model.method", "lora", "--model.lora_targets", "[attn.q]"), "'attn.q', which matches no linear layer"),
-        (("--model.lora_rank", "0"), "lora_rank: got 0"),
-        (("--model.layer_decay", "0"), "layer_decay must be in (0, 1], got 0"),
-        (("--model.probe_lrs", "[]"), "probe_lrs must be positive"),
+        (("--model.lora_rank", "0"), "lora_rank: got 0, expected a whole number from 1"),
+        (("--model.layer_decay", "0"), "layer_decay: got 0"),
+        (("--model.probe_lrs", "[]"), "probe_lrs: got [], expected one or more numbers"),
         (("--model.method", "knn", "--model.knn_k", "5000"), "only 1437 training images"),
         (("--model.method", "knn", "--ckpt_path", "some.ckpt"), "a probe has no steps to go on from"),
         (("--model.weights", "raw"), "has no average beside them"),
@@ -255,8 +282,29 @@ def test_a_start_whose_images_were_normalised_otherwise_is_warned_of(built, monk
         cli.fit(model=cli.model, datamodule=cli.datamodule)
 
 
+def test_a_baseline_of_a_start_with_connections_is_refused_and_silence_keeps_them(finetune, tmp_path, capsys):
+    run_dir = finetune(connection="shc")
+    start = ("--model.name", str(run_dir / "checkpoints" / "last.ckpt"))
+    again = tmp_path / "again"
+    message = _refused(capsys, lambda: finetune(*start, "--trainer.default_root_dir", str(again)))
+    assert "connection: got null, but" in message
+    assert "was trained with 'shc'; name that (connection: shc), leave it out" in message
+    assert not again.exists()
+    silent = ["--config", str(CONFIGS / "finetune" / "digits.yaml"), *start, "--trainer.max_epochs", "1"]
+    main(["finetune", *silent, "--trainer.limit_train_batches", "1", "--trainer.default_root_dir", str(again)])
+    assert "head: kept (the same 10 classes)" in capsys.readouterr().out
+    config = yaml.safe_load((again / "config.yaml").read_text())
+    assert (config["model"]["connection"], config["model"]["num_streams"]) == ("shc", 4)
+    assert _summary(again)["connection"] == "shc"
+    # the record repeats the run
+    main(["finetune", "--config", str(again / "config.yaml"), "--trainer.default_root_dir", str(tmp_path / "repeated")])
+    assert _summary(tmp_path / "repeated")["connection"] == "shc"
+
+
 def test_connections_of_the_start_have_the_parameters_of_the_record(built):
     model = built(connection="mhc").model
-    assert model.hparams["connection"] == "mhc"
+    for hparams in (model.hparams, model.hparams_initial):
+        assert hparams["connection"] == "mhc"
+        assert "class_names" not in hparams
     assert model.hparams["name"] == "test_vit"
     assert sum(parameter.numel() for _, parameter in connection_parameters(model.model)) > 0

@@ -26,3 +26,13 @@ def test_a_training_image_is_its_own_neighbour():
 def test_more_neighbours_than_images_are_refused():
     with pytest.raises(ValueError, match="knn_k: got 20, but there are only 5 training images"):
         knn_probabilities(torch.randn(1, 3), torch.randn(5, 3), torch.zeros(5, dtype=torch.int64), 2)
+
+
+# 1e25 is finite, but its square is not: normalised it would be zero, and all neighbours alike
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e25])
+@pytest.mark.parametrize("where", ["features", "queries"])
+def test_features_that_are_not_finite_are_refused_and_counted(bad, where):
+    given = {"features": torch.randn(30, 3), "queries": torch.randn(5, 3)}
+    given[where][2:4, 1] = bad
+    with pytest.raises(ValueError, match=rf"{where}: got NaN or infinity for 2 of (30|5) "):
+        knn_probabilities(given["queries"], given["features"], torch.zeros(30, dtype=torch.int64), 2)

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mhc_vision.finetuning.linear_probe import logistic_head, sgd_heads
+from mhc_vision.finetuning.probe import FeatureSet, fit_linear_probe
 
 
 @pytest.fixture
@@ -74,3 +75,26 @@ def test_two_classes_have_two_rows(blobs):
 def test_a_class_without_samples_is_named_a_fault(blobs):
     with pytest.raises(ValueError, match="needs samples of all 4 classes, 1 have none"):
         logistic_head(*blobs, 4, c=1.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e25])
+def test_features_that_are_not_finite_are_refused_and_counted(blobs, bad):
+    features, labels = blobs
+    features[5:8, 2] = bad
+    message = "features: got NaN or infinity for 3 of 600 training images"
+    with pytest.raises(ValueError, match=message):
+        sgd_heads(features, labels, 3, [0.1], epochs=1, seed=0)
+    with pytest.raises(ValueError, match=message):
+        logistic_head(features, labels, 3, c=1.0)
+
+
+def test_a_rate_that_diverges_is_never_chosen(blobs):
+    features, labels = blobs
+    # class 0 is the largest: what argmax makes of NaN would be the best
+    train = FeatureSet(features, torch.where(torch.arange(600) % 10 < 7, 0, labels))
+    settings = {"probe_lrs": [1e38, 0.001], "probe_epochs": 3, "probe_cs": []}
+    head, chosen, candidates = fit_linear_probe(train, 3, settings, seed=0)
+    assert (chosen.value, head.is_finite) == (0.001, True)
+    assert candidates[0].accuracy == 0
+    with pytest.raises(ValueError, match=r"probe_lrs: got \[1e\+38\], of which all diverge"):
+        fit_linear_probe(train, 3, {**settings, "probe_lrs": [1e38]}, seed=0)

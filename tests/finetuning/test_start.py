@@ -133,7 +133,9 @@ def test_what_does_not_fit_is_refused(files, tmp_path):
     assert "junk.pth cannot be loaded into test_vit" in message(name="test_vit", weights_file=tmp_path / "junk.pth")
     assert "cannot be loaded into vit_tiny_patch16_224" in message(name="vit_tiny_patch16_224", weights_file=weights)
     assert "with its own weights, expected a timm name" in message(name=exported, weights_file=weights)
-    assert "expected null or 'mhc'" in message(name="test_vit_mhc", connection="shc", weights_file=weights)
+    assert "expected 'mhc' or the plain model's name" in message(
+        name="test_vit_mhc", connection="shc", weights_file=weights
+    )
     assert "expected one of shc, dhc, mhc" in message(name=exported, connection="foo")
     assert "model_args must not hold ['img_size']" in message(name=exported, model_args={"img_size": 32})
     assert "got tanh without a connection" in message(name=exported, model_args={"tanh": True})
@@ -152,5 +154,68 @@ def test_connections_that_are_there_must_be_those_asked_for(files, tmp_path):
     start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, connection="dhc", num_streams=2)
     with pytest.raises(ValueError, match=r"connection: got 'mhc', but .* was trained with 'dhc'"):
         start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, connection="mhc", num_streams=2)
+    # null is a name, too: the plain model's
+    with pytest.raises(
+        ValueError, match=r"connection: got null, but .* was trained with 'dhc'; name that .*dhc\), leave"
+    ):
+        start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, connection=None)
+    with pytest.raises(ValueError, match=r"connection: got null for test_vit_mhc, expected 'mhc' or the plain model's"):
+        start_from("test_vit_mhc", num_classes=7, img_size=32, connection=None)
+    with pytest.raises(ValueError, match=r"num_streams: got 4, but .* was trained with 2"):
+        start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, num_streams=4)
     with pytest.raises(ValueError, match=r"num_streams: got 4, but .* was trained with 2"):
         start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, connection="dhc", num_streams=4)
+
+
+NAMES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"]
+
+
+@pytest.fixture(scope="module")
+def named(plain: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("named")
+    save_for_hf(plain, str(folder / "exported"), model_config={"label_names": NAMES}, safe_serialization=True)
+    return str(folder / "exported")
+
+
+@pytest.mark.parametrize("connection", [None, "mhc"])
+def test_the_same_classes_in_another_order_have_their_logits_in_that_order(plain, named, connection):
+    order = [3, 0, 6, 1, 5, 2, 4]
+    start = start_from(
+        named, num_classes=7, img_size=32, connection=connection, class_names=[NAMES[index] for index in order]
+    )
+    assert not start.new_head
+    assert start.head == "kept (the same 7 classes, its outputs put in the data's order)"
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(start.model.eval()(images), plain(images)[:, order], rtol=0, atol=1e-5)
+
+
+def test_both_heads_of_a_distilled_model_are_put_in_order(tmp_path):
+    model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, num_classes=3, depth=1)
+    save_for_hf(model, str(tmp_path / "deit"), model_config={"label_names": ["a", "b", "c"]}, safe_serialization=True)
+    start = start_from(str(tmp_path / "deit"), num_classes=3, img_size=32, class_names=["c", "a", "b"])
+    for ours, theirs in zip(start.model.get_classifier(), model.get_classifier(), strict=True):
+        assert torch.equal(ours.weight, theirs.weight[[2, 0, 1]])
+        assert torch.equal(ours.bias, theirs.bias[[2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("names", "new_head", "head"),
+    [
+        (NAMES, False, "kept (the same 7 classes)"),
+        (None, False, "kept (the data does not name its classes)"),
+        ([f"class {index}" for index in range(7)], False, "kept (the data does not name its classes)"),
+        ([*NAMES[:6], "owl"], True, "new (the start has gnu, the data has owl in their place)"),
+        (NAMES[:5], True, "new (the start has 7 classes, the data 5)"),
+    ],
+)
+def test_a_head_of_other_classes_gives_way(named, names, new_head, head):
+    start = start_from(named, num_classes=7 if names is None else len(names), img_size=32, class_names=names)
+    assert (start.new_head, start.head) == (new_head, head)
+    assert start.model.head.weight.any() != new_head
+
+
+def test_a_start_without_names_keeps_its_head(files):
+    start = start_from(str(files / "exported"), num_classes=7, img_size=32, class_names=NAMES)
+    assert start.head == "kept (the start does not name its classes)"
+    with pytest.raises(ValueError, match="class_names: got 2 class names, expected one for each of 7 classes"):
+        start_from(str(files / "exported"), num_classes=7, img_size=32, class_names=NAMES[:2])

@@ -49,5 +49,5 @@ def test_looking_changes_no_bit_of_the_run(train, tmp_path):
 
 @pytest.mark.parametrize("name", ["every_n_steps", "num_images"])
 def test_bad_arguments_are_named(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{name}: got 0, expected a whole number from 1"):
         ConnectionMonitor(**{name: 0})

@@ -69,6 +69,10 @@ def test_onnxruntime_gives_the_logits_of_a_checkpoint(train, tmp_path, capsys, c
             # fp32 rounding of logits of order one, added up in another order
             torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=0, atol=1e-5)
     record = json.loads((tmp_path / "onnx" / "model.json").read_text())
+    assert record["connection"] == (None if connection == "baseline" else connection)
+    assert record["num_streams"] == (1 if connection == "baseline" else 4)
+    assert record["architecture"]
+    assert len(record["weights_sha256"]) == 64
     assert record["input"]["name"] == session.get_inputs()[0].name
     assert record["input"]["shape"] == session.get_inputs()[0].shape == ["batch", 1, 8, 8]
     assert record["output"]["shape"] == session.get_outputs()[0].shape == ["batch", 10]

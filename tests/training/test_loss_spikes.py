@@ -77,10 +77,10 @@ def test_goes_on_from_its_state():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 0.0}, "threshold must be positive, got 0.0"),
-        ({"decay": 1.0}, r"decay must be in \(0, 1\), got 1.0"),
-        ({"warmup": 1}, "warmup must be at least 2 losses, got 1"),
-        ({"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
+        ({"threshold": 0.0}, "threshold: got 0.0, expected a finite number above 0"),
+        ({"decay": 1.0}, "decay: got 1.0, expected a finite number above 0 and below 1"),
+        ({"warmup": 1}, "warmup: got 1, expected a whole number from 2"),
+        ({"every_n_steps": 0}, "every_n_steps: got 0, expected a whole number from 1"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

@@ -9,6 +9,7 @@ import yaml
 from torchvision.io import write_jpeg
 
 from mhc_vision.cli import COMMANDS, main
+from mhc_vision.training.cli import TrainCLI
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -159,8 +160,8 @@ def test_an_unknown_command_is_named_with_those_there_are(capsys):
         (["--model.learning_rate", "1"], "learning_rate"),
         (["--model.connection", "hc"], "hc"),
         (["--model.name", "vit_bse_patch16_224"], "nearest: .*vit_base_patch16_224"),
-        (["--model.lr", "-1"], "lr must be positive, got -1.0"),
-        (["--data.batch_size", "0"], "batch_size must be at least 1, got 0"),
+        (["--model.lr", "-1"], "lr: got -1.0, expected a finite number above 0"),
+        (["--data.batch_size", "0"], "batch_size: got 0, expected a whole number from 1"),
         (["--config", "no_such_file.yaml"], "no_such_file.yaml"),
     ],
 )
@@ -211,7 +212,7 @@ def test_what_the_setup_refuses_is_a_message_and_keeps_the_earlier_config(train,
     run_dir = train()
     saved = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as stopped:
-        train(*words)
+        train("--overwrite", "true", *words)
     assert stopped.value.code == 2
     assert re.search(f"^mhc-vision: error: .*{message}", capsys.readouterr().err, re.MULTILINE)
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
@@ -248,9 +249,20 @@ def test_the_images_of_a_step_may_be_given_for_all_accumulated_batches(train):
     assert checkpoint["DigitsDataModule"]["batch_size"] == 4
 
 
+@pytest.mark.parametrize(("later", "total"), [("batch_size", None), ("total_batch_size", 12)])
+def test_of_two_batch_sizes_the_later_one_counts_and_says_so(tmp_path, capsys, later, total):
+    (tmp_path / "recipe.yaml").write_text("data: {init_args: {batch_size: 32, total_batch_size: 64}}\n")
+    words = ["--config", str(CONFIGS / "digits.yaml"), "--config", str(tmp_path / "recipe.yaml")]
+    words += [f"--data.{later}", "12", "--trainer.default_root_dir", str(tmp_path / "run")]
+    data = TrainCLI(words, run=False).datamodule
+    assert (data.batch_size, data.total_batch_size) == (12, total)
+    said = "data.batch_size: 12 replaces the data.total_batch_size 64 given before it\n"
+    assert (said in capsys.readouterr().out) == (later == "batch_size")
+
+
 def test_the_flat_and_the_long_form_of_a_data_option_are_the_same(train):
     for form in ("--data.batch_size", "--data.init_args.batch_size"):
-        run_dir = train(form, "4")
+        run_dir = train(form, "4", "--overwrite", "true")
         config = yaml.safe_load((run_dir / "config.yaml").read_text())
         assert config["data"]["init_args"]["batch_size"] == 4
 

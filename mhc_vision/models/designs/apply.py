@@ -7,6 +7,7 @@ import torch
 from timm.models.vision_transformer import Block, ParallelScalingBlock, VisionTransformer
 from torch import nn
 
+from mhc_vision.checks import check_choice
 from mhc_vision.kernels.checks import check_num_streams
 from mhc_vision.layers import connection_no_weight_decay
 from mhc_vision.models.designs.alt_up import AltUpBlock
@@ -130,8 +131,7 @@ def apply_design(model: nn.Module, design: str, num_streams: int = 4) -> Designe
 
 
 def _check_design(design: str, designs: tuple[str, ...]) -> None:
-    if not isinstance(design, str) or design not in designs:
-        raise ValueError(f"design: got {design!r}, expected one of {', '.join(designs)}")
+    check_choice("design", design, designs)
 
 
 def _use_norm_of_dual_stream(model: VisionTransformer) -> None:

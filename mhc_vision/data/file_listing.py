@@ -1,0 +1,109 @@
+"""Which files below a folder count, for every part of the library: nothing hidden, and each real folder once."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+
+def is_hidden(name: str) -> bool:
+    """Whether files and folders of this name are left out, as `._photo.jpg` and `.ipynb_checkpoints` are."""
+    return name.startswith(".")
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a file counts as an image, by its name alone."""
+    name = os.path.basename(path)
+    return not is_hidden(name) and name.lower().endswith(IMG_EXTENSIONS)
+
+
+def has_hidden_part(path: str, folder: Path) -> bool:
+    """Whether a file or one of the folders on the way to it from `folder` is hidden."""
+    return any(map(is_hidden, Path(path).relative_to(folder).parts))
+
+
+def walk_files(folder: Path, argument: str = "folder", refuse_loops: bool = False) -> list[tuple[str, str, list[str]]]:
+    """The folders below `folder`, itself included, and the files in each.
+
+    What is hidden is left out. Links to folders are followed, but for those that lead back up, and each real folder
+    counts once, wherever links lead to it from: however links are laid, this comes to an end.
+
+    Args:
+        folder: Where to begin; its own name does not matter.
+        argument: What an error calls the argument that the folder comes from.
+        refuse_loops: Raise an error for a link that leads back up, where others will list the folder after this.
+
+    Returns:
+        Path, real path and sorted names of the files of each folder, by path.
+
+    Raises:
+        ValueError: If a folder cannot be listed, or as above.
+    """
+    start = os.path.realpath(folder)
+    visited = {start}
+    found: list[tuple[str, str, list[str]]] = []
+    pending = [(str(folder), start)]
+    while pending:
+        directory, real = pending.pop()
+        files = []
+        folders = []
+        for entry in _entries(directory, argument):
+            if not _is_folder(entry):
+                files.append(entry.name)
+                continue
+            target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+            if refuse_loops and _contains(target, real):
+                raise ValueError(f"{argument}: the link {entry.path} leads back to {target}; take it away")
+            if target not in visited and not _contains(target, start):
+                visited.add(target)
+                folders.append((entry.path, target))
+        found.append((directory, real, files))
+        pending += reversed(folders)
+    return sorted(found)
+
+
+def folders_in(folder: Path, argument: str = "folder") -> list[str]:
+    """Sorted names of the folders in `folder`, without those that are hidden and links that lead back up.
+
+    Raises:
+        ValueError: If it cannot be listed.
+    """
+    start = os.path.realpath(folder)
+    return [
+        entry.name
+        for entry in _entries(str(folder), argument)
+        if _is_folder(entry) and not (entry.is_symlink() and _contains(os.path.realpath(entry.path), start))
+    ]
+
+
+def images_in(folder: Path, argument: str = "folder") -> list[str]:
+    """Paths of the image files in `folder` itself, sorted.
+
+    Raises:
+        ValueError: If it cannot be listed.
+    """
+    return [entry.path for entry in _entries(str(folder), argument) if is_image(entry.name) and not _is_folder(entry)]
+
+
+def _entries(directory: str, argument: str) -> Iterator["os.DirEntry[str]"]:
+    """What is in a folder and not hidden, by name."""
+    try:
+        with os.scandir(directory) as entries:
+            visible = [entry for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise ValueError(f"{argument}: {directory} cannot be listed: {error.strerror}") from error
+    return iter(sorted(visible, key=lambda entry: entry.name))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # a link to itself: what reads it says so
+        return False
+
+
+def _contains(folder: str, path: str) -> bool:
+    """Whether a real path is this folder or lies in it."""
+    return (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep)

@@ -1,0 +1,165 @@
+"""A run directory holds one run, of one process at a time, and nothing that a killed process has left half written."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mhc_vision.atomic_files import new_directory, replace_text, replaced_file
+from mhc_vision.directory_lock import locked_directory
+from mhc_vision.training.run_directory import RunDirectory
+
+
+def steps(run_dir) -> list[int]:
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [record["step"] for record in records if "train/loss" in record]
+
+
+def test_a_second_run_is_refused_and_may_replace_the_first(train, capsys):
+    run_dir = train("--model.lr", "0.001")
+    (run_dir / "notes.txt").write_text("mine")
+    saved = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as stopped:
+        train()
+    assert stopped.value.code == 2
+    words = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words.startswith(
+        f"mhc-vision: error: trainer.default_root_dir: got {run_dir}, which holds a run (checkpoints/"
+    )
+    assert all(way in words for way in ("--trainer.default_root_dir", "--ckpt_path last", "--overwrite true"))
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
+    (run_dir / "checkpoints" / "epoch=3.ckpt").touch()
+    train("--overwrite", "true", "--trainer.limit_train_batches", "2")
+    assert steps(run_dir) == [0, 1]
+    assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert not (run_dir / "checkpoints" / "epoch=3.ckpt").exists()
+    assert (run_dir / "notes.txt").read_text() == "mine"
+    assert "overwrite" not in (run_dir / "config.yaml").read_text()
+
+
+def test_a_run_that_goes_on_has_not_ended(train, monkeypatch):
+    run_dir = train()
+
+    def broken(module, batch, batch_idx):
+        raise RuntimeError("the machine is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mhc_vision.training.module.ClassificationModule.training_step", broken)
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            train("--ckpt_path", "last", "--trainer.max_epochs", "2")
+    assert not (run_dir / "summary.json").exists()
+    train("--ckpt_path", "last", "--trainer.max_epochs", "2")
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 6
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite", "true"]], ids=["plain", "overwrite"])
+def test_a_run_that_a_scheduler_starts_again_goes_on(train, monkeypatch, capsys, more):
+    run_dir = train()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train("--trainer.max_epochs", "2", *more)
+    assert f"resuming from {run_dir / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out
+    assert steps(run_dir) == list(range(6))
+
+
+def test_an_evaluation_is_no_part_of_the_log(train):
+    run_dir = train()
+    saved = (run_dir / "metrics.jsonl").read_bytes()
+    for subcommand in ("validate", "test"):
+        train("--ckpt_path", "last", subcommand=subcommand)
+    assert (run_dir / "metrics.jsonl").read_bytes() == saved
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_two_processes_cannot_train_in_one_directory(train, tmp_path, capsys):
+    code = (
+        "import sys, time; from pathlib import Path; from mhc_vision.directory_lock import locked_directory\n"
+        "with locked_directory(Path(sys.argv[1]), 'out', 'a run is'): print('locked', flush=True); time.sleep(60)"
+    )
+    run_dir = tmp_path / "run"
+    other = subprocess.Popen([sys.executable, "-c", code, str(run_dir)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(SystemExit) as stopped:
+            train()
+    finally:
+        other.kill()
+        other.wait()
+    assert stopped.value.code == 2
+    assert f"another run is at work in {run_dir} (process {other.pid} on " in capsys.readouterr().err
+    # what a killed process held is free
+    assert train() == run_dir
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_data_workers_do_not_keep_the_lock(tmp_path):
+    with locked_directory(tmp_path, "out", "a run is"):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+    try:
+        with locked_directory(tmp_path, "out", "a run is"):
+            pass
+    finally:
+        worker.kill()
+        worker.join()
+
+
+def test_what_killed_processes_left_goes_and_what_is_being_written_stays(tmp_path):
+    host = socket.gethostname().partition(".")[0]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folder = tmp_path / "checkpoints"
+    dead = [
+        f".last.ckpt.{host}-{gone.pid}-abcdefgh.tmp",
+        ".best.ckpt.another-machine-7-abcdefgh.tmp",
+        ".last.ckpt.abcd1234",
+    ]
+    for name in dead:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "last.ckpt").touch()
+    (tmp_path / ".config.yaml.abcd1234").touch()
+    alive = folder / f".last.ckpt.{host}-{os.getpid()}-abcdefgh.tmp"
+    alive.mkdir()
+    (folder / ".mine.tmpl").touch()
+    with RunDirectory(tmp_path).locked():
+        assert sorted(path.name for path in folder.iterdir()) == sorted([alive.name, ".mine.tmpl"])
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints"]
+
+
+def test_a_write_removes_what_a_killed_one_has_left_of_the_same_file(tmp_path):
+    host = socket.gethostname().partition(".")[0]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".out.json.{host}-{gone.pid}-abcdefgh.tmp").mkdir()
+    (tmp_path / f".other.{host}-{gone.pid}-abcdefgh.tmp").mkdir()
+    replace_text(tmp_path / "out.json", "{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".other.{host}-{gone.pid}-abcdefgh.tmp", "out.json"]
+
+
+def test_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    done: list[tuple[str, str]] = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+    names = {}
+    opened = os.open
+
+    def open_noted(path, *args, **kwargs):
+        handle = opened(path, *args, **kwargs)
+        names[handle] = os.path.basename(path)
+        return handle
+
+    monkeypatch.setattr(os, "open", open_noted)
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append(("sync", names[handle])), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append(("name", paths[1].name)), replace(*paths)))
+    monkeypatch.setattr(os, "rename", lambda *paths: (done.append(("name", paths[1].name)), rename(*paths)))
+    with replaced_file(tmp_path / "file") as temporary:
+        temporary.write_text("content")
+    assert done == [("sync", "file"), ("name", "file"), ("sync", tmp_path.name)]
+    done.clear()
+    with new_directory(tmp_path / "folder") as temporary:
+        (temporary / "inner").write_text("content")
+    assert [done[0], *done[2:]] == [("sync", "inner"), ("name", "folder"), ("sync", tmp_path.name)]
