@@ -20,6 +20,7 @@ from torch import nn
 
 import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.layers import CONNECTIONS
 
 
 def step_seconds(model: nn.Module, images: torch.Tensor) -> float:
@@ -61,7 +62,7 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["vit_small_patch16_224", "vit_tiny_patch16_224"])
-    parser.add_argument("--connection", default="mhc", choices=["shc", "dhc", "mhc"])
+    parser.add_argument("--connection", default="mhc", choices=list(CONNECTIONS))
     parser.add_argument("--num-streams", type=int, default=4)
     parser.add_argument("--sinkhorn-iters", type=int, default=20, help="of mhc")
     parser.add_argument("--batch-size", type=int, default=8)

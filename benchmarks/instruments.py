@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.layers import CONNECTIONS
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.connection_monitor import ConnectionMonitor
 from mhc_vision.training.jsonl_logger import JsonlLogger
@@ -100,7 +101,7 @@ def _words(connection: str, steps: int, batch_size: int, run_dir: str) -> list[s
 def main() -> None:
     """Measures and prints one JSON line an instrument."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--connection", default="mhc", choices=("baseline", "shc", "dhc", "mhc"))
+    parser.add_argument("--connection", default="mhc", choices=("baseline", *CONNECTIONS))
     parser.add_argument("--steps", type=int, default=205, help=f"the first {WARMUP_STEPS} are not counted")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--json", type=Path, help="also write the rows, with versions, to this file")

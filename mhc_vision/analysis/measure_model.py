@@ -124,7 +124,7 @@ class _Collectors:
     def _add_streams(self, place: int, streams: Tensor, description: str) -> None:
         if not streams.isfinite().all():
             raise ValueError(
-                f"model: got streams with NaN or infinity in front of {description}, expected finite ones: it has "
+                f"model: got streams with NaN or infinity before {description}, expected finite ones; it has "
                 "diverged in training, or the images are not finite"
             )
         self.streams.add(place, streams)

@@ -12,7 +12,7 @@ from torch import nn
 
 from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.layers import CONNECTIONS, HyperConnection
-from mhc_vision.layers.macs import connection_macs, image_macs
+from mhc_vision.layers.macs import image_macs
 from mhc_vision.models import hyperconnect
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
 
@@ -49,7 +49,7 @@ def _row(name: str, num_streams: int) -> dict[str, str]:
         added = _num_parameters(hyper) - parameters
         num_tokens = hyper.patch_embed.num_patches + hyper.num_prefix_tokens
         connections = [module for module in hyper.modules() if isinstance(module, HyperConnection)]
-        added_macs = num_tokens * sum(connection_macs(module) for module in connections)
+        added_macs = num_tokens * sum(module.macs() for module in connections)
         row[f"`{connection}` adds"] = f"{added:,} ({100 * added / parameters:.2g} %)"
         row[f"GMACs `{connection}` adds"] = f"{added_macs / 1e9:.2g} ({100 * added_macs / macs:.2g} %)"
     return row

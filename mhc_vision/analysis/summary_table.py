@@ -1,4 +1,4 @@
-"""The figures of an analysis that a reader looks at first."""
+"""The most important figures of an analysis as a table."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a measure: `measure`, `value` and `plain residual`, the value that a plain residual network has.
+    """One row per measure: `measure`, `value` and `plain residual`, the value that a plain residual network has.
 
     Args:
         record: of `measure_model`.

@@ -1,12 +1,12 @@
-"""Modules of hyper-connections: usable around any branch, in any network."""
+"""Hyper-connections as modules, usable around any branch in any network."""
 
 from mhc_vision.kernels import Coefficients
 from mhc_vision.layers.block import HyperBlock
 from mhc_vision.layers.connect import check_block_class, check_blocks, connect_blocks, disconnect_blocks
-from mhc_vision.layers.connection import HyperConnection
+from mhc_vision.layers.connection import HyperConnection, Opened
 from mhc_vision.layers.constraints import CONSTRAINTS, Constraint, create_constraint
 from mhc_vision.layers.dynamic import DynamicHyperConnection
-from mhc_vision.layers.factory import CONNECTIONS, check_connection, create_connection
+from mhc_vision.layers.factory import CONNECTIONS, check_connection, connection_options, create_connection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters, muon_fallback_list
 from mhc_vision.layers.recording import (
@@ -38,6 +38,7 @@ __all__ = [
     "HyperBlock",
     "HyperConnection",
     "ManifoldHyperConnection",
+    "Opened",
     "StaticHyperConnection",
     "StreamExpansion",
     "StreamReduction",
@@ -46,6 +47,7 @@ __all__ = [
     "check_connection",
     "connect_blocks",
     "connection_no_weight_decay",
+    "connection_options",
     "connection_parameters",
     "create_connection",
     "create_constraint",

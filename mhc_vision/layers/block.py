@@ -1,4 +1,4 @@
-"""HyperBlock and its kin: the blocks of timm's `VisionTransformer` with connections in place of their two additions."""
+"""The blocks of timm's `VisionTransformer` with hyper-connections in place of their two additions: `HyperBlock`, ..."""
 
 from typing import TYPE_CHECKING, Any
 

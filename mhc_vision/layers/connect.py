@@ -1,4 +1,4 @@
-"""From a stack of timm's blocks to hyper-connected ones, and back, in place."""
+"""Turn a stack of timm's blocks into hyper-connected ones, and back, in place."""
 
 from typing import Any, cast
 
@@ -32,8 +32,8 @@ def check_block_class(block_class: Any) -> None:
         kinds = ", ".join(block.__name__ for block in HYPER_BLOCKS)
         name = getattr(block_class, "__name__", repr(block_class))
         raise ValueError(
-            f"blocks: got {name}, expected one of {kinds}: blocks with one addition after attention and one after the "
-            "MLP, which connections can replace"
+            f"blocks: got {name}, expected one of {kinds}; connections replace the addition after attention and the "
+            "one after the MLP"
         )
 
 
@@ -47,9 +47,9 @@ def check_blocks(blocks: nn.Module) -> None:
     for index, block in enumerate(cast(nn.Sequential, blocks)):
         check_block_class(type(block))
         if "forward" in vars(block):
-            raise ValueError(f"blocks: got a forward of its own in block {index}, which connections would not run in")
+            raise ValueError(f"blocks: got a forward of its own in block {index}, expected its class's")
         if id(block) in seen:
-            raise ValueError(f"blocks: got block {index} a second time, expected blocks of their own")
+            raise ValueError(f"blocks: got block {index} a second time, expected each block once")
         seen.add(id(block))
 
 
@@ -63,8 +63,8 @@ def connect_blocks(
 ) -> None:
     """Replace the residual additions of timm's blocks by hyper-connections; all other modules stay what they are.
 
-    The blocks and their container keep their identity and change their class, as under PyTorch's `fully_shard`, so that
-    names, parameters, hooks and references held elsewhere stay valid.
+    The blocks and their container keep their identity and change their class, as under PyTorch's `fully_shard`: names,
+    parameters, hooks and references held elsewhere stay valid.
 
     Args:
         blocks: `nn.Sequential` or `nn.ModuleList` of timm blocks.

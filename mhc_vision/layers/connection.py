@@ -1,19 +1,36 @@
-"""HyperConnection: what every connection does, whatever makes its coefficients."""
+"""HyperConnection: the base of all connections, which reads, merges and observes, whatever makes the maps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mhc_vision.checks import check_whole_number
-from mhc_vision.kernels import Coefficients, merge_streams, read_streams
+from mhc_vision.kernels import Coefficients
 from mhc_vision.kernels.checks import check_dtype, check_num_streams
+from mhc_vision.layers import ops
 
-torch.fx.wrap("read_streams")
-torch.fx.wrap("merge_streams")
+Observer = Callable[[Tensor, Tensor, Coefficients], None]
+"""Gets the streams (..., n, C) before a branch, the tokens (..., C) that the branch reads, and the maps."""
 
-NOTHING_LEARNS = "learn_pre, learn_post, learn_res: no map learns; expected one that does, or the plain model"
+NOTHING_LEARNS = "learn_pre, learn_post, learn_res: got no map that learns, expected one; or take the plain model"
+
+
+class Opened(NamedTuple):
+    """What a connection hands out before its branch: the branch's input, and what `merge` needs after it."""
+
+    tokens: Tensor
+    """(..., C): what the branch reads."""
+    streams: Tensor
+    """(..., n, C): the streams to merge."""
+    res: Tensor
+    """(..., n, n), `[out, in]`, or (n, n): what the streams become."""
+    post: Tensor
+    """(..., n), or (n,): how much of the branch output each stream receives."""
 
 
 class HyperConnection(nn.Module, ABC):
@@ -63,6 +80,7 @@ class HyperConnection(nn.Module, ABC):
         self.learn_pre = learn_pre
         self.learn_post = learn_post
         self.learn_res = learn_res
+        self._observers: OrderedDict[int, Observer] = OrderedDict()
 
     @abstractmethod
     def coefficients(self, streams: Tensor) -> Coefficients:
@@ -76,21 +94,62 @@ class HyperConnection(nn.Module, ABC):
         """timm's name for `reset_parameters`."""
         self.reset_parameters()
 
-    def open(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the branch reads, and what `merge` needs after it.
+    def open(self, streams: Tensor) -> Opened:
+        """What the branch reads, and what `merge` needs after it; observers see it.
 
         Args:
             streams: (..., n, C).
-
-        Returns:
-            The input of the branch, (..., C); the streams to merge, (..., n, C); the maps `res` and `post`.
         """
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out what this alone guards)
+            if self.is_observed():
+                return self._open_observed(streams)
+        return self.read(streams)
+
+    def read(self, streams: Tensor) -> Opened:
+        """`open` without observers; for subclasses that make maps and read in one pass over the streams."""
         pre, post, res = self.coefficients(streams)
-        return read_streams(streams, pre), streams, res, post
+        return Opened(ops.read_streams(streams, pre), streams, res, post)
 
     def merge(self, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
         """(..., n, C), (..., C), (..., n, n), (..., n) -> (..., n, C): the streams after the branch's `output`."""
-        return merge_streams(streams, output, res, post)
+        return ops.merge_streams(streams, output, res, post)
+
+    def register_observer(self, observer: Observer) -> RemovableHandle:
+        """Call `observer(streams, tokens, maps)`, with detached tensors, each time the connection is opened.
+
+        The maps are made by `coefficients` then, and the model runs block by block. TorchScript has no observers.
+
+        Args:
+            observer: gets the streams (..., n, C), the branch's input (..., C) and the maps: (..., n), (..., n) and
+                (..., n, n), or without (...) where all tokens share them.
+
+        Returns:
+            A handle whose `remove()` ends it.
+        """
+        handle = RemovableHandle(self._observers)
+        self._observers[handle.id] = observer
+        return handle
+
+    def is_observed(self) -> bool:
+        """Whether there are observers, which need the maps of every call of `open`."""
+        return bool(self._observers)
+
+    def _open_observed(self, streams: Tensor) -> Opened:
+        pre, post, res = self.coefficients(streams)
+        opened = Opened(ops.read_streams(streams, pre), streams, res, post)
+        maps = Coefficients(pre.detach(), post.detach(), res.detach())
+        for observer in list(self._observers.values()):
+            observer(streams.detach(), opened.tokens.detach(), maps)
+        return opened
+
+    def macs(self) -> int:
+        """Multiply-accumulates for one token: n·C to read and (n² + n)·C to merge.
+
+        Subclasses add what their maps cost. What is the same for every channel is left out: tanh, sigmoid,
+        Sinkhorn-Knopp.
+        """
+        n = self.num_streams
+        return n * self.dim + (n * n + n) * self.dim
 
     @torch.jit.unused
     def forward(self, streams: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
@@ -105,6 +164,22 @@ class HyperConnection(nn.Module, ABC):
         """
         tokens, streams, res, post = self.open(streams)
         return self.merge(streams, branch(tokens), res, post)
+
+    @classmethod
+    def describe_state(cls, entries: Mapping[str, Tensor], dim: int) -> str | None:
+        """What the entries of a state dict say about a connection of this class, for messages and comparisons.
+
+        Args:
+            entries: of one connection, named as its parameters are.
+            dim: channels C.
+
+        Returns:
+            The options that show, here as the shapes of all parameters; None if another class made the entries.
+        """
+        names = [name for name, _ in cls(1, device="meta").named_parameters()]  # type: ignore[call-arg]
+        if not entries or sorted(entries) != sorted(names):
+            return None
+        return ", ".join(f"{name} {tuple(entries[name].shape)}" for name in names)
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""

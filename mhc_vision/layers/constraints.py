@@ -13,11 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mhc_vision.checks import check_choice
-from mhc_vision.kernels import sinkhorn_knopp
-from mhc_vision.kernels.combination import combine_matrices
-
-torch.fx.wrap("combine_matrices")
-torch.fx.wrap("sinkhorn_knopp")
+from mhc_vision.layers import ops
 
 
 class Constraint(nn.Module, ABC):
@@ -75,7 +71,7 @@ class SinkhornConstraint(Constraint):
 
     def forward(self, logits: Tensor) -> Tensor:
         """(..., n²) -> (..., n, n)."""
-        return sinkhorn_knopp(logits.unflatten(-1, (self.num_streams, self.num_streams)), self.num_iters)
+        return ops.sinkhorn_knopp(logits.unflatten(-1, (self.num_streams, self.num_streams)), self.num_iters)
 
 
 class FixedBasisConstraint(Constraint):
@@ -97,7 +93,7 @@ class FixedBasisConstraint(Constraint):
     def combine(self, weights: Tensor) -> Tensor:
         """(..., num_matrices) -> (..., n, n)."""
         n = self.num_streams
-        return combine_matrices(weights, self.basis).unflatten(-1, (n, n))
+        return ops.combine_matrices(weights, self.basis).unflatten(-1, (n, n))
 
 
 class PermutationConstraint(FixedBasisConstraint):

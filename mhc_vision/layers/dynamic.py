@@ -1,14 +1,15 @@
 """Dynamic hyper-connections (DHC): static maps plus a correction that each token makes for itself."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.kernels import Coefficients, project_streams
+from mhc_vision.kernels import Coefficients
 from mhc_vision.kernels.checks import check_eps
+from mhc_vision.layers import ops
 from mhc_vision.layers.connection import HyperConnection, parameter_dtype
-from mhc_vision.layers.static import register_static_maps, reset_static_maps
-
-torch.fx.wrap("project_streams")
+from mhc_vision.layers.static import describe_static_maps, register_static_maps, reset_static_maps
 
 
 class DynamicHyperConnection(HyperConnection):
@@ -80,7 +81,7 @@ class DynamicHyperConnection(HyperConnection):
 
     def coefficients(self, streams: Tensor) -> Coefficients:
         """Maps of every token: shapes (..., n), (..., n), (..., n, n); without (...) those that do not learn."""
-        dynamic = project_streams(streams, self.norm_weight, self.norm_bias, self.weight, self.eps)
+        dynamic = ops.project_streams(streams, self.norm_weight, self.norm_bias, self.weight, self.eps)
         if self.tanh:
             dynamic = torch.tanh(dynamic)
         pre, post, res = self.pre, self.post, self.res
@@ -91,3 +92,12 @@ class DynamicHyperConnection(HyperConnection):
         if self.learn_res:
             res = res + self.scale[0] * dynamic[..., -self.num_streams :].transpose(-2, -1)
         return Coefficients(pre, post, res)
+
+    @classmethod
+    def describe_state(cls, entries: Mapping[str, Tensor], dim: int) -> str | None:
+        """The number of streams, and the maps that learn if not all do."""
+        return describe_static_maps(entries) if "weight" in entries else None
+
+    def macs(self) -> int:
+        """And the projection, n·C for each row of W: (n + 2)·n·C where all maps learn."""
+        return super().macs() + len(self.weight) * self.num_streams * self.dim

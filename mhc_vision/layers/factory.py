@@ -1,7 +1,6 @@
-"""From the name of a connection, as in model names and configs, to the module."""
+"""The connections by name, as in model names and configs."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +12,24 @@ from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import create_reduction
 
-CONNECTIONS: dict[str, Callable[..., HyperConnection]] = {
+CONNECTIONS: dict[str, type[HyperConnection]] = {
     "shc": StaticHyperConnection,
     "dhc": DynamicHyperConnection,
     "mhc": ManifoldHyperConnection,
 }
+
+# arguments of connections that a model gives them itself, or leaves at their default
+_NOT_OF_MODELS = {"dim", "num_streams", "layer_index", "eps", "device", "dtype"}
+
+
+def connection_options() -> dict[str, tuple[str, ...]]:
+    """The options of a model that belong to its connections, and the connections that have each of them."""
+    options: dict[str, tuple[str, ...]] = {}
+    for connection, connection_class in CONNECTIONS.items():
+        for option in inspect.signature(connection_class).parameters:
+            if option not in _NOT_OF_MODELS:
+                options[option] = (*options.get(option, ()), connection)
+    return options
 
 
 def create_connection(
@@ -49,12 +61,16 @@ def create_connection(
     known = inspect.signature(connection_class).parameters.keys()
     if unknown := given.keys() - known:
         name = min(unknown)
-        hint = nearest(name, known)
-        raise ValueError(f"{name}: got {given[name]!r}, but connection {connection!r} has no such option{hint}")
-    return connection_class(dim, num_streams, layer_index, device=device, dtype=dtype, **given)
+        having = ", ".join(connection_options().get(name, ())) or "none"
+        raise ValueError(
+            f"{name}: got {given[name]!r}, but connection {connection!r} has no such option (connections that have it: "
+            f"{having}); leave it out{nearest(name, known)}"
+        )
+    make: Any = connection_class
+    return make(dim, num_streams, layer_index, device=device, dtype=dtype, **given)
 
 
 def check_connection(connection: str, num_streams: int, stream_reduce: str = "mean", **options: Any) -> None:
-    """Raise the ValueError that a model with these options would end in, before anything of it is built."""
+    """Raise ValueError unless connections with these options can be made; nothing is built yet."""
     create_connection(connection, 1, num_streams, device="meta", **options)
     create_reduction(stream_reduce, 1, num_streams, device="meta")

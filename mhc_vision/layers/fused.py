@@ -25,7 +25,7 @@ def can_fuse(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:
     """Whether these blocks can run fused on these tokens, (B, N, C).
 
     They can where the Triton kernels run, every block is a `HyperBlock` of Sinkhorn-constrained mHC, all of whose maps
-    learn, with LayerNorms, and nobody listens to a module whose work the boundary takes over.
+    learn, with LayerNorms, and no hook or observer waits at a module whose work the boundary takes over.
     """
     # what torch.fx traces with is no tensor
     if is_traced() or not isinstance(tokens, Tensor) or tokens.dim() != 3:
@@ -43,6 +43,7 @@ def is_fusable(blocks: Iterable[nn.Module]) -> bool:
         all(_can_fuse_block(block) for block in stack)
         and isinstance(getattr(first, "expansion", None), StreamExpansion)
         and isinstance(getattr(last, "reduction", None), StreamReduction)
+        and not any(_has_hooks(end) for end in (first.expansion, last.reduction))
         and all(type(block.expansion) is nn.Identity for block in stack[1:])
         and all(type(block.reduction) is nn.Identity for block in stack[:-1])
     )
@@ -58,6 +59,7 @@ def _can_fuse_block(block: Any) -> bool:
         all(isinstance(connection, ManifoldHyperConnection) for connection in connections)
         and all(connection.learn_pre and connection.learn_post for connection in connections)
         and all(isinstance(connection.constraint, SinkhornConstraint) for connection in connections)
+        and not any(connection.is_observed() for connection in connections)
         and block.connection1.num_streams <= MAX_FUSED_STREAMS
         and all(isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in norms)
         and not any(_has_hooks(module) for module in (*taken_over, *(c.constraint for c in connections)))

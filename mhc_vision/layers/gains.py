@@ -60,7 +60,7 @@ def composite_maps(maps: Sequence[Tensor]) -> list[Tensor]:
         maps: `res` of the L branches, in order.
 
     Returns:
-        L products; entry l is res_{L-1} · ... · res_l, what the streams in front of branch l become at the end, so the
+        L products; entry l is res_{L-1} · ... · res_l, what the streams before branch l become at the end, so the
         first one spans the whole network.
     """
     products: list[Tensor] = []

@@ -1,24 +1,24 @@
 """Manifold-constrained hyper-connections (mHC): `res` lives on a manifold, `pre` and `post` are bounded."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from mhc_vision.checks import check_number
-from mhc_vision.kernels import Coefficients, branch_input, read_streams, stream_logits
+from mhc_vision.kernels import Coefficients
 from mhc_vision.kernels.checks import check_eps, check_num_iters
+from mhc_vision.layers import ops
 from mhc_vision.layers.connection import (
     NOTHING_LEARNS,
     HyperConnection,
+    Opened,
     initial_pre,
     initial_pre_logits,
     parameter_dtype,
     register_map,
 )
 from mhc_vision.layers.constraints import create_constraint
-
-torch.fx.wrap("branch_input")
-torch.fx.wrap("read_streams")
-torch.fx.wrap("stream_logits")
 
 
 class ManifoldHyperConnection(HyperConnection):
@@ -44,8 +44,7 @@ class ManifoldHyperConnection(HyperConnection):
         constraint: of `res`: `sinkhorn` (the paper's), `permutation` (n <= 5), `kronecker` (n a power of two),
             `orthogonal` or `identity` (res = I, no parameters).
         pre_init: initial entry of `pre` for the favoured stream, between 0 and 1; the others share the rest. None is
-            0.7 where `pre` learns and 1/n where it does not. Without meaning for n = 1, where `pre` starts as close to
-            one as a sigmoid that can still move comes.
+            0.7 where `pre` learns and 1/n where it does not. Without effect for n = 1, where `pre` starts close to one.
         res_init: initial off-diagonal logit of `res` against 0 on the diagonal, from -30 to 0. `permutation` and
             `kronecker` start with the diagonal that this gives; `orthogonal` and `identity` with the identity.
         eps: of the RMS norm, positive.
@@ -119,7 +118,7 @@ class ManifoldHyperConnection(HyperConnection):
 
     def coefficients(self, streams: Tensor) -> Coefficients:
         """Maps of every token: (..., n), (..., n), (..., n, n); without (...) those that do not learn, and identity."""
-        logits = stream_logits(streams, self.weight, self.row_scale(), self.bias, self.eps)
+        logits = ops.stream_logits(streams, self.weight, self.row_scale(), self.bias, self.eps)
         if self.learn_pre:
             pre = torch.sigmoid(logits[..., : self.num_streams])
             logits = logits[..., self.num_streams :]
@@ -128,18 +127,30 @@ class ManifoldHyperConnection(HyperConnection):
         res, post = self._bounded(logits)
         return Coefficients(pre, post, res)
 
-    def open(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def read(self, streams: Tensor) -> Opened:
         """As in `HyperConnection`; where `pre` and `post` learn, logits and branch input take one pass over streams."""
         if self.learn_pre and self.learn_post:
-            tokens, logits, streams = branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
+            tokens, logits, streams = ops.branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
             res, post = self._bounded(logits)
         else:
             pre, post, res = self.coefficients(streams)
-            tokens = read_streams(streams, pre)
-        return tokens, streams, res, post
+            tokens = ops.read_streams(streams, pre)
+        return Opened(tokens, streams, res, post)
+
+    @classmethod
+    def describe_state(cls, entries: Mapping[str, Tensor], dim: int) -> str | None:
+        """The number of streams, and the logits, which differ between constraints, and the maps that learn."""
+        if not {"weight", "scale", "bias"} <= entries.keys():
+            return None
+        num_streams = entries["weight"].shape[-1] // dim
+        return f"num_streams={num_streams} and {len(entries['bias'])} logits of {len(entries['scale'])} maps"
+
+    def macs(self) -> int:
+        """And the projection, n·C for each row of φ: (n² + 2n)·n·C for Sinkhorn, where all maps learn."""
+        return super().macs() + len(self.weight) * self.num_streams * self.dim
 
     def row_scale(self) -> Tensor:
-        """One scale a row of `weight`, from the one that each map has."""
+        """One scale per row of `weight`: the one of the row's map."""
         return torch.cat([self.scale[i].expand(rows) for i, rows in enumerate(self.rows_of_maps)])
 
     def _bounded(self, logits: Tensor) -> tuple[Tensor, Tensor]:

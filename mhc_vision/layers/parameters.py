@@ -1,4 +1,4 @@
-"""Which parameters of a model belong to its connections, and what optimisers must know of them."""
+"""The parameters that connections add to a model, and how optimisers treat them."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ def muon_fallback_list(model: nn.Module) -> list[str]:
     """Names of the connection parameters that Muon would take for weight matrices.
 
     Muon orthogonalises the update of every parameter with two or more dimensions. The maps of a connection and the
-    projections that make them are coefficients, one entry a stream: give these names to timm as
+    projections that make them are coefficients, one entry per stream: give these names to timm as
     `create_optimizer_v2(model, opt='muon', fallback_list=muon_fallback_list(model))`, and AdamW trains them.
     """
     return [name for name, parameter in connection_parameters(model) if parameter.ndim > 1]

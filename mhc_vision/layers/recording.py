@@ -1,17 +1,17 @@
-"""What the connections of a model do with one batch: their maps, what they read, and the streams, as they are made."""
+"""Observe the connections of a model while it runs: maps, branch inputs, streams and read-out."""
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.kernels import Coefficients, read_streams, use_backend
+from mhc_vision.kernels import Coefficients, use_backend
 from mhc_vision.layers.connection import HyperConnection
 from mhc_vision.layers.streams import GatedReduction, StreamReduction
 
-Opened = tuple[Tensor, Tensor, Tensor, Tensor]
 ConnectionObserver = Callable[[str, Tensor, Tensor, Coefficients], None]
 
 
@@ -24,8 +24,8 @@ def named_connections(model: nn.Module) -> dict[str, HyperConnection]:
 def observe_connections(model: nn.Module, observer: ConnectionObserver) -> Iterator[None]:
     """Call `observer(name, streams, tokens, maps)` at every connection while the `with` block runs the model.
 
-    It gets the connection's name, the streams (B, N, n, C) in front of it, what its branch reads (B, N, C), and its
-    maps: (B, N, n), (B, N, n), (B, N, n, n), or without B and N where all tokens share them; all detached. What it does
+    It gets the connection's name, the streams (B, N, n, C) before it, what its branch reads (B, N, C), and its maps:
+    (B, N, n), (B, N, n), (B, N, n, n), or without B and N where all tokens share them; all detached. What it does
     not keep is freed, so the memory is that of a forward pass. The model runs block by block and on plain PyTorch
     meanwhile, as the fused kernels keep their maps to themselves; a compiled model has to be run eagerly
     (`torch.compiler.set_stance("force_eager")`).
@@ -34,24 +34,22 @@ def observe_connections(model: nn.Module, observer: ConnectionObserver) -> Itera
         model: with hyper-connections; others have nothing to observe.
         observer: called in the order in which the connections run.
     """
-    connections = named_connections(model)
-    for name, connection in connections.items():
-        connection.open = _observed_open(name, connection, observer)  # type: ignore[assignment]
+    connections = named_connections(model).items()
+    handles = [connection.register_observer(partial(observer, name)) for name, connection in connections]
     try:
         with use_backend("torch"):
             yield
     finally:
-        for connection in connections.values():
-            del connection.open
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
 def observe_reduction(model: nn.Module, observer: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
     """Call `observer(streams, weights)` at the read-out of the streams while the `with` block runs the model.
 
-    It gets the streams (B, N, n, C) behind the last branch, and the weights of their sum that the model reads: (n,), or
-    (B, N, n) of a gated read-out. Where whole stacks run fused, the read-out is no module call: use this within
-    `observe_connections`.
+    It gets the streams (B, N, n, C) after the last branch, and the weights of their sum that the model reads: (n,), or
+    (B, N, n) of a gated read-out. The model runs block by block meanwhile.
     """
 
     def observe(module: StreamReduction | GatedReduction, inputs: tuple[Tensor]) -> None:
@@ -86,20 +84,10 @@ def record_coefficients(model: nn.Module) -> Iterator[dict[str, Coefficients]]:
 
 
 def initial_coefficients(connection: HyperConnection) -> Coefficients:
-    """The maps with which a connection like this one starts, the same for every token: (n,), (n,), (n, n)."""
+    """The maps at the start of a connection like this one, the same for every token: (n,), (n,), (n, n)."""
     fresh = copy.deepcopy(connection)
     fresh.reset_parameters()
     # no token has an influence yet
     streams = next(fresh.parameters()).new_zeros(fresh.num_streams, fresh.dim)
     with torch.no_grad(), use_backend("torch"):
         return fresh.coefficients(streams)
-
-
-def _observed_open(name: str, connection: HyperConnection, observer: ConnectionObserver) -> Callable[[Tensor], Opened]:
-    def observe_and_open(streams: Tensor) -> Opened:
-        pre, post, res = connection.coefficients(streams)
-        tokens = read_streams(streams, pre)
-        observer(name, streams.detach(), tokens.detach(), Coefficients(pre.detach(), post.detach(), res.detach()))
-        return tokens, streams, res, post
-
-    return observe_and_open

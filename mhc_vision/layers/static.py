@@ -1,5 +1,7 @@
 """Static hyper-connections (SHC): the maps are parameters."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +56,11 @@ class StaticHyperConnection(HyperConnection):
         """The maps themselves: shapes (n,), (n,), (n, n), one for all tokens."""
         return Coefficients(self.pre, self.post, self.res)
 
+    @classmethod
+    def describe_state(cls, entries: Mapping[str, Tensor], dim: int) -> str | None:
+        """The number of streams, and the maps that learn if not all do."""
+        return None if "weight" in entries else describe_static_maps(entries)
+
 
 def register_static_maps(connection: HyperConnection, device: torch.device | str | None, dtype: torch.dtype) -> None:
     """Give a connection its `pre`, `post` and `res`, to be filled by `reset_static_maps`."""
@@ -61,6 +68,15 @@ def register_static_maps(connection: HyperConnection, device: torch.device | str
     register_map(connection, "pre", torch.empty(n, device=device, dtype=dtype), connection.learn_pre)
     register_map(connection, "post", torch.empty(n, device=device, dtype=dtype), connection.learn_post)
     register_map(connection, "res", torch.empty(n, n, device=device, dtype=dtype), connection.learn_res)
+
+
+def describe_static_maps(entries: Mapping[str, Tensor]) -> str | None:
+    """The number of streams, and the maps that learn if not all do; None if there are no maps."""
+    maps = [name for name in ("pre", "post", "res") if name in entries]
+    if not maps:
+        return None
+    learned = "" if len(maps) == 3 else f", learned: {' and '.join(maps)}"
+    return f"num_streams={len(entries[maps[0]])}{learned}"
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""StreamBlock: what makes a hyper-connected block of any of timm's transformer blocks with two branches."""
+"""StreamBlock: turns any of timm's transformer blocks with two branches into a hyper-connected one."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mhc_vision.layers.factory import create_connection
 
 
 class StreamBlock(nn.Module):
-    """What all blocks between streams share; combined with a timm block, whose modules and names it keeps.
+    """Base of all blocks between streams; combined with a timm block, whose modules and names it keeps.
 
     `connection1` sits around attention and `connection2` around the MLP. Whatever the block applies to a branch output,
     (B, N, C), such as LayerScale and DropPath, stays there. `expansion` and `reduction` do nothing until a model puts

@@ -1,15 +1,12 @@
-"""From tokens to streams and back."""
+"""Expansion of tokens to streams, and the read-out that joins them again."""
 
 import torch
 from torch import Tensor, nn
 
 from mhc_vision.checks import check_choice, check_whole_number
-from mhc_vision.kernels import read_streams, stream_logits
 from mhc_vision.kernels.checks import check_eps, check_num_streams
+from mhc_vision.layers import ops
 from mhc_vision.layers.connection import initial_pre_logits, parameter_dtype
-
-torch.fx.wrap("read_streams")
-torch.fx.wrap("stream_logits")
 
 REDUCTIONS = ("mean", "sum", "gated")
 
@@ -27,9 +24,8 @@ def expand_streams(x: Tensor, num_streams: int) -> Tensor:
     Raises:
         ValueError: `num_streams` out of range.
     """
-    if not torch.jit.is_scripting():
-        check_num_streams(num_streams)
-    return torch.stack([x] * num_streams, -2)
+    check_num_streams(num_streams)
+    return _copies(x, num_streams)
 
 
 def reduce_streams(streams: Tensor, mode: str = "mean") -> Tensor:
@@ -66,7 +62,7 @@ class StreamExpansion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., n, C)."""
-        return expand_streams(x, self.num_streams)
+        return _copies(x, self.num_streams)
 
 
 class StreamReduction(nn.Module):
@@ -93,10 +89,10 @@ class StreamReduction(nn.Module):
 
 
 class GatedReduction(nn.Module):
-    """Learned read-out: a sum of the streams with sigmoid weights that each token makes for itself.
+    """Learned read-out: a weighted sum of the streams, with sigmoid weights made by each token.
 
-    The weights are σ(α · (rms_norm(vec(X)) φ) + b), one a stream, as in DeepSeek-V4's public code. φ starts at zero and
-    b such that the read-out starts as the mean.
+    The weights are σ(α · (rms_norm(vec(X)) φ) + b), one per stream, as in DeepSeek-V4's public code. φ starts at zero
+    and b such that the read-out starts as the mean.
 
     Args:
         dim: channels C of a stream.
@@ -142,12 +138,16 @@ class GatedReduction(nn.Module):
 
     def forward(self, streams: Tensor) -> Tensor:
         """(..., n, C) -> (..., C)."""
-        return read_streams(streams, self.weights(streams))
+        return ops.read_streams(streams, self.weights(streams))
 
     def weights(self, streams: Tensor) -> Tensor:
         """What each stream counts in the result: (..., n, C) -> (..., n)."""
         scale = self.scale.expand(self.num_streams)
-        return torch.sigmoid(stream_logits(streams, self.weight, scale, self.bias, self.eps))
+        return torch.sigmoid(ops.stream_logits(streams, self.weight, scale, self.bias, self.eps))
+
+
+def _copies(x: Tensor, num_streams: int) -> Tensor:
+    return torch.stack([x] * num_streams, -2)
 
 
 def create_reduction(

@@ -1,4 +1,4 @@
-"""Models registered with timm, and the way from a plain timm model to a hyper-connected one."""
+"""Models registered with timm, and `hyperconnect`, which makes them of plain timm models."""
 
 from mhc_vision.models.eva_mhc import HyperEva
 from mhc_vision.models.hyper_connected import HyperConnected

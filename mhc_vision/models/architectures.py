@@ -1,4 +1,4 @@
-"""The architectures that are registered with connections: one table a family, by the names and arguments of timm."""
+"""The architectures registered with connections: one table per family, with timm's names and arguments."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold to be loaded into a hyper-connected model, and how plain weights become such a one."""
+"""Weights for hyper-connected models: conversion of plain ones, and checks that a state dict fits."""
 
 import re
 import zipfile
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from mhc_vision.layers import connection_parameters
+from mhc_vision.layers import CONNECTIONS, connection_parameters
 
 CheckpointFilter = Callable[..., dict[str, Tensor]]
 
-_ADVICE = "Create the model with the options of the checkpoint"
+_ADVICE = "create the model with the options of the checkpoint"
 
 
 def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
@@ -29,12 +29,12 @@ def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
     def checkpoint_filter_fn(
         state_dict: dict[str, Tensor], model: nn.Module, strict: bool = True, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Convert a checkpoint; connections that a plain one lacks keep the model's values.
+        """Convert a checkpoint; a plain one leaves the connections at the model's values.
 
         Args:
             state_dict: of a plain or a hyper-connected model, in any layout that timm reads.
             model: to be loaded.
-            strict: refuse what does not fit, also where timm would load the rest and go on.
+            strict: refuse what does not fit, even where timm would load the rest.
             **kwargs: of timm's filter.
 
         Returns:
@@ -46,7 +46,9 @@ def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
         try:
             converted = plain_filter(state_dict, model, **kwargs)
         except RuntimeError as error:
-            raise ValueError(f"state_dict: timm cannot convert it for this model ({error}). {_ADVICE}") from error
+            raise ValueError(
+                f"state_dict: got one that timm cannot convert for this model ({error}); {_ADVICE}"
+            ) from error
         if not _connections_in(converted):
             converted = {**converted, **{name: value.detach() for name, value in connection_parameters(model)}}
         check_connections(model, converted, strict=strict)
@@ -60,29 +62,29 @@ def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
 def check_connections(model: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = True) -> None:
     """Compare the connections of a checkpoint with those of the model that is to load it.
 
-    Names that are missing or unknown for other reasons (a prefix, another depth) are left to PyTorch's message.
+    Names that are missing or unknown for other reasons, such as a prefix or another depth, are left to PyTorch.
 
     Args:
         model: hyper-connected.
         state_dict: to be loaded.
-        strict: whether there must be connections.
+        strict: refuse a state dict without connections.
 
     Raises:
-        ValueError: the checkpoint has no connections (if `strict`), or others than the model.
+        ValueError: no connections (if `strict`), or others than the model's.
     """
     given = _connections_in(state_dict)
     if not given:
         nested = any(".connection1." in name or isinstance(value, Mapping) for name, value in state_dict.items())
         if strict and state_dict and not nested:
             raise ValueError(
-                "state_dict: got one without connections, expected a hyper-connected model's. To start from plain "
+                "state_dict: got one without connections, expected a hyper-connected model's; to start from plain "
                 "weights, use mhc_vision.hyperconnect(plain_model), or create_model(..., pretrained=True, "
                 "pretrained_cfg_overlay={'file': path})"
             )
         return
     ours, theirs = (_describe(_connections_in(state), state) for state in (model.state_dict(), state_dict))
     if ours != theirs:
-        raise ValueError(f"state_dict: its connections are {theirs}, the model's are {ours}. {_ADVICE}")
+        raise ValueError(f"state_dict: got connections {theirs}, expected {ours}; {_ADVICE}")
 
 
 def check_depth_of_npz(path: str | Path, depth: int) -> None:
@@ -107,23 +109,16 @@ def _describe(connections: Mapping[str, Tensor], state_dict: Mapping[str, Tensor
     """The options that show in a checkpoint's connections, read from those of the first branch."""
     first = "blocks.0.connection1."
     one = {name.removeprefix(first): value for name, value in connections.items() if name.startswith(first)}
-    maps = [name for name in ("pre", "post", "res") if name in one]
-    if maps:
-        learned = "" if len(maps) == 3 else f", learned: {' and '.join(maps)}"
-        text = f"{'dhc' if 'weight' in one else 'shc'} with num_streams={len(one[maps[0]])}{learned}"
-    elif {"weight", "scale", "bias"} <= one.keys():
-        norms = ("blocks.0.norm1.weight", "blocks.0.attns.0.norm.weight")
-        dim = next((len(state_dict[name]) for name in norms if name in state_dict), 1)
-        num_streams = one["weight"].shape[-1] // dim
-        text = f"mhc with num_streams={num_streams} and {len(one['bias'])} logits of {len(one['scale'])} maps"
-    else:
-        text = "incomplete"
+    norms = ("blocks.0.norm1.weight", "blocks.0.attns.0.norm.weight")
+    dim = next((len(state_dict[name]) for name in norms if name in state_dict), 1)
+    found = ((name, connection.describe_state(one, dim)) for name, connection in CONNECTIONS.items())
+    text = next((f"{name} with {options}" for name, options in found if options), "incomplete")
     gated = any(".reduction." in name for name in connections)
     return f"{text}, stream_reduce={'gated' if gated else 'mean or sum'}"
 
 
 def _check_names_and_shapes(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """All must fit, but for the classifier and the channels of the first convolution, which timm adapts."""
+    """Everything must fit except the classifier and the first convolution's channels, which timm adapts."""
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     adapted = tuple(f"{name}." for key in ("classifier", "first_conv") for name in _as_tuple(cfg.get(key)))
     ours, theirs = (
@@ -131,13 +126,14 @@ def _check_names_and_shapes(model: nn.Module, state_dict: Mapping[str, Tensor]) 
         for state in (model.state_dict(), state_dict)
     )
     if ours.keys() != theirs.keys():
+        lacking, unknown = _some(ours.keys() - theirs.keys()), _some(theirs.keys() - ours.keys())
         raise ValueError(
-            f"state_dict: lacks {_some(ours.keys() - theirs.keys())} and has unknown "
-            f"{_some(theirs.keys() - ours.keys())}. {_ADVICE}, or give pretrained_strict=False to load what fits"
+            f"state_dict: got one that lacks {lacking} and has unknown {unknown}, expected the model's names; "
+            f"{_ADVICE} or give pretrained_strict=False to load what fits"
         )
     for name, shape in theirs.items():
         if shape != ours[name]:
-            raise ValueError(f"state_dict: {name} has shape {shape}, the model's has {ours[name]}. {_ADVICE}")
+            raise ValueError(f"state_dict: got {name} of shape {shape}, expected {ours[name]}; {_ADVICE}")
 
 
 def _as_tuple(names: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from mhc_vision.layers import (
     check_connection,
     connect_blocks,
     connection_no_weight_decay,
+    connection_options,
     disconnect_blocks,
 )
 from mhc_vision.layers.fused import is_fusable
@@ -21,14 +22,9 @@ from mhc_vision.layers.stack import StreamSequential, StreamStack, adopt
 from mhc_vision.models.checkpoints import check_connections
 from mhc_vision.models.model_arguments import check_model_arguments
 
-CONNECTION_OPTIONS = (
-    *("learn_pre", "learn_post", "learn_res"),
-    *("tanh", "constraint", "sinkhorn_iters", "pre_init", "res_init"),
-)
-
 
 class HyperConnected(nn.Module):
-    """Base of the hyper-connected models, in front of one of timm's model classes, whose modules and names it keeps.
+    """Base of the hyper-connected models, combined with one of timm's model classes, whose modules and names it keeps.
 
     At its initial values a connection is a plain residual connection: with the weights of the plain model the model is
     that model, whatever the connection and the number of streams. (With `stream_reduce='sum'`, features before the
@@ -38,20 +34,13 @@ class HyperConnected(nn.Module):
         connection: `shc` (static), `dhc` (dynamic) or `mhc` (manifold-constrained).
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
-        learn_pre: make `pre` learn (default true). A map that does not learn is constant and has no parameters: for
-            `shc` and `dhc` its initial value, for `mhc` 1/n (`pre`, or as `pre_init` says), 1 (`post`) or I (`res`).
-        learn_post: make `post` learn (default true).
-        learn_res: make `res` learn (default true).
-        tanh: of `dhc`: bound the dynamic part by tanh (default true).
-        constraint: of `mhc`: `sinkhorn` (default), `permutation`, `kronecker`, `orthogonal` or `identity`.
-        sinkhorn_iters: of `mhc`: Sinkhorn-Knopp iterations (default 20).
-        pre_init: of `mhc`: initial entry of `pre` for the favoured stream (default 0.7; 1/n if `pre` does not learn).
-        res_init: of `mhc`: initial off-diagonal logit of `res` (default -3).
         scale_output_init: divide the initial weights of the attention and MLP output projections by √n. The HC paper
             (arXiv 2409.19606) scales them "by a factor of √n"; dividing is our reading, as it keeps the standard
             deviation of the summed output.
         stream_stride: see `set_stream_stride`.
-        **kwargs: of timm's model class.
+        **kwargs: options of the connection, as `StaticHyperConnection` (`shc`), `DynamicHyperConnection` (`dhc`) and
+            `ManifoldHyperConnection` (`mhc`) describe them: `connection_options()` lists them. None stands for the
+            default. All others are of timm's model class.
 
     Raises:
         ValueError: unknown connection, constraint or read-out; a value out of range; an option of another connection;
@@ -70,25 +59,18 @@ class HyperConnected(nn.Module):
         connection: str = "mhc",
         num_streams: int = 4,
         stream_reduce: str = "mean",
-        learn_pre: bool | None = None,
-        learn_post: bool | None = None,
-        learn_res: bool | None = None,
-        tanh: bool | None = None,
-        constraint: str | None = None,
-        sinkhorn_iters: int | None = None,
-        pre_init: float | None = None,
-        res_init: float | None = None,
         scale_output_init: bool = False,
         stream_stride: int = 1,
         **kwargs: Any,
     ) -> None:
-        values = (learn_pre, learn_post, learn_res, tanh, constraint, sinkhorn_iters, pre_init, res_init)
-        options = dict(zip(CONNECTION_OPTIONS, values, strict=True))
+        options = {name: kwargs.pop(name) for name in connection_options() if name in kwargs}
         check_connection(connection, num_streams, stream_reduce, **options)
         if not isinstance(scale_output_init, bool):
             raise ValueError(f"scale_output_init: got {scale_output_init!r}, expected true or false")
         if scale_output_init and kwargs.get("weight_init") == "skip":
-            raise ValueError("scale_output_init: got true with weight_init='skip', which leaves nothing to scale")
+            raise ValueError(
+                "scale_output_init: got true with weight_init='skip', expected false; there is nothing to scale"
+            )
         _check_names(super().__init__, kwargs)
         block_fn = kwargs.get("block_fn", Block)
         check_block_class(getattr(block_fn, "func", block_fn))
@@ -109,13 +91,16 @@ class HyperConnected(nn.Module):
         self.stream_reduce = stream_reduce
 
     def set_stream_stride(self, stream_stride: int) -> None:
-        """Keep the streams of every so many layer boundaries for the backward pass, and make the others again there.
+        """Keep the streams of every k-th boundary between branches for the backward pass; it makes the others again.
 
-        The results are the same bits. It acts where the Triton kernels run whole stacks: ViT with Sinkhorn-constrained
-        mHC, all of whose maps learn, at most 4 streams, LayerNorm, and a mean or sum read-out.
+        The results are the same bits. This has an effect where the Triton kernels run whole stacks: ViT with
+        Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, LayerNorm, and a mean or sum read-out.
+
+        Args:
+            stream_stride: k, from 1; more keeps less memory and computes more.
 
         Raises:
-            ValueError: no whole number from 1, or more than 1 for blocks that never run as a whole stack.
+            ValueError: not a whole number from 1, or more than 1 for blocks that never run as a whole stack.
         """
         check_whole_number("stream_stride", stream_stride, at_least=1)
         if stream_stride > 1 and not (isinstance(self.blocks, StreamSequential) and is_fusable(self.blocks)):
@@ -128,7 +113,7 @@ class HyperConnected(nn.Module):
             self.blocks.stream_stride = stream_stride
 
     def disconnect(self) -> None:
-        """Undo `connect`; the model is then to be made one of timm's class."""
+        """Undo `connect`; the caller then gives the model timm's class."""
         vars(self.blocks).pop("stream_stride", None)
         disconnect_blocks(self.blocks)
         del self.connection, self.num_streams, self.stream_reduce, self.scale_output_init
@@ -187,7 +172,7 @@ class HyperConnected(nn.Module):
         return result[0], [image_and_prefix(tap) for tap in result[1]]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As PyTorch's; some of the blocks that take the place of all, as in timm's pruning, read the streams out."""
+        """As PyTorch's; blocks that take the place of all, as in timm's pruning, expand and read out the streams."""
         if name == "blocks" and isinstance(getattr(self, "blocks", None), StreamStack):
             value = adopt(value, self.blocks)
             if isinstance(value, StreamStack):
@@ -195,7 +180,7 @@ class HyperConnected(nn.Module):
         super().__setattr__(name, value)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As PyTorch's, after a look at the connections: those of another kind or number of streams are named."""
+        """As PyTorch's, after `check_connections`, whose error says how the connections differ."""
         check_connections(self, state_dict, strict=strict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
@@ -207,13 +192,13 @@ def _check_names(function: Callable[..., Any], arguments: Mapping[str, Any]) -> 
         return
     if unknown := arguments.keys() - known.keys():
         name = min(unknown)
-        hint = nearest(name, [*CONNECTION_OPTIONS, "num_streams", "stream_reduce", "stream_stride", *known])
+        hint = nearest(name, [*connection_options(), "num_streams", "stream_reduce", "stream_stride", *known])
         raise ValueError(f"{name}: got {arguments[name]!r}, but the model has no such argument{hint}")
 
 
 def check_factor_is_normed(model: Any, stream_reduce: str) -> None:
-    """Raise ValueError if the streams are to be summed and no norm takes the factor n out before it matters."""
+    """Raise ValueError if the streams are summed and no norm follows that takes the factor n out."""
     pooled_by_attention = getattr(model, "attn_pool", None) is not None
     normed_later = not isinstance(model.fc_norm, nn.Identity) and not pooled_by_attention
     if stream_reduce == "sum" and isinstance(model.norm, nn.Identity) and not normed_later:
-        raise ValueError("stream_reduce: got 'sum', expected 'mean' or 'gated' where no norm follows the sum")
+        raise ValueError("stream_reduce: got 'sum', expected 'mean' or 'gated'; no norm follows the sum")

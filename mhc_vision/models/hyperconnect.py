@@ -1,4 +1,4 @@
-"""From any timm ViT, pretrained or not, to a hyper-connected one with the same function, and back."""
+"""Turn any timm ViT, pretrained or not, into a hyper-connected one with the same function, and back."""
 
 import copy
 from collections.abc import Callable
@@ -11,9 +11,16 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mhc_vision.checks import nearest
-from mhc_vision.layers import CONNECTIONS, GatedReduction, HyperConnection, check_blocks, check_connection
+from mhc_vision.layers import (
+    CONNECTIONS,
+    GatedReduction,
+    HyperConnection,
+    check_blocks,
+    check_connection,
+    connection_options,
+)
 from mhc_vision.models.eva_mhc import HyperEva
-from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS, HyperConnected, check_factor_is_normed
+from mhc_vision.models.hyper_connected import HyperConnected, check_factor_is_normed
 from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.vision_transformer_mhc import HyperVisionTransformer, HyperVisionTransformerDistilled
 
@@ -49,8 +56,7 @@ def hyperconnect(
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
         inplace: change `model` itself; otherwise it stays as it is and a copy is changed.
-        **options: of the connection: `learn_pre`, `learn_post`, `learn_res`, `tanh`, `constraint`, `sinkhorn_iters`,
-            `pre_init`, `res_init`.
+        **options: of the connection, as its class describes them: `learn_pre`, `constraint`, ...
 
     Returns:
         The hyper-connected model; on the device, in the dtype and in the mode of `model`.
@@ -59,18 +65,16 @@ def hyperconnect(
         ValueError: a model or blocks that are not supported, or an option out of range.
     """
     if isinstance(model, HyperConnected):
-        raise ValueError(f"model: got {type(model).__name__}, which is hyper-connected already; collapse it first")
+        raise ValueError(f"model: got {type(model).__name__}, expected a plain model; collapse it first")
     if type(model) not in HYPER_MODELS:
         expected = ", ".join(plain.__name__ for plain in HYPER_MODELS)
         raise ValueError(
             f"model: got {type(model).__name__}, expected one of timm's {expected} themselves, without a wrapper"
         )
-    unknown = options.keys() - set(CONNECTION_OPTIONS)
-    if unknown:
-        hint = nearest(min(unknown), CONNECTION_OPTIONS)
-        raise ValueError(
-            f"options: got {', '.join(sorted(unknown))}, expected some of {', '.join(CONNECTION_OPTIONS)}{hint}"
-        )
+    known = connection_options()
+    if unknown := sorted(options.keys() - known.keys()):
+        hint = nearest(unknown[0], known)
+        raise ValueError(f"options: got {', '.join(unknown)}, expected some of {', '.join(known)}{hint}")
     check_connection(connection, num_streams, stream_reduce, **options)
     check_image_size(model, type(model).__name__, *(getattr(model.patch_embed, "img_size", None) or ()))
     check_blocks(cast(nn.Module, model.blocks))
@@ -106,7 +110,7 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
     check_factor_is_normed(model, model.stream_reduce)
     moved = _moved_parameter(model)
     if moved:
-        raise ValueError(f"model: {moved} has left its initial value, and no plain model computes what the model does")
+        raise ValueError(f"model: got {moved} away from its initial value, expected all connections at theirs")
 
     plain = cast(Any, model if inplace else copy.deepcopy(model))
     plain.disconnect()
@@ -114,7 +118,7 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
     arguments = getattr(plain, "_model_args", {})
     of_connections = {"connection", "num_streams", "stream_reduce", "scale_output_init", "stream_stride"}
     plain._model_args = {
-        name: value for name, value in arguments.items() if name not in of_connections.union(CONNECTION_OPTIONS)
+        name: value for name, value in arguments.items() if name not in of_connections.union(connection_options())
     }
     suffixes = tuple(f"_{connection}" for connection in CONNECTIONS)
     _rename(plain, lambda name: name.rpartition("_")[0] if name.endswith(suffixes) else name)
@@ -129,14 +133,14 @@ def _moved_parameter(model: nn.Module) -> str | None:
             fresh.reset_parameters()
             for (name, value), initial in zip(module.named_parameters(prefix), fresh.parameters(), strict=True):
                 if value.is_meta:
-                    raise ValueError(f"model: {name} has no value on the meta device, so whether it moved is unknown")
+                    raise ValueError(f"model: got {name} on the meta device, expected values to compare with the start")
                 if not torch.equal(value, initial):
                     return name
     return None
 
 
 def _rename(model: Any, rename: Callable[[str], str]) -> None:
-    """Let timm's record of the model name the architecture that it now is, under which timm saves and loads it."""
+    """Rename the architecture in timm's record of the model, under which timm saves and loads it."""
     cfg = getattr(model, "pretrained_cfg", None)
     if cfg and cfg.get("architecture"):
         model.pretrained_cfg = model.default_cfg = {**cfg, "architecture": rename(cfg["architecture"])}

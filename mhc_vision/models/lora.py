@@ -11,16 +11,16 @@ from mhc_vision.checks import check_number, check_whole_number, nearest
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """What the adapters are.
+    """Options of the adapters.
 
     Attributes:
-        rank: r, columns of A and rows of B in W + (alpha / r) B A.
-        alpha: Scale of the update, before it is divided by the rank.
-        dropout: Of an adapter's input, in training.
-        targets: The linear layers that get an adapter: ends of their names, such as `attn.qkv`.
+        rank: r of W + (alpha / r) B A: rows of A and columns of B.
+        alpha: scale of the update, divided by the rank.
+        dropout: of an adapter's input, in training.
+        targets: ends of the names of the linear layers that get an adapter, such as `attn.qkv`.
 
     Raises:
-        ValueError: If a number is out of range or there are no targets.
+        ValueError: a number out of range, or no targets.
     """
 
     rank: int = 8
@@ -37,24 +37,24 @@ class LoraOptions:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "LoraOptions":
-        """Those that hyper-parameters `lora_rank`, `lora_alpha`, ... say."""
+        """The options in hyper-parameters `lora_rank`, `lora_alpha`, ..."""
         values = {field.name: settings[f"lora_{field.name}"] for field in fields(cls)}
         return cls(**{**values, "targets": tuple(values["targets"])})
 
 
 def add_adapters(model: nn.Module, options: LoraOptions) -> None:
-    """Puts adapters into a model, in place; B starts at zero, so it computes what it did.
+    """Put adapters into a model, in place. B starts at zero, so the model computes what it did.
 
-    Only the adapters are trainable then. The names of the layers' own weights get `base_layer.` before their end.
+    Only the adapters are trainable afterwards. A layer's own `weight` becomes `base_layer.weight`.
 
     Args:
-        model: A timm model.
-        options: What they are.
+        model: a timm model.
+        options: rank, scale, dropout and targets.
 
     Raises:
-        ImportError: If peft is missing.
-        ValueError: If a target matches no linear layer, which peft would not say of one among others, one that an
-            adapter would not reach, or one that is smaller than the rank.
+        ImportError: peft is missing.
+        ValueError: a target that matches no linear layer (peft says so only if none matches), one that an adapter
+            would not reach, or one that is smaller than the rank.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -65,8 +65,8 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
         if not _ending_with(target, linear):
             kinds = sorted({".".join(name.split(".")[-2:]) for name in linear if name.startswith("blocks.")})
             raise ValueError(
-                f"lora_targets: {target!r} matches no linear layer of {type(model).__name__}; there is: "
-                f"{', '.join(kinds)}{nearest(target, kinds)}"
+                f"lora_targets: got {target!r}, which matches no linear layer of {type(model).__name__}, expected ends "
+                f"of their names: {', '.join(kinds)}{nearest(target, kinds)}"
             )
     _check_called(model, options.targets)
     _check_rank(model, options)
@@ -81,7 +81,7 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Adds the adapters to the weights they belong to and takes them out, in place: timm's model again."""
+    """Add the adapters to the weights they belong to and take them out, in place: timm's model again."""
     from peft.tuners.lora import LoraLayer
 
     adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
@@ -99,8 +99,8 @@ def _check_called(model: nn.Module, targets: Sequence[str]) -> None:
         reads = getattr(attention, "q_bias", None) is not None and not getattr(attention, "qkv_bias_separate", False)
         if reads and any(_ending_with(target, [f"{name}.qkv"]) for target in targets):
             raise ValueError(
-                f"lora_targets: {type(model).__name__} reads the weight of {name}.qkv without calling the layer, so an "
-                "adapter there would do nothing; take others, such as attn.proj, mlp.fc1 and mlp.fc2"
+                f"lora_targets: got {name}.qkv, whose weight {type(model).__name__} reads without calling the layer, "
+                "expected layers that are called; take attn.proj, mlp.fc1 and mlp.fc2"
             )
 
 

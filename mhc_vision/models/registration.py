@@ -75,10 +75,10 @@ def _create(
             f"give the name {plain}_{kwargs['connection']}"
         )
     if kwargs.pop("use_naflex", False):
-        raise ValueError("use_naflex: got True, but hyper-connected models have no NaFlex form; leave it out")
+        raise ValueError("use_naflex: got True, expected False; hyper-connected models have no NaFlex form")
     if kwargs.get("features_only") and kwargs.get("feature_cls", "getter") != "getter":
         raise ValueError(
-            f"feature_cls: got {kwargs['feature_cls']!r}, expected 'getter': hooks on blocks see streams, not tokens"
+            f"feature_cls: got {kwargs['feature_cls']!r}, expected 'getter'; hooks on blocks see streams, not tokens"
         )
     model = build_model_with_cfg(
         model_class,

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import timm
 import torch
@@ -12,12 +12,18 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from mhc_vision.checks import check_choice, nearest
-from mhc_vision.layers import CONNECTIONS
+from mhc_vision.layers import CONNECTIONS, connection_options
 from mhc_vision.models.designs import DESIGNS, create_with_design
-from mhc_vision.models.hyper_connected import CONNECTION_OPTIONS
 from mhc_vision.models.hyperconnect import hyperconnect
 from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.model_arguments import check_model_arguments
+
+_KNOWN_CONNECTIONS = (*CONNECTIONS, *DESIGNS)
+if TYPE_CHECKING:
+    ConnectionName = str
+else:
+    # the names as a type, from which the command line takes its choices
+    ConnectionName = Literal[_KNOWN_CONNECTIONS]
 
 OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
 """Of `create_classifier`, which `model_args` must not hold."""
@@ -38,8 +44,8 @@ def create_classifier(
 
     Args:
         name: timm's name of the plain model, with or without a weight tag: `vit_base_patch16_224`.
-        connection: `None` for the plain model, `"shc"`, `"dhc"` or `"mhc"`, or a design to compare these with:
-            `"post_norm"`, `"parallel"`, `"resi_dual"` or `"alt_up"` (see `mhc_vision.models.designs`).
+        connection: `None` for the plain model; a hyper-connection (`"shc"`, `"dhc"`, `"mhc"`); or a design to compare
+            these with: `"post_norm"`, `"parallel"`, `"resi_dual"` or `"alt_up"` (see `mhc_vision.models.designs`).
         num_streams: Residual streams of hyper-connections and of AltUp; other models do not look at it.
         num_classes: Outputs of the head.
         in_chans: Channels of the images.
@@ -103,13 +109,13 @@ def _like(error: TypeError) -> str:
     """Arguments like one that a model does not take."""
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         of_timm = inspect.signature(timm.models.VisionTransformer.__init__).parameters
-        return nearest(match[1], [*CONNECTION_OPTIONS, "stream_reduce", *of_timm])
+        return nearest(match[1], [*connection_options(), "stream_reduce", *of_timm])
     return ""
 
 
 def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those of `model_args` that belong to connections, and those of timm's model."""
-    names = {"stream_reduce", *CONNECTION_OPTIONS}
+    names = {"stream_reduce", *connection_options()}
     return (
         {name: value for name, value in model_args.items() if name in names},
         {name: value for name, value in model_args.items() if name not in names},
@@ -157,7 +163,7 @@ def registered_name(name: str, connection: str | None) -> str:
     """
     architecture, dot, tag = name.partition(".")
     if connection is not None:
-        check_choice("connection", connection, (*CONNECTIONS, *DESIGNS))
+        check_choice("connection", connection, _KNOWN_CONNECTIONS)
     for suffix in CONNECTIONS:
         if architecture.endswith(f"_{suffix}"):
             plain = architecture.removesuffix(f"_{suffix}")

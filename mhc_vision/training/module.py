@@ -17,7 +17,7 @@ from mhc_vision.checks import check_choice, check_number, check_numbers, check_w
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.training.accuracy import NotFiniteRows, accuracies
 from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS
-from mhc_vision.training.classifier import create_classifier, freeze_sincos_pos_embed
+from mhc_vision.training.classifier import ConnectionName, create_classifier, freeze_sincos_pos_embed
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
 from mhc_vision.training.schedule import warmup_cosine
@@ -73,7 +73,7 @@ class ClassificationModule(LightningModule):
         self,
         name: str,
         num_classes: int,
-        connection: Literal["shc", "dhc", "mhc", "post_norm", "parallel", "resi_dual", "alt_up"] | None = None,
+        connection: ConnectionName | None = None,
         num_streams: int = 4,
         in_chans: int = 3,
         img_size: int | None = None,

@@ -218,7 +218,7 @@ def test_a_model_in_training_mode_and_no_images_are_refused():
 def test_a_model_that_has_diverged_is_refused(name):
     model = timm.create_model(name, depth=2, img_size=32).eval()
     nn.init.constant_(model.blocks[1].attn.proj.weight, float("nan"))
-    with pytest.raises(ValueError, match=r"NaN or infinity in front of branch 3 \(blocks\.1\.connection2\)"):
+    with pytest.raises(ValueError, match=r"NaN or infinity before branch 3 \(blocks\.1\.connection2\)"):
         measure_model(model, [(torch.randn(1, 3, 32, 32), torch.tensor([0]))], ["a"])
 
 

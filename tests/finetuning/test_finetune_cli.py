@@ -245,7 +245,7 @@ def _refused(capsys: pytest.CaptureFixture, run: Callable[[], object]) -> str:
     [
         (("--model.name", "vit_base_patch16_244"), "nearest: vit_base_patch16_224"),
         (("--model.method", "connections"), "method: got 'connections' for a model without"),
-        (("--model.method", "lora", "--model.lora_targets", "[attn.q]"), "'attn.q' matches no linear layer"),
+        (("--model.method", "lora", "--model.lora_targets", "[attn.q]"), "'attn.q', which matches no linear layer"),
         (("--model.lora_rank", "0"), "lora_rank: got 0, expected a whole number from 1"),
         (("--model.layer_decay", "0"), "layer_decay: got 0"),
         (("--model.probe_lrs", "[]"), "probe_lrs: got [], expected one or more numbers"),

@@ -52,6 +52,31 @@ def test_formula_with_maps_away_from_the_start(connection_class):
 
 
 @pytest.mark.parametrize("connection_class", CLASSES)
+def test_observers_see_streams_tokens_and_maps_until_they_are_removed(connection_class):
+    connection, streams = perturbed(connection_class(6, 3)), torch.randn(2, 5, 3, 6, dtype=torch.float64)
+    first, second, branch = [], [], nn.Identity()
+    expected = connection(streams, branch)
+    handles = [
+        connection.register_observer(lambda *arguments, seen=seen: seen.append(arguments)) for seen in (first, second)
+    ]
+    observed = connection(streams, branch)
+    handles[0].remove()
+    connection(streams, branch)
+    handles[1].remove()
+    assert torch.equal(connection(streams, branch), expected)
+    # maps made by themselves, not in the op that reads with them
+    torch.testing.assert_close(observed, expected, rtol=0, atol=1e-12)
+    assert observed.requires_grad
+    assert (len(first), len(second)) == (1, 2)
+    (seen_streams, tokens, maps), opened = first[0], connection.open(streams)
+    assert torch.equal(seen_streams, streams)
+    torch.testing.assert_close(tokens, opened.tokens, rtol=0, atol=1e-12)
+    torch.testing.assert_close(tuple(maps), tuple(connection.coefficients(streams)), rtol=0, atol=1e-12)
+    torch.testing.assert_close((maps.post, maps.res), (opened.post, opened.res), rtol=0, atol=1e-12)
+    assert not any(tensor.requires_grad for tensor in (seen_streams, tokens, *maps))
+
+
+@pytest.mark.parametrize("connection_class", CLASSES)
 def test_wraps_branches_of_any_rank(connection_class):
     """A recurrent-style (B, C) branch and an image (B, H, W, C) branch: leading dimensions are free."""
     connection = connection_class(8, 2)

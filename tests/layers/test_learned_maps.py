@@ -136,7 +136,10 @@ def test_switches_are_shown(connection):
     ("options", "message"),
     [
         ({"learn_pre": 0}, "learn_pre: got 0, expected true or false"),
-        ({"learn_pre": False, "learn_post": False, "learn_res": False}, "no map learns; .* or the plain model"),
+        (
+            {"learn_pre": False, "learn_post": False, "learn_res": False},
+            "got no map that learns, expected one; or take the plain model",
+        ),
     ],
 )
 def test_bad_switches_are_named(connection, options, message):
@@ -145,5 +148,5 @@ def test_bad_switches_are_named(connection, options, message):
 
 
 def test_identity_leaves_nothing_to_learn_without_pre_and_post():
-    with pytest.raises(ValueError, match="no map learns"):
+    with pytest.raises(ValueError, match="got no map that learns"):
         create_connection("mhc", 8, learn_pre=False, learn_post=False, constraint="identity")

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mhc_vision
 from mhc_vision.layers import CONNECTIONS, create_connection
-from mhc_vision.layers.macs import connection_macs, image_macs
+from mhc_vision.layers.macs import image_macs
 
 
 @pytest.mark.parametrize("connection", CONNECTIONS)
@@ -15,7 +15,7 @@ def test_formula_counts_the_matrix_products_of_the_maps(connection):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module.coefficients(torch.randn(num_tokens, n, dim))
     read_and_merge = (n + n * n + n) * dim
-    assert counter.get_total_flops() / 2 == num_tokens * (connection_macs(module) - read_and_merge)
+    assert counter.get_total_flops() / 2 == num_tokens * (module.macs() - read_and_merge)
 
 
 def test_an_image_costs_the_plain_model_and_its_connections_once_a_token():

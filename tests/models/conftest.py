@@ -1,6 +1,17 @@
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def compiled_alone() -> Iterator[None]:
+    """What one test compiles does not count towards the limit of compilations that another one meets."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture

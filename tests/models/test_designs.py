@@ -188,7 +188,10 @@ def test_features_of_single_blocks_or_a_message(design):
     ("arguments", "message"),
     [
         ({"design": "pre_norm"}, "design: got 'pre_norm', expected one of post_norm, parallel, resi_dual, alt_up"),
-        ({"design": "post_norm", "pretrained": True}, "pretrained: got True, but a post_norm model"),
+        (
+            {"design": "post_norm", "pretrained": True},
+            "pretrained: got True, expected False; post_norm is another function",
+        ),
         ({"design": "parallel", "block_fn": ResPostBlock}, "block_fn: got .*ResPostBlock"),
         ({"design": "resi_dual", "block_fn": ResPostBlock}, "blocks: got ResPostBlock, expected"),
         ({"design": "resi_dual", "final_norm": False}, "norm: got Identity, expected a final LayerNorm"),

@@ -87,7 +87,7 @@ def test_switches_travel_with_the_model(case, trained_like, tmp_path):
 @pytest.mark.parametrize(
     ("connection", "options", "message"),
     [
-        ("shc", FROZEN_WIDTH, "shc with num_streams=4, learned: post, .* are shc with num_streams=4, stream"),
+        ("shc", FROZEN_WIDTH, "shc with num_streams=4, learned: post, .* expected shc with num_streams=4, stream"),
         ("dhc", {"learn_post": False}, "dhc with num_streams=4, learned: pre and res"),
         ("mhc", {"learn_pre": False}, "mhc with num_streams=4 and 20 logits of 2 maps.* and 24 logits of 3 maps"),
     ],

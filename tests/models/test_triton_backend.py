@@ -81,11 +81,16 @@ def test_hooks_keep_the_blocks_apart():
     model = VIT.connected("mhc", depth=1).to(DEVICE)
     seen = []
     with use_backend("triton"):
-        for module in (model.blocks[0].norm1, model.blocks[0].connection2.constraint, model.blocks[0]):
+        block = model.blocks[0]
+        for module in (block.expansion, block.norm1, block.connection2.constraint, block.reduction, block):
             handle = module.register_forward_hook(lambda module, args, output: seen.append(output.shape))
             model(torch.randn(1, 3, 16, 16, device=DEVICE))
             handle.remove()
-        assert len(seen) == 3
+        assert len(seen) == 5
+        handle = block.connection1.register_observer(lambda streams, tokens, maps: seen.append(streams.shape))
+        model(torch.randn(1, 3, 16, 16, device=DEVICE))
+        handle.remove()
+        assert len(seen) == 6
         assert can_fuse(model.blocks, torch.ones(1, 3, 64, device=DEVICE))
 
 

@@ -325,7 +325,7 @@ def test_hyper_connected_checkpoint_loads_strictly():
     other.load_state_dict(checkpoint_filter_fn(model.state_dict(), other))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     incomplete = {key: value for key, value in model.state_dict().items() if key != "blocks.0.connection1.weight"}
-    with pytest.raises(ValueError, match="its connections are incomplete"):
+    with pytest.raises(ValueError, match="got connections incomplete"):
         other.load_state_dict(checkpoint_filter_fn(incomplete, other))
     incomplete = {key: value for key, value in model.state_dict().items() if key != "blocks.1.connection1.weight"}
     with pytest.raises(ValueError, match=r"lacks blocks\.1\.connection1\.weight"):
@@ -350,7 +350,7 @@ def test_hyper_connected_checkpoint_loads_strictly():
         ("test_vit_mhc", {"depth": 0}, "depth: got 0"),
         ("test_vit_mhc", {"num_streams": "four"}, "num_streams: got 'four'"),
         ("test_vit_mhc", {"scale_output_init": "no"}, "scale_output_init: got 'no'"),
-        ("test_vit_mhc", {"scale_output_init": True, "weight_init": "skip"}, "leaves nothing to scale"),
+        ("test_vit_mhc", {"scale_output_init": True, "weight_init": "skip"}, "there is nothing to scale"),
         ("test_vit_mhc", {"features_only": True, "feature_cls": "hook"}, "feature_cls: got 'hook'"),
     ],
 )

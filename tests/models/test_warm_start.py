@@ -143,17 +143,17 @@ def test_hyper_connected_file_keeps_its_connections(trained_like, tmp_path, tiny
 
 
 CONNECTED = [
-    ("mhc", {}, "mhc", {"num_streams": 2}, "mhc with num_streams=4 .* the model's are mhc with num_streams=2"),
-    ("shc", {}, "shc", {"num_streams": 3}, "shc with num_streams=4, .* are shc with num_streams=3"),
-    ("dhc", {}, "mhc", {}, "its connections are dhc with num_streams=4"),
-    ("shc", {}, "dhc", {}, "its connections are shc .* are dhc"),
+    ("mhc", {}, "mhc", {"num_streams": 2}, "mhc with num_streams=4 .*, expected mhc with num_streams=2"),
+    ("shc", {}, "shc", {"num_streams": 3}, "shc with num_streams=4, .* expected shc with num_streams=3"),
+    ("dhc", {}, "mhc", {}, "got connections dhc with num_streams=4"),
+    ("shc", {}, "dhc", {}, "got connections shc .*, expected dhc"),
     ("mhc", {}, "mhc", {"constraint": "permutation"}, "24 logits of 3 maps.* and 32 logits of 3 maps"),
     ("mhc", {}, "mhc", {"stream_reduce": "gated"}, "stream_reduce=mean or sum.*stream_reduce=gated"),
-    ("mhc", {"stream_reduce": "gated"}, "mhc", {}, "stream_reduce=gated, the model's"),
+    ("mhc", {"stream_reduce": "gated"}, "mhc", {}, "stream_reduce=gated, expected mhc"),
 ]
 # with another number of classes timm itself loads what fits and goes on
 PLAIN = [
-    ({}, {"reg_tokens": 2}, "timm cannot convert it .* Create the model with the options"),
+    ({}, {"reg_tokens": 2}, "timm cannot convert for this model .* create the model with the options"),
     ({"reg_tokens": 2}, {}, "lacks nothing and has unknown reg_token"),
     ({}, {"init_values": 0.1}, r"lacks blocks\.0\.ls1\.gamma, .* 3 more and has unknown nothing"),
     ({}, {"depth": 4, "num_classes": 5}, r"lacks blocks\.3\..* more and has unknown nothing"),
@@ -162,7 +162,7 @@ PLAIN = [
     (
         {},
         {"mlp_ratio": 2, "num_classes": 5},
-        r"blocks\.0\.mlp\.fc1\.weight has shape \(192, 64\), the model's has \(128",
+        r"got blocks\.0\.mlp\.fc1\.weight of shape \(192, 64\), expected \(128",
     ),
 ]
 REFUSED = [(f"test_vit_{source}", saved, f"test_vit_{target}", *rest) for source, saved, target, *rest in CONNECTED]
@@ -191,7 +191,7 @@ def test_state_dicts_that_do_not_fit_are_refused_before_anything_is_loaded(tiny)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"got one without connections.*mhc_vision\.hyperconnect"):
         model.load_state_dict(plain.state_dict())
-    with pytest.raises(ValueError, match="its connections are shc with num_streams=4"):
+    with pytest.raises(ValueError, match="got connections shc with num_streams=4"):
         model.load_state_dict(timm.create_model("test_vit_shc", **tiny).state_dict())
     other = timm.create_model("test_vit_mhc", num_streams=2, **tiny).state_dict()
     for strict in (True, False):
@@ -221,7 +221,7 @@ def test_files_that_are_no_jax_weights_are_named_by_timm(tmp_path, tiny):
 
 def test_plain_weights_file_by_checkpoint_path_says_what_to_do(tmp_path, tiny):
     path = save(timm.create_model("test_vit", **tiny).state_dict(), tmp_path / "plain.pth")
-    with pytest.raises(ValueError, match="To start from plain weights, use"):
+    with pytest.raises(ValueError, match="to start from plain weights, use"):
         timm.create_model("test_vit_mhc", checkpoint_path=path, **tiny)
 
 

@@ -39,4 +39,4 @@ def test_pretrained_weights_are_for_models_of_their_function(train, capsys):
     with pytest.raises(SystemExit) as stopped:
         train("--model.pretrained", "true", connection="resi_dual")
     assert stopped.value.code == 2
-    assert "pretrained: got True, but a resi_dual model is another function" in capsys.readouterr().err
+    assert "pretrained: got True, expected False; resi_dual is another function" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import numpy as np
 
 from mhc_vision.analysis.figure_files import COLOURS, SEQUENTIAL, new_figure
 from mhc_vision.analysis.figures.depth_axis import BRANCH_LABEL
+from mhc_vision.analysis.figures.section import Section
 
 _NUM_CLASSES = 16
 
@@ -33,7 +34,7 @@ def draw_coefficients(coefficients: dict[str, Any]) -> Any:
 
 
 def draw_classes(coefficients: dict[str, Any]) -> Any:
-    """For the coefficients whose class means differ most, a box a class: median, quartiles, 5th and 95th percentile.
+    """For the coefficients whose class means differ most, one box per class: median, quartiles, 5 % and 95 %.
 
     Args:
         coefficients: of `CoefficientDistribution.result`, with `shown` entries.
@@ -78,3 +79,24 @@ def _draw_heat_map(figure: Any, axes: Any, values: Any, title: str, largest: flo
 
 def _box(percentiles: list[float]) -> dict[str, float]:
     return dict(zip(("whislo", "q1", "med", "q3", "whishi"), percentiles, strict=True))
+
+
+COEFFICIENTS = Section(
+    "coefficients",
+    "Dynamic coefficients",
+    "Left: how much each dynamic coefficient varies between images. Right: part of that variance that the image's "
+    "class explains, adjusted for the number of classes; grey where nothing varies, there is one class only, or no "
+    "class has a second image.",
+    draw=lambda record: draw_coefficients(record["coefficients"]) if record["coefficients"] else None,
+    otherwise="The maps of this model are the same for every image.",
+)
+CLASSES = Section(
+    "classes",
+    "Dynamic coefficients by class",
+    "The coefficients whose means differ most between classes (after Fig. 12 of HC): median, quartiles, and 5th and "
+    "95th percentile over the images of a class.",
+    draw=lambda record: (
+        draw_classes(record["coefficients"]) if record["coefficients"] and record["coefficients"]["shown"] else None
+    ),
+    otherwise="No coefficient differs between classes, as far as these images tell.",
+)

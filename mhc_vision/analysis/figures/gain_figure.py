@@ -5,6 +5,7 @@ from typing import Any
 
 from mhc_vision.analysis.figure_files import line_look, new_figure
 from mhc_vision.analysis.figures.depth_axis import set_depth_axis
+from mhc_vision.analysis.figures.section import Section
 
 _SMALLEST = 1e-9
 
@@ -61,3 +62,13 @@ def _scale(axes: Any, values: list[float]) -> None:
     margin = max(0.05, 1.15 * max(abs(value - 1) for value in values))
     axes.set_ylim(max(0.0, 1 - margin), 1 + margin)
     axes.ticklabel_format(axis="y", useOffset=False)
+
+
+GAINS = Section(
+    "gains",
+    "Gains",
+    "Amax gain of res: largest absolute row sum (forward) and column sum (backward), averaged over tokens (mHC, arXiv "
+    "2512.24880, Sec. 3.1); and the largest |log column sum|, which also sees columns that attenuate. A plain residual "
+    "has gain 1 and column error 0.",
+    draw=lambda record: draw_gains(record["gains"]),
+)

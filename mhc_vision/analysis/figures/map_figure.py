@@ -7,6 +7,7 @@ import numpy as np
 
 from mhc_vision.analysis.figure_files import DIVERGING, SEQUENTIAL, new_figure
 from mhc_vision.analysis.figures.depth_axis import BRANCH_LABEL
+from mhc_vision.analysis.figures.section import Section
 
 _COLUMNS = 8
 
@@ -79,3 +80,12 @@ def _write_numbers(axes: Any, values: Any, image: Any, fontsize: float) -> None:
             fontsize=fontsize,
             color="black" if light else "white",
         )
+
+
+MAPS = Section(
+    "maps",
+    "Maps",
+    "Mean maps over images and tokens. Row i of res says what stream i becomes.",
+    draw=lambda record: draw_maps(record["maps"]) if record["model"]["connection"] else None,
+    otherwise="A plain residual connection: one stream, and all maps are 1.",
+)

@@ -6,6 +6,7 @@ import numpy as np
 
 from mhc_vision.analysis.figure_files import new_figure
 from mhc_vision.analysis.figures.map_figure import colour_scale
+from mhc_vision.analysis.figures.section import Section
 
 
 def draw_matrix(connection_matrix: dict[str, Any]) -> Any:
@@ -37,3 +38,14 @@ def draw_matrix(connection_matrix: dict[str, Any]) -> Any:
         axes.plot(reader, reader, "x", color="#D55E00", markersize=5)
     figure.colorbar(image, ax=axes, label="weight, mean over tokens (plain residual: 1)", shrink=0.85)
     return figure
+
+
+MATRIX = Section(
+    "connection_matrix",
+    "Unfolded connections",
+    "How much each branch reads of every earlier output, unfolded from the maps of each token and averaged over tokens "
+    "(HC, arXiv 2409.19606, Eq. 27). A plain residual network has ones on and below the diagonal. A cross marks a "
+    "branch that hardly reads the one before it, so that the two are parallel. Weights say nothing of the size of what "
+    "they weigh.",
+    draw=lambda record: draw_matrix(record["connection_matrix"]),
+)

@@ -4,6 +4,7 @@ from typing import Any
 
 from mhc_vision.analysis.figure_files import COLOURS, new_figure
 from mhc_vision.analysis.figures.depth_axis import draw_band, set_cosine_scale, set_depth_axis
+from mhc_vision.analysis.figures.section import Section
 
 
 def draw_similarity(similarity: list[dict[str, float]]) -> Any:
@@ -23,3 +24,12 @@ def draw_similarity(similarity: list[dict[str, float]]) -> Any:
     set_depth_axis(axes)
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+SIMILARITY = Section(
+    "similarity",
+    "Inputs of adjacent branches",
+    "Cosine between the inputs of adjacent branches, before any norm (HC, Fig. 3). Near 1, a branch changes little of "
+    "what the next one reads.",
+    draw=lambda record: draw_similarity(record["similarity"]),
+)

@@ -3,12 +3,13 @@
 from typing import Any
 
 from mhc_vision.analysis.figure_files import SEQUENTIAL, new_figure
+from mhc_vision.analysis.figures.section import Section
 
 _SMALLEST = 1e-9
 
 
 def draw_sinkhorn(sinkhorn: dict[str, Any], num_iters: int | None) -> Any:
-    """Two panels, the largest and the median residual over tokens, one line a branch.
+    """Two panels, the largest and the median residual over tokens, one line per branch.
 
     Args:
         sinkhorn: of `SinkhornResidual.result`.
@@ -50,3 +51,15 @@ def draw_sinkhorn(sinkhorn: dict[str, Any], num_iters: int | None) -> Any:
     panels[0].set_ylabel(f"|log column sum|, drawn from {_SMALLEST:g}")
     figure.colorbar(colours, ax=panels, label="branch")
     return figure
+
+
+SINKHORN = Section(
+    "sinkhorn",
+    "Sinkhorn-Knopp",
+    "What Sinkhorn-Knopp leaves of the columns after so many iterations (mHC, Eq. 9), computed in fp64 from the logits "
+    "that the model makes for these images. Rows are normalised last and are exact.",
+    draw=lambda record: (
+        draw_sinkhorn(record["sinkhorn"], record["model"]["sinkhorn_iters"]) if record["sinkhorn"] else None
+    ),
+    otherwise="No connection of this model uses Sinkhorn-Knopp.",
+)

@@ -4,8 +4,9 @@ from typing import Any
 
 from mhc_vision.analysis.figure_files import COLOURS, line_look, new_figure
 from mhc_vision.analysis.figures.depth_axis import draw_band, set_cosine_scale, set_depth_axis
+from mhc_vision.analysis.figures.section import Section
 
-_PLACE_LABEL = "in front of branch (last point: read-out)"
+_PLACE_LABEL = "before branch (last point: read-out)"
 
 
 def draw_streams(streams: dict[str, Any]) -> Any:
@@ -39,3 +40,12 @@ def draw_streams(streams: dict[str, Any]) -> Any:
         set_cosine_scale(others[0], streams["cosine"])
         others[0].axhline(1.0, color="0.4", linewidth=0.8, zorder=0)
     return figure
+
+
+STREAMS = Section(
+    "streams",
+    "Streams",
+    "Streams before each branch and before the read-out. Cosine 1 and effective rank 1 (Roy and Vetterli, 2007) mean "
+    "that the streams have collapsed to copies; they start as copies of the embedding.",
+    draw=lambda record: draw_streams(record["streams"]),
+)

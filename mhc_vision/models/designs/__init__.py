@@ -1,4 +1,4 @@
-"""Other residual designs of a ViT, to compare hyper-connections with: timm's model and modules, connected otherwise."""
+"""Residual designs of a ViT to compare hyper-connections with: timm's modules, connected in other ways."""
 
 from mhc_vision.models.designs.alt_up import AltUpBlock, AltUpConnection
 from mhc_vision.models.designs.apply import DESIGNS, DesignedVisionTransformer, apply_design, create_with_design

@@ -1,4 +1,4 @@
-"""From the name of a residual design to a timm ViT of that design."""
+"""Creates timm ViTs of a residual design by its name."""
 
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ class DesignedVisionTransformer(VisionTransformer):
     """timm's `VisionTransformer` after `apply_design`.
 
     Attributes:
-        num_streams: that its blocks carry for a token: two for ResiDual, K for AltUp, else one.
+        num_streams: streams per token between its blocks: two for ResiDual, K for AltUp, else one.
     """
 
     num_streams: int
@@ -48,8 +48,8 @@ class DesignedVisionTransformer(VisionTransformer):
     def _check_single_stream(self) -> None:
         if self.num_streams > 1:
             raise NotImplementedError(
-                f"features of single blocks: this design has {self.num_streams} streams between blocks, which only the "
-                "end of the network reads out; use forward_features"
+                f"features of single blocks: got a design with {self.num_streams} streams between blocks, expected one "
+                "stream; use forward_features, which reads them out"
             )
 
 
@@ -69,10 +69,12 @@ def create_with_design(name: str, design: str, num_streams: int = 4, pretrained:
     """
     _check_design(design, DESIGNS)
     if pretrained and design != "alt_up":
-        raise ValueError(f"pretrained: got True, but a {design} model is another function of the plain model's weights")
+        raise ValueError(
+            f"pretrained: got True, expected False; {design} is another function of the plain model's weights"
+        )
     if design == "parallel":
         if "block_fn" in arguments:
-            raise ValueError(f"block_fn: got {arguments['block_fn']!r}, expected none: {design} chooses it")
+            raise ValueError(f"block_fn: got {arguments['block_fn']!r}, expected none; {design} chooses it")
         with torch.device("meta"):
             plain = timm.create_model(name)
         if not isinstance(plain, VisionTransformer):

@@ -21,7 +21,7 @@ class ResiDualBlock(Block):
     """
 
     def add_streams(self, is_first: bool) -> None:
-        """Let the block have an expansion, which does something if it is the first of its stack."""
+        """Give the block an expansion, which does something in the first block of a stack."""
         self.expansion: nn.Module = StreamExpansion(2) if is_first else nn.Identity()
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
