@@ -23,11 +23,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.layers import CONNECTIONS
+from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
+from mhc_vision.training.callbacks.loss_spikes import LossSpikes
+from mhc_vision.training.callbacks.throughput import Throughput
 from mhc_vision.training.cli import TrainCLI
-from mhc_vision.training.connection_monitor import ConnectionMonitor
 from mhc_vision.training.jsonl_logger import JsonlLogger
-from mhc_vision.training.loss_spikes import LossSpikes
-from mhc_vision.training.throughput import Throughput
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 WATCHED = (Throughput, LossSpikes, ConnectionMonitor, JsonlLogger)

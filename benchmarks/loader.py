@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.data import ImageFolderDataModule
 from mhc_vision.data.augmented import AugmentedDataModule
+from mhc_vision.report.markdown import markdown_table
 
 IMG_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

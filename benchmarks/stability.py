@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.metrics_log import read_metric
+from mhc_vision.report.markdown import markdown_table
 
 ARM = re.compile(r"(?P<connection>.+)-lr(?P<lr>[0-9.e+-]+)")
 

@@ -1,4 +1,4 @@
-"""Checks of what users give, for every part of the library: a mistake is named before any work is done."""
+"""Checks of what users give, and the words of their errors: a mistake is named before any work is done."""
 
 import difflib
 import math
@@ -98,3 +98,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: known names like it, or an empty text."""
     names = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=5)
     return f"; nearest: {', '.join(names)}" if names else ""
+
+
+_NUM_NAMED = 5
+
+
+def first_few(names: Iterable[object], in_lines: bool = False) -> str:
+    """The first few of `names`, sorted as text, and how many more there are.
+
+    Args:
+        names: What to name.
+        in_lines: Each in a line of its own, in place of commas.
+    """
+    ordered = sorted(map(str, names))
+    between, before_and = ("\n", "\n") if in_lines else (", ", " ")
+    some = between.join(ordered[:_NUM_NAMED])
+    more = len(ordered) - _NUM_NAMED
+    return some if more <= 0 else f"{some}{before_and}and {more} more"

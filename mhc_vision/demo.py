@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mhc_vision.analysis.curves import plot_loss_curves
-from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.cli import main as command_line
+from mhc_vision.report.curves import plot_loss_curves
+from mhc_vision.report.markdown import markdown_table
 from mhc_vision.training.cli import TrainCLI
 
 CONNECTIONS = ("baseline", "shc", "dhc", "mhc")

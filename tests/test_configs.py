@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torchvision.io import write_jpeg
 
 from mhc_vision.cli import main
-from mhc_vision.comparison.matrix import load_matrix
+from mhc_vision.comparison.plan.matrix import load_matrix
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
 

@@ -16,7 +16,7 @@ from torchvision_copies import accept_any_checksum, stand_in_for_h5py, write_cop
 
 import mhc_vision.data
 from mhc_vision.cli import main
-from mhc_vision.data.torchvision_sets import SETS
+from mhc_vision.data.downstream.catalog import SETS
 from mhc_vision.finetuning.cli import FinetuneCLI
 from mhc_vision.layers import connection_parameters
 from mhc_vision.training import ClassificationModule

@@ -9,7 +9,7 @@ import yaml
 from torchvision_copies import write_image
 
 from mhc_vision.cli import main
-from mhc_vision.comparison.matrix import load_matrix
+from mhc_vision.comparison.plan.matrix import load_matrix
 from mhc_vision.finetuning.cli import FinetuneCLI
 
 ROOT = Path(__file__).parents[1]

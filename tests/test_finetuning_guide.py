@@ -22,8 +22,8 @@ from torchvision_copies import accept_any_checksum, write_copy, write_image
 from mhc_vision.cli import main
 from mhc_vision.data import DownstreamDataModule, ImageFolderDataModule
 from mhc_vision.data.augmented import AugmentedDataModule
-from mhc_vision.data.torchvision_set import TorchvisionSet
-from mhc_vision.data.torchvision_sets import SETS
+from mhc_vision.data.downstream.catalog import SETS
+from mhc_vision.data.downstream.spec import TorchvisionSet
 from mhc_vision.finetuning.methods import METHODS
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.training import ClassificationModule

@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mhc_vision.analysis.figure_files import save_figure
 from mhc_vision.analysis.figures.coefficient_figure import CLASSES, COEFFICIENTS
 from mhc_vision.analysis.figures.gain_figure import GAINS
 from mhc_vision.analysis.figures.map_figure import MAPS
@@ -13,9 +12,10 @@ from mhc_vision.analysis.figures.matrix_figure import MATRIX
 from mhc_vision.analysis.figures.similarity_figure import SIMILARITY
 from mhc_vision.analysis.figures.sinkhorn_figure import SINKHORN
 from mhc_vision.analysis.figures.stream_figure import STREAMS
-from mhc_vision.analysis.report_blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.atomic_files import json_text, new_directory
+from mhc_vision.report.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html
+from mhc_vision.report.figures import save_figure
 
 # in the order of the page
 SECTIONS = [GAINS, SINKHORN, MAPS, MATRIX, SIMILARITY, STREAMS, COEFFICIENTS, CLASSES]

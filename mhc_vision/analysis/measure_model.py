@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.analysis.branch_similarity import BranchSimilarity
-from mhc_vision.analysis.coefficient_distribution import CoefficientDistribution
-from mhc_vision.analysis.connection_matrix import ConnectionMatrix
-from mhc_vision.analysis.gain_profile import GainProfile
-from mhc_vision.analysis.mean_maps import MeanMaps
-from mhc_vision.analysis.sinkhorn_residual import (
+from mhc_vision.analysis.measures.branch_similarity import BranchSimilarity
+from mhc_vision.analysis.measures.coefficient_distribution import CoefficientDistribution
+from mhc_vision.analysis.measures.connection_matrix import ConnectionMatrix
+from mhc_vision.analysis.measures.gain_profile import GainProfile
+from mhc_vision.analysis.measures.mean_maps import MeanMaps
+from mhc_vision.analysis.measures.sinkhorn_residual import (
     ITERATIONS,
     SinkhornResidual,
     observe_sinkhorn_logits,
     sinkhorn_iterations,
 )
-from mhc_vision.analysis.stream_statistics import StreamStatistics
+from mhc_vision.analysis.measures.stream_statistics import StreamStatistics
 from mhc_vision.kernels import Coefficients
 from mhc_vision.layers import named_connections, observe_connections, observe_reduction
 from mhc_vision.models import HyperConnected, hyperconnect

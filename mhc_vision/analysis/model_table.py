@@ -10,11 +10,11 @@ import timm
 import torch
 from torch import nn
 
-from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.layers import CONNECTIONS, HyperConnection
-from mhc_vision.layers.macs import image_macs
 from mhc_vision.models import hyperconnect
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
+from mhc_vision.models.instruments.macs import image_macs
+from mhc_vision.report.markdown import markdown_table
 
 
 def model_table(num_streams: int = 4) -> str:

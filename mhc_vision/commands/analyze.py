@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from mhc_vision.analysis.analysis_report import check_new_directory, write_analysis
-from mhc_vision.analysis.figure_files import new_figure
 from mhc_vision.analysis.measure_model import as_hyper_connected, measure_model
 from mhc_vision.analysis.summary_table import summary_rows
-from mhc_vision.analysis.tables import markdown_table
 from mhc_vision.checks import check_whole_number
 from mhc_vision.commands.command_parser import CommandParser
+from mhc_vision.inference.evaluate import EvaluationOptions
+from mhc_vision.inference.load_model import LoadedModel, load_model
+from mhc_vision.inference.model_identity import model_identity
+from mhc_vision.inference.run_data import load_run_data, run_config
+from mhc_vision.inference.sample_images import SampleImages, images_of_data, images_of_folder, random_images
 from mhc_vision.layers import CONNECTIONS
-from mhc_vision.training.evaluate import EvaluationOptions
-from mhc_vision.training.load_model import LoadedModel, load_model
+from mhc_vision.report.figures import new_figure
+from mhc_vision.report.markdown import markdown_table
+from mhc_vision.training.callbacks.run_summary import versions
 from mhc_vision.training.messages import fail
-from mhc_vision.training.model_identity import model_identity
-from mhc_vision.training.run_data import load_run_data, run_config
-from mhc_vision.training.run_summary import versions
-from mhc_vision.training.sample_images import SampleImages, images_of_data, images_of_folder, random_images
 
 _RANDOM = "random"
 

@@ -45,12 +45,12 @@ def run(words: Sequence[str]) -> None:
 
 def _compare(arguments: argparse.Namespace, command: str) -> int:
     """Number of failed runs."""
-    from mhc_vision.comparison.directory import ComparisonDirectory
-    from mhc_vision.comparison.matrix import load_matrix
-    from mhc_vision.comparison.progress import Progress
-    from mhc_vision.comparison.report import write_report
-    from mhc_vision.comparison.runner import ComparisonInterrupted, Runner
-    from mhc_vision.comparison.slots import describe, find_slots
+    from mhc_vision.comparison.plan.matrix import load_matrix
+    from mhc_vision.comparison.report.write import write_report
+    from mhc_vision.comparison.run.directory import ComparisonDirectory
+    from mhc_vision.comparison.run.progress import Progress
+    from mhc_vision.comparison.run.runner import ComparisonInterrupted, Runner
+    from mhc_vision.comparison.run.slots import describe, find_slots
 
     matrix = load_matrix(arguments.matrix, _options(arguments.set))
     directory = ComparisonDirectory(arguments.out)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.commands.model_arguments import MODEL, add_model_options
-from mhc_vision.training.export import export_checkpoint
-from mhc_vision.training.export_onnx import OPSET, export_onnx
-from mhc_vision.training.load_model import ModelOptions
+from mhc_vision.inference.export_onnx import OPSET, export_onnx
+from mhc_vision.inference.export_timm import export_checkpoint
+from mhc_vision.inference.load_model import ModelOptions
 from mhc_vision.training.messages import fail
 
 

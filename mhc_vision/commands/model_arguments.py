@@ -2,8 +2,8 @@
 
 import argparse
 
+from mhc_vision.inference.logits import InferenceOptions
 from mhc_vision.layers import CONNECTIONS
-from mhc_vision.training.inference import InferenceOptions
 
 MODEL = (
     "a checkpoint of mhc-vision train, a directory of mhc-vision export, or a timm model (NAME[.TAG], hf-hub:..., "

@@ -12,10 +12,10 @@ from typing import Any
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
 from mhc_vision.commands.command_parser import CommandParser
 from mhc_vision.commands.model_arguments import MODEL, add_inference_options, add_model_options
-from mhc_vision.training.inference import InferenceOptions
-from mhc_vision.training.load_model import ModelOptions
+from mhc_vision.inference.load_model import ModelOptions
+from mhc_vision.inference.logits import InferenceOptions
+from mhc_vision.inference.predict import predict_files
 from mhc_vision.training.messages import fail
-from mhc_vision.training.predict import predict_files
 
 
 def run(words: Sequence[str]) -> None:

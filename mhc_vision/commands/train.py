@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mhc_vision.analysis.run_report import write_run_report
 from mhc_vision.checks import nearest
+from mhc_vision.report.run_report import write_run_report
 from mhc_vision.termination import exit_status
+from mhc_vision.training.callbacks.divergence import TrainingDiverged
+from mhc_vision.training.callbacks.interrupt import TrainingInterrupted
 from mhc_vision.training.cli import SUBCOMMANDS, TrainCLI
-from mhc_vision.training.divergence import TrainingDiverged
-from mhc_vision.training.interrupt import TrainingInterrupted
 from mhc_vision.training.messages import fail
 
 

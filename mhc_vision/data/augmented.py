@@ -6,8 +6,8 @@ from typing import Literal
 from torch.utils.data import Dataset
 
 from mhc_vision.data.batch_augment import BatchAugment, check_batch_augment
+from mhc_vision.data.broken_images import SkipBroken
 from mhc_vision.data.datamodule import ImageDataModule
-from mhc_vision.data.skip_broken import SkipBroken
 from mhc_vision.data.transforms import eval_transform, train_transform
 
 

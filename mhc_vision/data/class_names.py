@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from mhc_vision.data.naming import first_few
+from mhc_vision.checks import first_few
 
 DIGITS = tuple(str(digit) for digit in range(10))
 

@@ -14,11 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.class_names import distinct_names
-from mhc_vision.data.lazy_loader import LazyDataLoader
-from mhc_vision.data.position import position_of_step
-from mhc_vision.data.samplers import EvaluationSampler, ShuffledSampler, Start
-from mhc_vision.data.seeding import SeededDataset, derive_seed
-from mhc_vision.data.worker_signals import outlive_sigterm
+from mhc_vision.data.loaders import LazyDataLoader, outlive_sigterm
+from mhc_vision.data.order import (
+    EvaluationSampler,
+    SeededDataset,
+    ShuffledSampler,
+    Start,
+    derive_seed,
+    position_of_step,
+)
 
 Metric = Literal["top1", "mean_per_class"]
 """By which models are compared on a dataset: accuracy over all samples, or the mean of the classes' accuracies."""

@@ -3,8 +3,7 @@
 import torch
 
 from mhc_vision.data.batch_augment import BatchAugment
-from mhc_vision.data.in_memory import InMemoryDataModule, KeepOn
-from mhc_vision.data.in_memory_images import InMemoryImages
+from mhc_vision.data.in_memory import InMemoryDataModule, InMemoryImages, KeepOn
 
 _NUM_TEST = 360  # a fifth of the 1797 images
 _WHITE = 16  # pixels are 0..16 in scikit-learn

@@ -5,8 +5,7 @@ import torch
 from mhc_vision.checks import check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.class_names import number_classes
-from mhc_vision.data.in_memory import InMemoryDataModule, KeepOn
-from mhc_vision.data.in_memory_images import InMemoryImages
+from mhc_vision.data.in_memory import InMemoryDataModule, InMemoryImages, KeepOn
 
 
 class FakeDataModule(InMemoryDataModule):

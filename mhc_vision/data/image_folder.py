@@ -8,11 +8,11 @@ from typing import Any
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from mhc_vision.checks import first_few
 from mhc_vision.data.augmented import AugmentedDataModule
-from mhc_vision.data.class_folders import class_folders, list_class_images
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.decode import decode_rgb
-from mhc_vision.data.naming import first_few
+from mhc_vision.data.folders import class_folders, list_class_images
 
 
 class ImageFolderDataModule(AugmentedDataModule):

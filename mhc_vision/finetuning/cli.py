@@ -13,12 +13,12 @@ from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.data import ImageDataModule
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
+from mhc_vision.training.callbacks.run_summary import RunSummary
 from mhc_vision.training.cli import SaveConfigOnStart, TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.training.messages import fail
 from mhc_vision.training.resume import NEWEST
 from mhc_vision.training.run_directory import BeginRun
-from mhc_vision.training.run_summary import RunSummary
 
 PROBE_FILE = "probe.json"
 

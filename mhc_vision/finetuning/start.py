@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from mhc_vision.data.class_names import check_class_names
+from mhc_vision.inference.class_match import match_classes
+from mhc_vision.inference.load_model import LoadedModel, load_model
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models import hyperconnect
-from mhc_vision.training.class_match import match_classes
-from mhc_vision.training.classifier import check_model_args, rebuild_classifier, split_options
-from mhc_vision.training.load_model import LoadedModel, load_model
+from mhc_vision.models.create import check_model_args, rebuild_classifier, split_options
 
 AS_LOADED: Final = "as_loaded"
 """Of `connection`: what the start has, named or not."""

@@ -1,21 +1,14 @@
 """Hyper-connections as modules, usable around any branch in any network."""
 
 from mhc_vision.kernels import Coefficients
-from mhc_vision.layers.block import HyperBlock
-from mhc_vision.layers.connect import check_block_class, check_blocks, connect_blocks, disconnect_blocks
+from mhc_vision.layers.blocks.connect import check_block_class, check_blocks, connect_blocks, disconnect_blocks
+from mhc_vision.layers.blocks.vit import HyperBlock
 from mhc_vision.layers.connection import HyperConnection, Opened
 from mhc_vision.layers.constraints import CONSTRAINTS, Constraint, create_constraint
 from mhc_vision.layers.dynamic import DynamicHyperConnection
 from mhc_vision.layers.factory import CONNECTIONS, check_connection, connection_options, create_connection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters, muon_fallback_list
-from mhc_vision.layers.recording import (
-    initial_coefficients,
-    named_connections,
-    observe_connections,
-    observe_reduction,
-    record_coefficients,
-)
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
     REDUCTIONS,
@@ -25,6 +18,13 @@ from mhc_vision.layers.streams import (
     create_reduction,
     expand_streams,
     reduce_streams,
+)
+from mhc_vision.models.instruments.observe import (
+    initial_coefficients,
+    named_connections,
+    observe_connections,
+    observe_reduction,
+    record_coefficients,
 )
 
 __all__ = [

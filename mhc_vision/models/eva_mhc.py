@@ -4,9 +4,9 @@ from timm.models.eva import Eva
 from timm.models.eva import checkpoint_filter_fn as plain_checkpoint_filter_fn
 
 from mhc_vision.models.architectures import EVAS
-from mhc_vision.models.checkpoints import connected_filter
 from mhc_vision.models.hyper_connected import HyperConnected
 from mhc_vision.models.registration import connected_default_cfgs, register_architectures
+from mhc_vision.models.state_dicts import connected_filter
 
 __all__ = ["HyperEva", "checkpoint_filter_fn"]
 

@@ -17,10 +17,10 @@ from mhc_vision.layers import (
     connection_options,
     disconnect_blocks,
 )
-from mhc_vision.layers.fused import is_fusable
-from mhc_vision.layers.stack import StreamSequential, StreamStack, adopt
-from mhc_vision.models.checkpoints import check_connections
+from mhc_vision.layers.blocks.fused_stack import is_fusable
+from mhc_vision.layers.blocks.stack import StreamSequential, StreamStack, adopt
 from mhc_vision.models.model_arguments import check_model_arguments
+from mhc_vision.models.state_dicts import check_connections
 
 
 class HyperConnected(nn.Module):

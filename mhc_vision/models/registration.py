@@ -11,8 +11,8 @@ from torch import nn
 
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.architectures import Architectures
-from mhc_vision.models.checkpoints import CheckpointFilter
 from mhc_vision.models.image_size import check_image_size
+from mhc_vision.models.state_dicts import CheckpointFilter
 
 
 def connected_default_cfgs(architectures: Architectures) -> dict[str, Any]:

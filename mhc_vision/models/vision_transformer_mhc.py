@@ -10,9 +10,9 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn as plain_checkpoint_filter_fn
 
 from mhc_vision.models.architectures import VISION_TRANSFORMERS
-from mhc_vision.models.checkpoints import check_depth_of_npz, connected_filter
 from mhc_vision.models.hyper_connected import HyperConnected
 from mhc_vision.models.registration import connected_default_cfgs, register_architectures
+from mhc_vision.models.state_dicts import check_depth_of_npz, connected_filter
 
 __all__ = ["HyperVisionTransformer", "HyperVisionTransformerDistilled", "checkpoint_filter_fn"]
 

@@ -13,23 +13,23 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import mhc_vision.data  # noqa: F401  its classes can be named without their module
 from mhc_vision.atomic_files import replace_text
+from mhc_vision.stored.weights import short_reason
+from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
+from mhc_vision.training.callbacks.divergence import StopWhenDiverged
+from mhc_vision.training.callbacks.ema import EMA  # noqa: F401  can be named without its module
+from mhc_vision.training.callbacks.interrupt import InterruptCheckpoint
+from mhc_vision.training.callbacks.loss_spikes import LossSpikes
+from mhc_vision.training.callbacks.resume_position import ResumePosition
+from mhc_vision.training.callbacks.run_summary import RunSummary
+from mhc_vision.training.callbacks.throughput import Throughput
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
-from mhc_vision.training.connection_monitor import ConnectionMonitor
-from mhc_vision.training.divergence import StopWhenDiverged
-from mhc_vision.training.ema import EMA  # noqa: F401  can be named without its module
-from mhc_vision.training.interrupt import InterruptCheckpoint
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
-from mhc_vision.training.loss_spikes import LossSpikes
 from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
-from mhc_vision.training.option_errors import REFUSALS, is_refusal, reason_of, trainer_refusals
-from mhc_vision.training.option_parser import OptionParser, parse_options
+from mhc_vision.training.options.errors import REFUSALS, is_refusal, reason_of, trainer_refusals
+from mhc_vision.training.options.parser import OptionParser, parse_options
 from mhc_vision.training.resume import NEWEST, check_same_classes, check_same_model, check_same_run, resume_path
-from mhc_vision.training.resume_position import ResumePosition
 from mhc_vision.training.run_directory import CHECKPOINTS, BeginRun, RunDirectory
-from mhc_vision.training.run_summary import RunSummary
-from mhc_vision.training.stored_weights import short_reason
-from mhc_vision.training.throughput import Throughput
 
 EVALUATIONS = ("validate", "test")
 SUBCOMMANDS = ("fit", *EVALUATIONS)

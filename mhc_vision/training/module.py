@@ -13,16 +13,16 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from mhc_vision.accuracy import NotFiniteRows, accuracies
 from mhc_vision.checks import check_choice, check_number, check_numbers, check_whole_number
 from mhc_vision.data.datamodule import Metric, checked_metric
-from mhc_vision.training.accuracy import NotFiniteRows, accuracies
-from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS
-from mhc_vision.training.classifier import ConnectionName, create_classifier, freeze_sincos_pos_embed
+from mhc_vision.models.create import ConnectionName, create_classifier, freeze_sincos_pos_embed
+from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
+from mhc_vision.stored.model_args import without_weight_sources
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
 from mhc_vision.training.schedule import warmup_cosine
 from mhc_vision.training.sharding import is_sharded, shard_model
-from mhc_vision.training.stored_model_args import without_weight_sources
 
 
 class ClassificationModule(LightningModule):

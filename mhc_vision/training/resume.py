@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from mhc_vision.checks import first_few
 from mhc_vision.data.class_names import chosen_by_number, distinct_names
-from mhc_vision.data.naming import first_few
-from mhc_vision.training.checkpoint_schema import MODEL_SETTINGS, check_checkpoint, check_restorable
+from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS, check_checkpoint, check_restorable
+from mhc_vision.stored.weights import check_fits, short_reason
 from mhc_vision.training.run_directory import RunDirectory
-from mhc_vision.training.stored_weights import check_fits, short_reason
 
 NEWEST = "last"
 # what may change between the parts of a run: it does not change what is computed

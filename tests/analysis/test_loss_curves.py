@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from mhc_vision.analysis.curves import plot_loss_curves, plot_seed_bands, smooth
+from mhc_vision.report.curves import plot_loss_curves, plot_seed_bands, smooth
 
 
 def _write(path, records):

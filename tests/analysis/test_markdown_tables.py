@@ -1,6 +1,6 @@
 import pytest
 
-from mhc_vision.analysis.tables import markdown_table
+from mhc_vision.report.markdown import markdown_table
 
 
 def test_rows_become_a_padded_table_with_a_header():

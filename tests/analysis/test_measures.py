@@ -5,14 +5,14 @@ import timm
 import torch
 from torch import nn
 
-from mhc_vision.analysis.branch_similarity import BranchSimilarity
-from mhc_vision.analysis.coefficient_distribution import CoefficientDistribution
-from mhc_vision.analysis.gain_profile import GainProfile
 from mhc_vision.analysis.measure_model import measure_model
-from mhc_vision.analysis.sinkhorn_residual import SinkhornResidual, column_residual
-from mhc_vision.analysis.stream_statistics import StreamStatistics, effective_rank, stream_cosine, stream_norms
+from mhc_vision.analysis.measures.branch_similarity import BranchSimilarity
+from mhc_vision.analysis.measures.coefficient_distribution import CoefficientDistribution
+from mhc_vision.analysis.measures.gain_profile import GainProfile
+from mhc_vision.analysis.measures.sinkhorn_residual import SinkhornResidual, column_residual
+from mhc_vision.analysis.measures.stream_statistics import StreamStatistics, effective_rank, stream_cosine, stream_norms
+from mhc_vision.analysis.measures.token_statistics import TokenMoments, TokenQuantiles
 from mhc_vision.analysis.summary_table import summary_rows
-from mhc_vision.analysis.token_statistics import TokenMoments, TokenQuantiles
 from mhc_vision.kernels import Coefficients, sinkhorn_knopp
 
 

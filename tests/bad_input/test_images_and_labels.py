@@ -26,17 +26,17 @@ from mhc_vision.data import (
     InMemoryFolderDataModule,
     TimmDataModule,
 )
-from mhc_vision.data.class_folders import class_folders, list_class_images
 from mhc_vision.data.decode import decode_rgb
-from mhc_vision.data.evaluation_images import evaluation_folder, list_flat_images
-from mhc_vision.data.folder_labels import folder_labels
-from mhc_vision.data.image_files import decode_file, list_files
-from mhc_vision.data.in_memory_images import InMemoryImages
-from mhc_vision.data.real_labels import load_real_labels, real_labels_of
+from mhc_vision.data.folders import class_folders, list_class_images
+from mhc_vision.data.in_memory import InMemoryImages
 from mhc_vision.data.transforms import eval_transform, train_transform
 from mhc_vision.finetuning.start import start_from
-from mhc_vision.training.classifier import create_classifier
-from mhc_vision.training.load_model import load_model
+from mhc_vision.inference.evaluation_images import evaluation_folder, list_flat_images
+from mhc_vision.inference.folder_labels import folder_labels
+from mhc_vision.inference.image_files import decode_file, list_files
+from mhc_vision.inference.load_model import load_model
+from mhc_vision.inference.real_labels import load_real_labels, real_labels_of
+from mhc_vision.models.create import create_classifier
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.resume import check_same_classes
 

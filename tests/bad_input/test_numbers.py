@@ -16,18 +16,20 @@ import torch
 
 import mhc_vision  # noqa: F401  registers the models
 from mhc_vision import hyperconnect
-from mhc_vision.analysis.curves import smooth
-from mhc_vision.comparison.matrix import parse_matrix
-from mhc_vision.comparison.slots import find_slots
-from mhc_vision.comparison.statistics import student_quantile
+from mhc_vision.comparison.plan.matrix import parse_matrix
+from mhc_vision.comparison.report.statistics import student_quantile
+from mhc_vision.comparison.run.slots import find_slots
 from mhc_vision.data import DigitsDataModule, DownstreamDataModule, FakeDataModule, ImageFolderDataModule
 from mhc_vision.data.batch_augment import BatchAugment
-from mhc_vision.data.division import draw_per_class, hold_out
+from mhc_vision.data.division import balanced_subset, draw_per_class, hold_out
 from mhc_vision.data.in_memory_folder import InMemoryFolderDataModule
-from mhc_vision.data.subset import balanced_subset
-from mhc_vision.data.timm_reader import TimmDataModule
+from mhc_vision.data.timm_datasets import TimmDataModule
 from mhc_vision.data.transforms import eval_transform, train_transform
 from mhc_vision.finetuning.module import FinetuneModule
+from mhc_vision.inference.evaluate import EvaluationOptions
+from mhc_vision.inference.load_model import load_model
+from mhc_vision.inference.predict import predict_files
+from mhc_vision.inference.sample_images import sample_indices
 from mhc_vision.kernels import branch_input, project_streams, sinkhorn_knopp, stream_logits
 from mhc_vision.layers import (
     DynamicHyperConnection,
@@ -41,18 +43,15 @@ from mhc_vision.layers import (
 )
 from mhc_vision.models.designs.apply import apply_design
 from mhc_vision.models.lora import LoraOptions, add_adapters
-from mhc_vision.training.connection_monitor import ConnectionMonitor
-from mhc_vision.training.divergence import StopWhenDiverged
-from mhc_vision.training.ema import EMA
-from mhc_vision.training.evaluate import EvaluationOptions
-from mhc_vision.training.load_model import load_model
+from mhc_vision.report.curves import smooth
+from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
+from mhc_vision.training.callbacks.divergence import StopWhenDiverged
+from mhc_vision.training.callbacks.ema import EMA
+from mhc_vision.training.callbacks.loss_spikes import LossSpikes
+from mhc_vision.training.callbacks.throughput import Throughput
 from mhc_vision.training.loss import classification_loss
-from mhc_vision.training.loss_spikes import LossSpikes
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.param_groups import param_groups
-from mhc_vision.training.predict import predict_files
-from mhc_vision.training.sample_images import sample_indices
-from mhc_vision.training.throughput import Throughput
 
 NAN, INF = math.nan, math.inf
 X = torch.zeros(1, 2, 4)

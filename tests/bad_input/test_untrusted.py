@@ -18,12 +18,12 @@ from timm.models import save_for_hf
 
 from mhc_vision.cli import main
 from mhc_vision.data import FakeDataModule, TimmDataModule
-from mhc_vision.training.checkpoint_model import load_checkpoint_model
-from mhc_vision.training.checkpoint_schema import check_restorable
-from mhc_vision.training.load_model import load_model
+from mhc_vision.inference.checkpoint_model import load_checkpoint_model
+from mhc_vision.inference.load_model import load_model
+from mhc_vision.inference.run_data import load_run_data
+from mhc_vision.stored.checkpoint_schema import check_restorable
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.resume import read_checkpoint
-from mhc_vision.training.run_data import load_run_data
 
 Content = dict[str, Any]
 Change = Callable[[Content], Any]

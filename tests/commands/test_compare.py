@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mhc_vision.cli import main
-from mhc_vision.comparison.matrix import load_matrix
+from mhc_vision.comparison.plan.matrix import load_matrix
 from mhc_vision.metrics_log import read_metric
 
 ROOT = Path(__file__).parents[2]

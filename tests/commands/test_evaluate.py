@@ -291,7 +291,7 @@ def test_a_model_of_grey_images_is_refused(write_images, refused, tmp_path):
 
 
 def test_bad_input_is_named_before_an_image_is_read(timm_directory, write_images, refused, tmp_path, monkeypatch):
-    monkeypatch.setattr("mhc_vision.data.evaluation_images.decode_rgb", None)
+    monkeypatch.setattr("mhc_vision.inference.evaluation_images.decode_rgb", None)
     model = timm_directory(3)
     images = write_images(tmp_path / "images", ("0", "1"))
     (tmp_path / "empty").mkdir()

@@ -206,7 +206,7 @@ def test_nothing_is_written_when_nothing_can_be_read(model, refused, tmp_path):
 
 
 def test_bad_input_is_named_before_a_file_is_read(model, photos, timm_directory, refused, tmp_path, monkeypatch):
-    monkeypatch.setattr("mhc_vision.training.predict.decode_file", None)
+    monkeypatch.setattr("mhc_vision.inference.predict.decode_file", None)
     (tmp_path / "empty").mkdir()
     for words, expected in (
         (

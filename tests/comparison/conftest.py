@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mhc_vision.comparison.matrix import Cell, Matrix, parse_matrix
+from mhc_vision.comparison.plan.matrix import Cell, Matrix, parse_matrix
 
 
 @pytest.fixture

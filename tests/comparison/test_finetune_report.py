@@ -2,9 +2,9 @@
 
 import pytest
 
-from mhc_vision.comparison.directory import ComparisonDirectory
-from mhc_vision.comparison.matrix import parse_matrix
-from mhc_vision.comparison.report import write_report
+from mhc_vision.comparison.plan.matrix import parse_matrix
+from mhc_vision.comparison.report.write import write_report
+from mhc_vision.comparison.run.directory import ComparisonDirectory
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def drawn(monkeypatch):
             file.touch()
         return files
 
-    monkeypatch.setattr("mhc_vision.comparison.report.plot_seed_bands", draw)
+    monkeypatch.setattr("mhc_vision.comparison.report.write.plot_seed_bands", draw)
     return names
 
 

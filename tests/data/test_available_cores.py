@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from mhc_vision.data.available_cores import available_cores
+from mhc_vision.data.machine import available_cores
 
 
 def test_cores_of_the_process_count_where_the_system_tells(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from mhc_vision.data.batch_augment import BatchAugment
-from mhc_vision.data.crop_flip import padded_crop, random_crop, random_hflip
+from mhc_vision.data.batch_augment import BatchAugment, padded_crop, random_crop, random_hflip
 
 BATCH, HEIGHT, WIDTH = 5, 6, 8
 FILL = torch.tensor([7, 100, 200], dtype=torch.uint8)

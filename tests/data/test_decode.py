@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mhc_vision.data.decode import decode_any_bytes, decode_rgb
-from mhc_vision.data.image_files import decode_file
+from mhc_vision.inference.image_files import decode_file
 
 ORANGE = (240, 120, 8)
 

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from mhc_vision.data import DigitsDataModule, FakeDataModule
-from mhc_vision.data.in_memory_images import InMemoryImages
-from mhc_vision.data.seeding import SeededDataset
+from mhc_vision.data.in_memory import InMemoryImages
+from mhc_vision.data.order import SeededDataset
 
 GPU = torch.device("cuda", 0)
 

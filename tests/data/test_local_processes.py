@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mhc_vision.data.local_processes import local_processes
+from mhc_vision.data.machine import local_processes
 
 
 def test_the_trainer_knows_and_before_it_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mhc_vision.data.seeding import SeededDataset, derive_seed
+from mhc_vision.data.order import SeededDataset, derive_seed
 
 
 class Noise(Dataset):

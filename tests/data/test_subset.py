@@ -1,7 +1,7 @@
 from collections import Counter
 from itertools import pairwise
 
-from mhc_vision.data.subset import balanced_subset
+from mhc_vision.data.division import balanced_subset
 
 LABELS = [0] * 5 + [1] * 2 + [2] * 4
 

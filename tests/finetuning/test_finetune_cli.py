@@ -12,8 +12,8 @@ from torchvision.io import write_jpeg
 
 from mhc_vision.cli import main
 from mhc_vision.data import DigitsDataModule
+from mhc_vision.inference.load_model import load_model
 from mhc_vision.layers import connection_parameters
-from mhc_vision.training.load_model import load_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 COMBINATIONS = [
@@ -213,7 +213,7 @@ def test_a_finished_run_is_not_tested_again(finetune, folders, tmp_path):
 
 def test_a_model_that_timm_could_not_load_again_is_not_exported(finetune, tmp_path, capsys, monkeypatch):
     run_dir = finetune(connection="mhc")
-    monkeypatch.setattr("mhc_vision.training.export.is_model", lambda name: False)
+    monkeypatch.setattr("mhc_vision.inference.export_timm.is_model", lambda name: False)
     words = ["export", str(run_dir / "checkpoints" / "last.ckpt"), str(tmp_path / "exported")]
     assert "holds test_vit_mhc, which timm has no name for" in _refused(capsys, lambda: main(words))
     assert not (tmp_path / "exported").exists()

@@ -9,7 +9,7 @@ from torch import nn
 
 import mhc_vision
 from mhc_vision.finetuning.start import start_from
-from mhc_vision.training.classifier import rebuild_classifier
+from mhc_vision.models.create import rebuild_classifier
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import mhc_vision
 from mhc_vision.analysis.analysis_report import write_analysis
 from mhc_vision.analysis.measure_model import measure_model
 from mhc_vision.cli import main
-from mhc_vision.data.downstream import DownstreamDataModule
+from mhc_vision.data.downstream.datamodule import DownstreamDataModule
 from mhc_vision.layers import connection_parameters
 
 SMALL = {"img_size": 32, "depth": 2, "num_classes": 3, "num_streams": 3}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mhc_vision
 from mhc_vision.layers import connection_parameters, named_connections, record_coefficients
-from mhc_vision.layers.fused import is_fusable
+from mhc_vision.layers.blocks.fused_stack import is_fusable
 
 # fp32 rounding of outputs of order one, added up in another order
 ROUNDING = {"rtol": 0, "atol": 1e-5}

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mhc_vision import collapse
 from mhc_vision.kernels import use_backend
 from mhc_vision.layers import CONNECTIONS
-from mhc_vision.layers.fused import can_fuse
+from mhc_vision.layers.blocks.fused_stack import can_fuse
 
 pytest.importorskip("triton")
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from mhc_vision.analysis.figure_files import COLOURS, SEQUENTIAL, new_figure
 from mhc_vision.analysis.figures.depth_axis import BRANCH_LABEL
 from mhc_vision.analysis.figures.section import Section
+from mhc_vision.report.figures import COLOURS, SEQUENTIAL, new_figure
 
 _NUM_CLASSES = 16
 

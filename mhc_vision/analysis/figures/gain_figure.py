@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from mhc_vision.analysis.figure_files import line_look, new_figure
 from mhc_vision.analysis.figures.depth_axis import set_depth_axis
 from mhc_vision.analysis.figures.section import Section
+from mhc_vision.report.figures import line_look, new_figure
 
 _SMALLEST = 1e-9
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from mhc_vision.analysis.figure_files import new_figure
 from mhc_vision.analysis.figures.map_figure import colour_scale
 from mhc_vision.analysis.figures.section import Section
+from mhc_vision.report.figures import new_figure
 
 
 def draw_matrix(connection_matrix: dict[str, Any]) -> Any:

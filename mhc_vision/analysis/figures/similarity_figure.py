@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from mhc_vision.analysis.figure_files import COLOURS, new_figure
 from mhc_vision.analysis.figures.depth_axis import draw_band, set_cosine_scale, set_depth_axis
 from mhc_vision.analysis.figures.section import Section
+from mhc_vision.report.figures import COLOURS, new_figure
 
 
 def draw_similarity(similarity: list[dict[str, float]]) -> Any:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mhc_vision.analysis.figure_files import SEQUENTIAL, new_figure
 from mhc_vision.analysis.figures.section import Section
+from mhc_vision.report.figures import SEQUENTIAL, new_figure
 
 _SMALLEST = 1e-9
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from mhc_vision.analysis.figure_files import COLOURS, line_look, new_figure
 from mhc_vision.analysis.figures.depth_axis import draw_band, set_cosine_scale, set_depth_axis
 from mhc_vision.analysis.figures.section import Section
+from mhc_vision.report.figures import COLOURS, line_look, new_figure
 
 _PLACE_LABEL = "before branch (last point: read-out)"
 

@@ -1,0 +1,1 @@
+"""What a comparison runs: its matrix and settings."""

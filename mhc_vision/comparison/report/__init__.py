@@ -1,0 +1,1 @@
+"""What a comparison found: records, statistics, tables, pages."""

@@ -1,0 +1,213 @@
+"""The report of a comparison: `report.md`, `report.html` and `figures/`, read from the records of its runs."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mhc_vision.atomic_files import replace_text
+from mhc_vision.comparison.plan.matrix import FIGURES, Matrix
+from mhc_vision.comparison.report.metrics import TRAINING_LOSS, VALIDATION_TOP1
+from mhc_vision.comparison.report.overview import overview_table
+from mhc_vision.comparison.report.records import RunRecord
+from mhc_vision.comparison.report.results import TaskResults, read_results
+from mhc_vision.comparison.report.tables import (
+    UNMOVED,
+    convergence_table,
+    cost_table,
+    difference_table,
+    divergence_table,
+    failure_table,
+    final_table,
+    maps_table,
+    settings_table,
+    unmoved_arms,
+)
+from mhc_vision.comparison.run.directory import ComparisonDirectory
+from mhc_vision.report.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
+from mhc_vision.report.curves import plot_seed_bands
+
+_OVERVIEW = (
+    "Of each arm the mean over seeds and, in brackets, the lowest and the highest, in percent. The metric is taken on "
+    "test images where the data has its own, else on validation images, and is the mean of the classes' accuracies "
+    "where the dataset is compared by that. A combination that the matrix excludes is `-`; where runs failed, it says "
+    "how many are left."
+)
+_FINAL = (
+    "Values at the end of training, not the best ones: accuracy and loss of the last validation, and the training loss "
+    "as the mean of the last tenth of the logged losses. Mean ± standard deviation over seeds."
+)
+_TEST = " Test figures are taken once, of the final weights."
+_EXCLUDED = "Excluded by the matrix: {arms}."
+_NO_BASELINE = " Without `{baseline}` there is nothing that the others are measured against."
+_DIFFERENCE = (
+    "Arm minus `{baseline}`, seed by seed, as runs of one seed see the same data in the same order: mean and, in "
+    "brackets, its 95 % interval (Student's t). An interval that holds 0 does not tell the arms apart; nothing is "
+    "corrected for the number of arms."
+)
+_DIVERGED = (
+    "These runs went on to their end although numbers were no longer finite. Images whose logits are not finite count "
+    "as wrong in every accuracy; a mean over seeds of which one is not finite is not taken."
+)
+_CONVERGENCE = (
+    "Optimiser steps after which an arm is first as good as `{baseline}` at its end, of the mean curve and seed by "
+    "seed with the baseline's run of that seed; the speed-up is the baseline's steps over these, - where it is never "
+    "reached, or the baseline's is not finite. It is only as fine as the log (validations a run: {points}). The row of "
+    "`{baseline}` itself shows how much of a speed-up is chance: its curve, too, may pass its final value before its "
+    "end."
+)
+_COST = (
+    "GMACs of one image; images/s in training is the median of the logged rates without the first tenth, and the step "
+    "time is relative to that of `{baseline}`, seed by seed. Memory is {memory}. Measured on {devices}."
+)
+_MAPS = (
+    "What the connections were at the last look of a run: how far the entries of their maps had come from their start "
+    "(mean absolute change), and the largest Amax gains of products of `res` (1 for a plain residual)."
+)
+_UNMOVED = (
+    " The maps of {arms} stayed within {limit} of their start in every run: there, the model is a plain residual at a "
+    "higher price."
+)
+_NOISE = " The runs shared the CPU with each other and with whatever else it did: speeds are rough."
+_ONE_SEED = (
+    "There is one seed: nothing says how far chance moves these figures, so standard deviations and intervals are -."
+)
+
+
+def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -> Path:
+    """Writes the report of a comparison whose runs have all finished or failed.
+
+    Args:
+        matrix: The comparison.
+        directory: Where its runs are, and the report goes.
+        command: The command line that repeats it.
+
+    Returns:
+        The path of `report.md`; `report.html`, which needs no other file, is beside it.
+
+    Raises:
+        ValueError: Records are missing or broken, or no run has finished.
+    """
+    results = read_results(matrix, directory)
+    records = [record for task in results for record in task.finished]
+    blocks: list[Block] = [Heading(1, f"Comparison: {matrix.name}"), Paragraph(_summary(matrix, records))]
+    if len(matrix.seeds) == 1:
+        blocks.append(Paragraph(_ONE_SEED))
+    if len(results) > 1:
+        blocks += [Heading(2, "Results"), Paragraph(_OVERVIEW), Table(overview_table(matrix, results))]
+    for task in results:
+        blocks += _task_blocks(task, directory.path)
+    blocks += [Heading(2, "How it was made"), Paragraph(_versions(records)), Code(command)]
+    blocks.append(Paragraph("Files and options of each run, the options on top of the files:"))
+    blocks.append(Table(settings_table(matrix)))
+    report = directory.path / "report.md"
+    replace_text(report, to_markdown(blocks, directory.path))
+    replace_text(report.with_suffix(".html"), to_html(blocks))
+    return report
+
+
+def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
+    blocks: list[Block] = [Heading(2, results.task)]
+    if results.excluded:
+        blocks.append(Paragraph(_excluded_text(results)))
+    if results.failures:
+        blocks += [Heading(3, "Failed runs"), Table(failure_table(results))]
+        for name, failure in results.failures.items():
+            blocks += [Paragraph(f"Last lines of `{name}`:"), Code("\n".join(failure.lines) or "(none)")]
+    records = results.finished
+    if not records:
+        return [*blocks, Paragraph("No run has finished.")]
+    if diverged := divergence_table(results):
+        blocks += [Heading(3, "Runs that diverged"), Paragraph(_DIVERGED), Table(diverged)]
+    final = _FINAL + ("" if all(metric.has_curve for metric in results.metrics) else _TEST)
+    blocks += [Heading(3, "Final values"), Paragraph(final), Table(final_table(results))]
+    if differences := difference_table(results):
+        text = _DIFFERENCE.format(baseline=results.baseline)
+        blocks += [Heading(3, "Difference to the baseline"), Paragraph(text), Table(differences)]
+    if convergence := convergence_table(results):
+        points = max(len(record.curves[VALIDATION_TOP1.key].steps) for record in records)
+        text = _CONVERGENCE.format(baseline=results.baseline, points=points)
+        blocks += [Heading(3, "Steps to the baseline's final values"), Paragraph(text), Table(convergence)]
+    if maps := maps_table(results):
+        blocks += [Heading(3, "Maps"), Paragraph(_maps_text(results)), Table(maps)]
+    blocks += [Heading(3, "Cost"), Paragraph(_cost_text(results, records)), Table(cost_table(results))]
+    if figures := _figures(results, directory):
+        blocks += [Heading(3, "Curves"), *figures]
+    return blocks
+
+
+def _excluded_text(results: TaskResults) -> str:
+    text = _EXCLUDED.format(arms=", ".join(f"`{arm}`" for arm in results.excluded))
+    return text + (_NO_BASELINE.format(baseline=results.baseline) if results.baseline in results.excluded else "")
+
+
+def _maps_text(results: TaskResults) -> str:
+    unmoved = [f"`{arm}`" for arm in unmoved_arms(results)]
+    return _MAPS + (_UNMOVED.format(arms=", ".join(unmoved), limit=UNMOVED) if unmoved else "")
+
+
+def _figures(results: TaskResults, directory: Path) -> list[Block]:
+    if not results.curved_metrics:
+        return []
+    if importlib.util.find_spec("matplotlib") is None:
+        return [Paragraph("No figures: they need matplotlib (`pip install 'mhc_vision[plots]'`).")]
+    blocks: list[Block] = []
+    for metric in results.curved_metrics:
+        # every arm is there, so that it keeps its colour
+        curves = {
+            arm: [run.curves[metric.key].pair for run in runs.values() if metric.key in run.curves]
+            for arm, runs in results.records.items()
+        }
+        caption = f"{results.task}: {metric.name}, mean over seeds, band from lowest to highest"
+        blocks.append(_figure(results, directory, metric.key, curves, metric.axis_label, caption))
+    gaps = {arm: [_gap(mine, base) for mine, base in results.pairs(arm, TRAINING_LOSS)] for arm in results.records}
+    # the baseline's colour is kept for it, without a curve
+    gaps[results.baseline] = []
+    if any(gaps.values()):
+        caption = f"{results.task}: training loss minus that of {results.baseline}, seed by seed"
+        label = "difference of the training loss (nats)"
+        blocks.append(_figure(results, directory, "train/loss-gap", gaps, label, caption, zero_line=True))
+    return blocks
+
+
+def _figure(
+    results: TaskResults,
+    directory: Path,
+    key: str,
+    curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]],
+    label: str,
+    caption: str,
+    zero_line: bool = False,
+) -> Figure:
+    destination = directory / FIGURES / f"{results.task}-{key.replace('/', '-')}"
+    png, svg = plot_seed_bands(curves, destination, label=label, zero_line=zero_line)
+    return Figure(png, svg, caption)
+
+
+def _gap(mine: RunRecord, base: RunRecord) -> tuple[list[int], list[float]]:
+    of_base = dict(zip(*base.curves[TRAINING_LOSS.key].pair, strict=True))
+    of_mine = mine.curves[TRAINING_LOSS.key]
+    common = [(step, value) for step, value in zip(*of_mine.pair, strict=True) if step in of_base]
+    return [step for step, _ in common], [value - of_base[step] for step, value in common]
+
+
+def _summary(matrix: Matrix, records: Sequence[RunRecord]) -> str:
+    failed = len(matrix.cells) - len(records)
+    state = f", of which {failed} failed" if failed else ""
+    return (
+        f"{len(matrix.cells)} runs{state}. Tasks: {', '.join(matrix.tasks)}. Arms: {', '.join(matrix.arms)}, with "
+        f"`{matrix.baseline}` as the baseline. Seeds: {', '.join(map(str, matrix.seeds))}."
+    )
+
+
+def _versions(records: Sequence[RunRecord]) -> str:
+    versions = {", ".join(f"{name} {version}" for name, version in run.summary["versions"].items()) for run in records}
+    text = "; ".join(sorted(versions)) or "no run has finished"
+    return f"Everything above is read from `summary.json` and `metrics.jsonl` of the runs ({text})."
+
+
+def _cost_text(results: TaskResults, records: Sequence[RunRecord]) -> str:
+    devices = sorted({record.summary["device"] for record in records})
+    on_cpu = "cpu" in devices
+    memory = "the most that the process had in RAM" if on_cpu else "the most that tensors took on a GPU"
+    text = _COST.format(baseline=results.baseline, memory=memory, devices=", ".join(devices))
+    return text + (_NOISE if on_cpu else "")

@@ -1,0 +1,1 @@
+"""How a comparison runs: directory, processes, progress."""

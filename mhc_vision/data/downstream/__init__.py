@@ -1,0 +1,1 @@
+"""The datasets that pretrained models are fine-tuned on."""

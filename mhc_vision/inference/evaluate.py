@@ -1,0 +1,108 @@
+"""Accuracy of a loaded model on images, each of which counts exactly once."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mhc_vision.accuracy import accuracies
+from mhc_vision.inference.load_model import LoadedModel
+from mhc_vision.inference.logits import InferenceOptions, image_logits
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(InferenceOptions):
+    """How to evaluate; nothing but `precision` and `broken` changes what comes out.
+
+    Args:
+        broken: What an image that cannot be decoded does: `"raise"` an error, or `"skip"`: it does not count. The
+            others are those of `InferenceOptions`.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    broken: Literal["raise", "skip"] = "raise"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.broken not in ("raise", "skip"):
+            raise ValueError(f"broken must be 'raise' or 'skip', got {self.broken!r}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` gives.
+
+    Attributes:
+        num_images: That were read and count.
+        top1: Part of them whose label comes first, in [0, 1]; `None` without labels.
+        top5: Whose label is among the first five; `None` for five classes or fewer, too.
+        loss: Mean cross-entropy, whatever loss the model was trained with; `None` without labels.
+        predictions: (N,) int64, the first class of each image in the order given; -1 for those that cannot be read.
+        broken: What is wrong with each of these, with its name.
+        images_per_s: Of all that happens, reading included.
+    """
+
+    num_images: int
+    top1: float | None
+    top5: float | None
+    loss: float | None
+    predictions: Tensor
+    broken: list[str]
+    images_per_s: float
+
+
+@torch.inference_mode()
+def evaluate(
+    loaded: LoadedModel, paths: Sequence[str], labels: Sequence[int] | None, options: EvaluationOptions
+) -> Evaluation:
+    """Runs a model on image files.
+
+    Args:
+        loaded: The model and how its images are made.
+        paths: Files that `decode_rgb` reads, at least one.
+        labels: Class index of each; `None` if only the predictions are of interest.
+        options: How.
+
+    Raises:
+        ValueError: If the data settings are out of range, the model does not run on one of its images, an image cannot
+            be read (unless `broken` is `"skip"`), none can, or the model gives logits that are not finite.
+    """
+    batches = image_logits(loaded, paths, options, "evaluate")
+    device = options.torch_device()
+    accuracy = accuracies(loaded.num_classes).to(device)
+    # torchmetrics' mean leaves NaN out, or with nan_strategy="disable" the weights of its values
+    loss = torch.zeros((), device=device)
+    targets = None if labels is None else torch.tensor(labels)
+    predictions = torch.full((len(paths),), -1)
+    broken: list[str] = []
+    started = time.perf_counter()
+    for indices, logits, errors in batches:
+        if errors and options.broken == "raise":
+            raise ValueError(errors[0])
+        broken.extend(errors)
+        if not len(indices):
+            continue
+        predictions[indices] = logits.argmax(1).cpu()
+        if targets is not None:
+            batch_labels = targets[indices].to(device, non_blocking=True)
+            accuracy.update(logits, batch_labels)
+            loss += F.cross_entropy(logits, batch_labels, reduction="sum")
+    num_images = len(paths) - len(broken)
+    if num_images == 0:
+        raise ValueError(f"folder: none of the {len(paths)} images can be read; the first: {broken[0]}")
+    figures = {} if targets is None else {name: value.item() for name, value in accuracy.compute().items()}
+    return Evaluation(
+        num_images=num_images,
+        top1=figures.get("top1"),
+        top5=figures.get("top5"),
+        loss=None if targets is None else (loss / num_images).item(),
+        predictions=predictions,
+        broken=broken,
+        images_per_s=num_images / (time.perf_counter() - started),
+    )

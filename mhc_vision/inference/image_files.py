@@ -1,0 +1,48 @@
+"""Files that may be images: which there are, and what is in them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from mhc_vision.checks import first_few
+from mhc_vision.data.decode import decode_any_bytes, read_image_file
+from mhc_vision.data.folders import walk_files
+
+
+def list_files(paths: Sequence[Path]) -> list[str]:
+    """The files among `paths`, and all files in the folders among them and in folders of these.
+
+    What a folder holds is sorted, and as in `walk_files`. Nothing is said of what the files are.
+
+    Raises:
+        ValueError: If a path is missing, a folder cannot be listed, or there is no file at all.
+    """
+    if missing := [path for path in paths if not path.exists()]:
+        raise ValueError(f"images: {first_few(missing)}: no such file or folder")
+    files: list[str] = []
+    for path in paths:
+        files.extend(_files_under(path) if path.is_dir() else [str(path)])
+    if not files:
+        raise ValueError(f"images: {first_few(paths)}: no files, hidden ones left out")
+    return files
+
+
+def decode_file(path: str) -> Tensor:
+    """Read an image of any format that Pillow knows; JPEG, PNG and WebP are decoded as everywhere in this package.
+
+    Args:
+        path: The file, of whatever kind.
+
+    Returns:
+        (3, H, W), uint8.
+
+    Raises:
+        ValueError: If the file cannot be read or decoded; the message names it, and says why.
+    """
+    return decode_any_bytes(read_image_file(path), path)
+
+
+def _files_under(folder: Path) -> list[str]:
+    return sorted(os.path.join(parent, name) for parent, _, names in walk_files(folder, "images") for name in names)

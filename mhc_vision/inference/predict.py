@@ -1,0 +1,95 @@
+"""What a model says of image files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mhc_vision.checks import check_whole_number
+from mhc_vision.inference.class_labels import class_labels
+from mhc_vision.inference.image_files import decode_file, list_files
+from mhc_vision.inference.load_model import LoadedModel, ModelOptions, load_model
+from mhc_vision.inference.logits import InferenceOptions, image_logits
+from mhc_vision.inference.model_identity import model_identity
+from mhc_vision.training.callbacks.run_summary import versions
+
+_SIGNIFICANT_DIGITS = 6
+
+
+def predict_files(
+    name: str,
+    paths: Sequence[Path],
+    model_options: ModelOptions | None = None,
+    options: InferenceOptions | None = None,
+    top_k: int = 5,
+) -> dict[str, Any]:
+    """Gives the most probable classes of image files, of all formats that Pillow reads.
+
+    Args:
+        name: Of the model, as in `load_model`.
+        paths: Files and folders, as in `list_files`.
+        model_options: Of `load_model`.
+        options: Of `image_logits`.
+        top_k: Classes an image, at most all.
+
+    Returns:
+        `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `probabilities` (`"softmax"`, or
+        `"sigmoid"` for a model that was trained so, whose probabilities are those of each class on its own and
+        need not sum to 1), `num_files`, `images` (for each file that could be read `image` and `predictions`:
+        `class`, `index` and `probability`, the most probable first; `class` is the index as text where
+        nothing names the classes), `unreadable` (what is wrong with each other file, with its name), `settings` and
+        `versions`.
+
+    Raises:
+        ValueError: If something is missing or wrong, before a file is read; or if none of the files can be read, or
+            the model gives logits that are not finite.
+    """
+    model_options = model_options or ModelOptions()
+    options = options or InferenceOptions()
+    check_whole_number("top_k", top_k, at_least=1)
+    files = list_files(paths)
+    loaded = load_model(name, **vars(model_options))
+    images, unreadable = _predict(loaded, files, options, top_k)
+    if not images:
+        raise ValueError("\n".join([f"images: none of the {len(files)} files can be read:", *unreadable]))
+    return {
+        "model": name,
+        "source": loaded.source,
+        **model_identity(loaded),
+        "weights": model_options.weights,
+        "num_classes": loaded.num_classes,
+        "probabilities": loaded.probabilities,
+        "num_files": len(files),
+        "images": images,
+        "unreadable": unreadable,
+        "settings": {**loaded.data_settings(), **vars(options), "device": str(options.torch_device())},
+        "versions": versions(),
+    }
+
+
+def _predict(
+    loaded: LoadedModel, files: Sequence[str], options: InferenceOptions, top_k: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A record of each readable file, and what is wrong with the others."""
+    labels = class_labels(loaded) or [str(index) for index in range(loaded.num_classes)]
+    images: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    for indices, logits, errors in image_logits(loaded, files, options, "predict", decode_file):
+        unreadable.extend(errors)
+        probabilities = logits.sigmoid() if loaded.probabilities == "sigmoid" else logits.softmax(1)
+        # of the logits: in fp32, sigmoids of large ones are all 1
+        order = torch.topk(logits, min(top_k, loaded.num_classes)).indices
+        best = zip(order.tolist(), probabilities.gather(1, order).tolist(), strict=True)
+        for index, (classes, values) in zip(indices.tolist(), best, strict=True):
+            predictions = [
+                {"class": labels[number], "index": number, "probability": _rounded(value)}
+                for number, value in zip(classes, values, strict=True)
+            ]
+            images.append({"image": files[index], "predictions": predictions})
+    return images, unreadable
+
+
+def _rounded(probability: float) -> float:
+    """Without the digits that fp32 does not have."""
+    return float(f"{probability:.{_SIGNIFICANT_DIGITS}g}")

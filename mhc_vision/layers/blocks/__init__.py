@@ -1,0 +1,1 @@
+"""timm's blocks and stacks with connections in place of their additions."""

@@ -1,0 +1,1 @@
+"""What observes a model: maps and streams of its connections, gains, multiply-accumulates."""

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from mhc_vision.report.run_report import write_run_report
+
+SUMMARY = {
+    "name": "test_vit",
+    "connection": "mhc",
+    "num_streams": 4,
+    "metrics": {"val/top1": 0.5},
+    "params": {"total": 371240, "connections": 74052, "extra_percent": 24.9},
+    "steps": 2,
+    "epochs": 1,
+    "wall_time_s": 1.5,
+    "versions": {"torch": "2.11.0"},
+    "command": ["mhc-vision", "train", "fit", "--data.root", "my images"],
+}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    records = [{"step": step, "train/loss": 2.0 - step} for step in range(2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return tmp_path
+
+
+def test_report_says_what_the_records_say(run_dir):
+    text = write_run_report(run_dir).read_text()
+    assert text.startswith("# test_vit, mhc with 4 streams")
+    assert "| val/top1 |        0.5 |" in text
+    assert "371,240" in text
+    assert "--data.root 'my images'" in text
+    assert "](figures/loss.png)" in text
+    assert (run_dir / "figures" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_too_short_to_log_a_loss_has_a_report_without_figure(run_dir):
+    (run_dir / "metrics.jsonl").write_text('{"step": 1, "val/top1": 0.5}\n')
+    assert "No figure: no training loss was logged" in write_run_report(run_dir).read_text()
+    assert not (run_dir / "figures").exists()
+
+
+@pytest.mark.parametrize("missing", ["summary.json", "metrics.jsonl"])
+def test_missing_records_are_named(run_dir, missing):
+    (run_dir / missing).unlink()
+    with pytest.raises(ValueError, match=f"has no {missing}"):
+        write_run_report(run_dir)
+    assert not (run_dir / "report.md").exists()
