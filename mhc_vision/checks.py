@@ -115,3 +115,9 @@ def first_few(names: Iterable[object], in_lines: bool = False) -> str:
     some = between.join(ordered[:_NUM_NAMED])
     more = len(ordered) - _NUM_NAMED
     return some if more <= 0 else f"{some}{before_and}and {more} more"
+
+
+def same_setting(one: Any, other: Any) -> bool:
+    """Whether two settings are the same; tuples come back as lists from a file."""
+    one, other = (list(value) if isinstance(value, tuple) else value for value in (one, other))
+    return bool(one == other)

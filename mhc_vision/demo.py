@@ -20,6 +20,7 @@ from mhc_vision.atomic_files import replace_text
 from mhc_vision.cli import main as command_line
 from mhc_vision.report.curves import plot_loss_curves
 from mhc_vision.report.markdown import markdown_table
+from mhc_vision.run_directory import FIGURES, LOSS_FIGURE, METRICS_LOG, REPORT, SUMMARY
 from mhc_vision.training.cli import TrainCLI
 
 CONNECTIONS = ("baseline", "shc", "dhc", "mhc")
@@ -72,11 +73,11 @@ def main(args: Sequence[str] | None = None) -> None:
     ratios = step_time_ratios({connection: _untrained(connection, options.out) for connection in CONNECTIONS}, rounds)
     table = markdown_table([_table_row(connection, options.out, ratios[connection]) for connection in CONNECTIONS])
     figures = plot_loss_curves(
-        {connection: options.out / connection / "metrics.jsonl" for connection in CONNECTIONS},
-        options.out / "figures" / "loss",
+        {connection: options.out / connection / METRICS_LOG for connection in CONNECTIONS},
+        options.out / LOSS_FIGURE,
         window=10,
     )
-    report = options.out / "report.md"
+    report = options.out / REPORT
     replace_text(report, _REPORT.format(table=table, rounds=rounds))
     print(f"\n{table}\nreport: {report}\nfigure: {figures[0]}")
 
@@ -123,7 +124,7 @@ def _untrained(connection: str, out: Path) -> nn.Module:
 
 
 def _table_row(connection: str, out: Path, step_time_ratio: float) -> dict[str, str]:
-    summary = json.loads((out / connection / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((out / connection / SUMMARY).read_text(encoding="utf-8"))
     return {
         "connection": connection,
         # the digits have one held-out set, which serves as validation and test
@@ -141,7 +142,7 @@ def _clear(out: Path) -> None:
         return
     if not out.is_dir():
         raise ValueError(f"--out must be a directory, {out} is a file")
-    ours = {*CONNECTIONS, "figures", "report.md"}
+    ours = {*CONNECTIONS, FIGURES, REPORT}
     if foreign := sorted(entry.name for entry in out.iterdir() if entry.name not in ours):
         raise ValueError(
             f"--out is replaced, so it must hold nothing but an earlier demo; {out} also has {foreign[:5]}"

@@ -1,4 +1,4 @@
-"""Dependencies point one way: kernels <- layers <- models <- {training, analysis}, data <- training, rest on top."""
+"""Dependencies point one way, from kernels at the bottom to commands at the top."""
 
 import ast
 import subprocess
@@ -10,20 +10,28 @@ import pytest
 import mhc_vision
 
 PACKAGE = Path(mhc_vision.__file__).parent
+_MODELS = {"kernels", "layers", "models"}
+_STORED = {*_MODELS, "data", "stored"}
 ALLOWED = {
     "kernels": {"kernels"},
     "layers": {"kernels", "layers"},
-    "models": {"kernels", "layers", "models"},
+    "models": _MODELS,
     "data": {"data"},
-    "analysis": {"kernels", "layers", "models", "analysis"},
-    "training": {"kernels", "layers", "models", "data", "training"},
-    "finetuning": {"kernels", "layers", "models", "data", "training", "finetuning"},
-    "comparison": {"kernels", "layers", "models", "data", "training", "analysis", "comparison"},
+    "stored": _STORED,
+    "report": {"report"},
+    "analysis": {*_MODELS, "report", "analysis"},
+    "training": {*_STORED, "training"},
+    "inference": {*_STORED, "report", "inference"},
+    "finetuning": {*_STORED, "training", "inference", "finetuning"},
+    "comparison": {"data", "report", "comparison"},
+    "commands": {*_STORED, "report", "analysis", "training", "inference", "finetuning", "comparison", "commands"},
 }
+# rooms within a part, from the lowest
+ORDERED_ROOMS = ("comparison", ("plan", "run", "report"))
 # modules beside the parts: these stand below all of them, the others (cli, demo) above
 BELOW = {
-    *("atomic_files", "checks", "directory_lock", "finite", "json_files", "markdown"),
-    *("metrics_log", "termination", "version", "yaml_files"),
+    *("accuracy", "atomic_files", "checks", "directory_lock", "finite", "json_files"),
+    *("metrics_log", "run_directory", "termination", "version", "yaml_files"),
 }
 FILES = [path for part in ALLOWED for path in sorted((PACKAGE / part).rglob("*.py"))]
 

@@ -16,6 +16,7 @@ from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.atomic_files import json_text, new_directory
 from mhc_vision.report.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html
 from mhc_vision.report.figures import save_figure
+from mhc_vision.run_directory import FIGURES
 
 # in the order of the page
 SECTIONS = [GAINS, SINKHORN, MAPS, MATRIX, SIMILARITY, STREAMS, COEFFICIENTS, CLASSES]
@@ -52,7 +53,7 @@ def write_analysis(record: dict[str, Any], directory: Path) -> Path:
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     with new_directory(directory) as temporary:
         (temporary / "analysis.json").write_text(json_text(record) + "\n", encoding="utf-8")
-        files = {name: save_figure(figure, temporary / "figures" / name) for name, figure in figures.items()}
+        files = {name: save_figure(figure, temporary / FIGURES / name) for name, figure in figures.items()}
         (temporary / "report.html").write_text(to_html(_blocks(record, files)), encoding="utf-8")
     return directory / "report.html"
 

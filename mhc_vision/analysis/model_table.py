@@ -13,7 +13,7 @@ from torch import nn
 from mhc_vision.layers import CONNECTIONS, HyperConnection
 from mhc_vision.models import hyperconnect
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
-from mhc_vision.models.instruments.macs import image_macs
+from mhc_vision.models.instruments.costs import image_macs
 from mhc_vision.report.markdown import markdown_table
 
 

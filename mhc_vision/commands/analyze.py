@@ -20,10 +20,11 @@ from mhc_vision.inference.model_identity import model_identity
 from mhc_vision.inference.run_data import load_run_data, run_config
 from mhc_vision.inference.sample_images import SampleImages, images_of_data, images_of_folder, random_images
 from mhc_vision.layers import CONNECTIONS
+from mhc_vision.models.names import split_name
 from mhc_vision.report.figures import new_figure
 from mhc_vision.report.markdown import markdown_table
-from mhc_vision.training.callbacks.run_summary import versions
 from mhc_vision.training.messages import fail
+from mhc_vision.version import versions
 
 _RANDOM = "random"
 
@@ -97,10 +98,10 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _check_kind(name: str) -> None:
     """Refuse a timm name without residual additions that connections can replace, before its weights are loaded."""
-    architecture = name.partition(".")[0]
-    if timm.is_model(architecture) and not Path(name).exists():
+    registered = split_name(name).registered
+    if timm.is_model(registered) and not Path(name).exists():
         with torch.device("meta"):
-            as_hyper_connected(timm.create_model(architecture))
+            as_hyper_connected(timm.create_model(registered))
 
 
 def _images(arguments: argparse.Namespace, loaded: LoadedModel) -> SampleImages:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mhc_vision.checks import nearest
 from mhc_vision.report.run_report import write_run_report
+from mhc_vision.run_directory import SUMMARY
 from mhc_vision.termination import exit_status
 from mhc_vision.training.callbacks.divergence import TrainingDiverged
 from mhc_vision.training.callbacks.interrupt import TrainingInterrupted
@@ -47,7 +48,7 @@ def _train(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
     # without a logger there are no records to report on
     if words[0] == "fit" and cli.trainer.loggers and cli.trainer.is_global_zero:
         run_dir = Path(cli.trainer.default_root_dir)
-        if (run_dir / "summary.json").exists():
+        if (run_dir / SUMMARY).exists():
             print(f"report: {write_run_report(run_dir)}")
         else:
             # killed between its last checkpoint and its summary

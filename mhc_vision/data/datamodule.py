@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mhc_vision.checks import check_choice, check_whole_number
+from mhc_vision.checks import check_choice, check_whole_number, same_setting
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.class_names import distinct_names
 from mhc_vision.data.loaders import LazyDataLoader, outlive_sigterm
@@ -31,7 +31,7 @@ MAX_SEED = 2**32 - 1
 """The largest that Lightning's `seed_everything` takes, too."""
 
 # options that do not change what is trained on; batch_size counts as what follows from it and total_batch_size
-FREE_TO_CHANGE = (
+DATA_FREE_TO_CHANGE = (
     *("root", "cache", "download", "complete", "num_workers", "batch_size", "total_batch_size"),
     *("keep_on", "in_memory", "test_split", "metric", "allow_commands", "_instantiator"),
 )
@@ -208,7 +208,7 @@ class ImageDataModule(LightningDataModule):
             "num_processes": self._process()[1],
             "accumulate_grad_batches": 1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             "seed": self.seed,
-            "options": {name: value for name, value in self.hparams.items() if name not in FREE_TO_CHANGE},
+            "options": {name: value for name, value in self.hparams.items() if name not in DATA_FREE_TO_CHANGE},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -228,7 +228,7 @@ class ImageDataModule(LightningDataModule):
             # before they were, ImageNet had two classes of one name
             saved["class_names"] = distinct_names(saved["class_names"])
         for name in sorted(names):
-            if _plain(given[name]) != _plain(saved[name]):
+            if not same_setting(given[name], saved[name]):
                 raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
 
     def _check_evaluation_size(self, samples: Dataset) -> None:
@@ -284,11 +284,6 @@ class ImageDataModule(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": outlive_sigterm,
         }
-
-
-def _plain(value: Any) -> Any:
-    """Tuples come back as lists from a configuration file."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def checked_metric(metric: Metric) -> Metric:

@@ -74,6 +74,21 @@ def open_unconverted(path: str) -> Image.Image:
     return Image.open(io.BytesIO(read_image_file(path)))
 
 
+def decode_file(path: str) -> Tensor:
+    """Read an image of any format that Pillow knows; JPEG, PNG and WebP are decoded as everywhere in this package.
+
+    Args:
+        path: The file, of whatever kind.
+
+    Returns:
+        (3, H, W), uint8.
+
+    Raises:
+        ValueError: If the file cannot be read or decoded; the message names it, and says why.
+    """
+    return decode_any_bytes(read_image_file(path), path)
+
+
 def decode_any_bytes(content: bytes, name: str) -> Tensor:
     """What `decode_rgb` gives for a file with this content, and the same for every other format that Pillow reads.
 

@@ -13,14 +13,13 @@ from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.data import ImageDataModule
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
+from mhc_vision.run_directory import BEST, LAST, PROBE
 from mhc_vision.training.callbacks.run_summary import RunSummary
 from mhc_vision.training.cli import SaveConfigOnStart, TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.training.messages import fail
 from mhc_vision.training.resume import NEWEST
-from mhc_vision.training.run_directory import BeginRun
-
-PROBE_FILE = "probe.json"
+from mhc_vision.training.run_guard import BeginRun
 
 _Callback = TypeVar("_Callback", bound=Callback)
 
@@ -87,7 +86,7 @@ class FinetuneCLI(TrainCLI):
         try:
             if ckpt_path not in (None, NEWEST):
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but a probe has no steps to go on from")
-            if ckpt_path == NEWEST and (run_dir / "checkpoints" / "best.ckpt").exists():
+            if ckpt_path == NEWEST and (run_dir / BEST).exists():
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} holds a training, and this is a probe")
             if not isinstance(self.datamodule, ImageDataModule):
                 raise ValueError(f"data: got {type(self.datamodule).__name__}, expected an ImageDataModule for a probe")
@@ -105,8 +104,8 @@ class FinetuneCLI(TrainCLI):
         self._callback(SaveConfigOnStart).write(self.trainer)
         if result.candidates:
             record = dataclasses.asdict(result)
-            replace_text(run_dir / PROBE_FILE, json_text(record, indent=2) + "\n")
-            self.trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt", weights_only=False)
+            replace_text(run_dir / PROBE, json_text(record, indent=2) + "\n")
+            self.trainer.save_checkpoint(run_dir / LAST, weights_only=False)
         for logger in self.trainer.loggers:
             logger.log_metrics(result.metrics, step=0)
         self._callback(RunSummary).write(self.trainer, self.model, result.metrics, 0, 1, seconds)

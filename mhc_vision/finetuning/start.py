@@ -12,9 +12,9 @@ from torch import nn
 from mhc_vision.data.class_names import check_class_names
 from mhc_vision.inference.class_match import match_classes
 from mhc_vision.inference.load_model import LoadedModel, load_model
-from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models import hyperconnect
 from mhc_vision.models.create import check_model_args, rebuild_classifier, split_options
+from mhc_vision.models.names import split_name
 
 AS_LOADED: Final = "as_loaded"
 """Of `connection`: what the start has, named or not."""
@@ -113,15 +113,14 @@ def start_from(
 
 def _split_connection(name: str, connection: str | None) -> tuple[str, str | None]:
     """The plain name and the connection of a registered `<architecture>_<connection>`, whose weights are plain ones."""
-    architecture, dot, tag = name.partition(".")
-    for suffix in CONNECTIONS:
-        if architecture.endswith(f"_{suffix}") and timm.is_model(architecture) and not Path(name).exists():
-            if connection not in (AS_LOADED, suffix):
-                raise ValueError(
-                    f"connection: got {_shown(connection)} for {name}, expected {suffix!r} or the plain model's name"
-                )
-            return architecture.removesuffix(f"_{suffix}") + dot + tag, suffix
-    return name, connection
+    parts = split_name(name)
+    if parts.connection is None or not timm.is_model(parts.registered) or Path(name).exists():
+        return name, connection
+    if connection not in (AS_LOADED, parts.connection):
+        raise ValueError(
+            f"connection: got {_shown(connection)} for {name}, expected {parts.connection!r} or the plain model's name"
+        )
+    return parts.plain, parts.connection
 
 
 def _check_connection(

@@ -10,9 +10,9 @@ from torch import nn
 
 from mhc_vision.models.create import rebuild_classifier
 from mhc_vision.models.lora import LoraOptions, add_adapters, merge_adapters
+from mhc_vision.stored.checkpoint_files import damage, read_checkpoint
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.stored.weights import check_fits, check_repeats, short_reason
-from mhc_vision.training.resume import damage, read_checkpoint
 
 
 @dataclass(frozen=True)

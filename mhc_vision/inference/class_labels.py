@@ -4,6 +4,7 @@ import timm
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from mhc_vision.inference.load_model import LoadedModel
+from mhc_vision.models.names import split_name
 
 
 def class_labels(loaded: LoadedModel) -> list[str] | None:
@@ -20,7 +21,7 @@ def class_labels(loaded: LoadedModel) -> list[str] | None:
             labels[index] = name
         return labels
     # a directory or a checkpoint without names may have as many classes by chance
-    if not timm.is_model(loaded.source.partition(".")[0]):
+    if not timm.is_model(split_name(loaded.source).registered):
         return None
     subset = infer_imagenet_subset({"num_classes": loaded.num_classes})
     if subset is None:

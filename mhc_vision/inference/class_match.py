@@ -11,6 +11,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from mhc_vision.checks import first_few
 from mhc_vision.data.class_names import chosen_by_number
 from mhc_vision.inference.load_model import LoadedModel
+from mhc_vision.models.names import split_name
 
 # of so many descriptions in their places, the others are of another edition, as ImageNet's own are and timm's
 _SHARE_OF_DESCRIPTIONS = 0.5
@@ -46,7 +47,7 @@ def match_classes(loaded: LoadedModel, names: Sequence[str] | None, published_we
     own = _own_names(loaded)
     if own is not None:
         return _compare(own, names)
-    if not published_weights or not timm.is_model(loaded.source.partition(".")[0]):
+    if not published_weights or not timm.is_model(split_name(loaded.source).registered):
         return ClassMatch("unknown", "the start does not name its classes")
     subset = infer_imagenet_subset({"num_classes": loaded.num_classes})
     if subset is None:

@@ -10,7 +10,7 @@ from mhc_vision.inference.folder_labels import folder_labels, is_imagenet_1k
 from mhc_vision.inference.load_model import ModelOptions, load_model
 from mhc_vision.inference.model_identity import model_identity
 from mhc_vision.inference.real_labels import load_real_labels, real_accuracy, real_labels_of
-from mhc_vision.training.callbacks.run_summary import versions
+from mhc_vision.version import versions
 
 
 def evaluate_folder(

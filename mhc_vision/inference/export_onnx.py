@@ -15,7 +15,7 @@ from mhc_vision.inference.class_labels import class_labels
 from mhc_vision.inference.load_model import LoadedModel, ModelOptions, load_model
 from mhc_vision.inference.logits import check_runs
 from mhc_vision.inference.model_identity import model_identity
-from mhc_vision.training.callbacks.run_summary import versions
+from mhc_vision.version import versions
 
 OPSET = 18
 """Of ONNX: the one that torch's exporter is written for; others are converted from it."""

@@ -12,7 +12,7 @@ from mhc_vision.finite import check_finite_weights
 from mhc_vision.inference.checkpoint_model import CheckpointModel, load_checkpoint_model
 from mhc_vision.inference.model_card import model_card
 from mhc_vision.models.designs import DESIGNS
-from mhc_vision.training.loss import loss_note
+from mhc_vision.stored.loss_note import loss_note
 
 # what timm knows of its own weights of an architecture; a licence is for the owner of the new ones to give
 _OF_TIMM_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids")

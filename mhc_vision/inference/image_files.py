@@ -1,13 +1,10 @@
-"""Files that may be images: which there are, and what is in them."""
+"""Files that may be images: which there are."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from mhc_vision.checks import first_few
-from mhc_vision.data.decode import decode_any_bytes, read_image_file
 from mhc_vision.data.folders import walk_files
 
 
@@ -27,21 +24,6 @@ def list_files(paths: Sequence[Path]) -> list[str]:
     if not files:
         raise ValueError(f"images: {first_few(paths)}: no files, hidden ones left out")
     return files
-
-
-def decode_file(path: str) -> Tensor:
-    """Read an image of any format that Pillow knows; JPEG, PNG and WebP are decoded as everywhere in this package.
-
-    Args:
-        path: The file, of whatever kind.
-
-    Returns:
-        (3, H, W), uint8.
-
-    Raises:
-        ValueError: If the file cannot be read or decoded; the message names it, and says why.
-    """
-    return decode_any_bytes(read_image_file(path), path)
 
 
 def _files_under(folder: Path) -> list[str]:

@@ -18,11 +18,12 @@ from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.create import OWN_ARGUMENTS, registered_name
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.image_size import check_image_size
+from mhc_vision.models.names import split_name
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.stored.directory_config import check_model_source
+from mhc_vision.stored.loss_note import noted_loss
 from mhc_vision.stored.model_args import without_weight_sources
 from mhc_vision.stored.weights import short_reason
-from mhc_vision.training.loss import noted_loss
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,11 @@ def load_model(
 
 def _settings(name: str | None, model: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `rebuild_classifier` for a model that timm has made, but for its sizes."""
-    architecture, dot, tag = (name or model.pretrained_cfg["architecture"]).partition(".")
-    connection = getattr(model, "connection", None)
     # timm's own record, with what config.json of a directory says
     made_with = {**arguments, **getattr(model, "_model_args", {})}
     return {
-        "name": architecture.removesuffix(f"_{connection}") + dot + tag,
-        "connection": connection,
+        "name": split_name(name or model.pretrained_cfg["architecture"]).plain,
+        "connection": getattr(model, "connection", None),
         "num_streams": getattr(model, "num_streams", 1),
         "model_args": without_weight_sources(
             {key: value for key, value in made_with.items() if key not in OWN_ARGUMENTS}
@@ -214,11 +213,11 @@ def _timm_source(name: str, connection: str | None) -> str:
         )
     if connection is not None:
         return registered_name(name, connection)
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
+    registered = split_name(name).registered
+    if not timm.is_model(registered):
         raise ValueError(
             f"model: got {name!r}, expected a checkpoint, a directory or a timm model"
-            f"{nearest(architecture, timm.list_models())}"
+            f"{nearest(registered, timm.list_models())}"
         )
     return name
 

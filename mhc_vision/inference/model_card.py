@@ -14,10 +14,10 @@ from mhc_vision.inference.model_identity import weights_sha256
 from mhc_vision.inference.run_data import read_run_config, run_config
 from mhc_vision.json_files import json_object, read_json_object
 from mhc_vision.layers import CONNECTIONS
+from mhc_vision.models.instruments.costs import count_parameters
 from mhc_vision.report.markdown import code_span, inline_markdown
+from mhc_vision.run_directory import METRICS_LOG, SUMMARY
 from mhc_vision.stored.value_kinds import MAPPING, PLAIN, TEXT, Kind, check_fields, list_of, number, whole
-from mhc_vision.training.callbacks.run_summary import count_parameters
-from mhc_vision.training.jsonl_logger import JsonlLogger
 
 # said elsewhere on the page, or nothing about the model
 _SAID = ("name", "connection", "num_streams", "num_classes", "compile", "seed")
@@ -49,7 +49,7 @@ def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Li
     config_file = run_config(checkpoint)
     run_dir = checkpoint.parent.parent if config_file is None else config_file.parent
     config = {} if config_file is None else read_run_config(config_file)
-    summary_file = run_dir / "summary.json"
+    summary_file = run_dir / SUMMARY
     summary = _read_summary(summary_file) if summary_file.is_file() else {}
     parts = [
         _metadata(loaded.settings["connection"]),
@@ -57,7 +57,7 @@ def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Li
         _what_it_is(loaded, weights),
         _usage(name, loaded.settings["connection"]),
         "## Figures",
-        *_figures(loaded, weights, summary, run_dir / JsonlLogger.FILE_NAME),
+        *_figures(loaded, weights, summary, run_dir / METRICS_LOG),
         "## Data",
         _table(_data_rows(loaded)),
         "## Training",

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from mhc_vision.checks import check_whole_number
+from mhc_vision.data.decode import decode_file
 from mhc_vision.inference.class_labels import class_labels
-from mhc_vision.inference.image_files import decode_file, list_files
+from mhc_vision.inference.image_files import list_files
 from mhc_vision.inference.load_model import LoadedModel, ModelOptions, load_model
 from mhc_vision.inference.logits import InferenceOptions, image_logits
 from mhc_vision.inference.model_identity import model_identity
-from mhc_vision.training.callbacks.run_summary import versions
+from mhc_vision.version import versions
 
 _SIGNIFICANT_DIGITS = 6
 

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from mhc_vision import data as data_modules
 from mhc_vision.data.webdataset_locations import is_local
 from mhc_vision.data.webdataset_shards import Shards
+from mhc_vision.run_directory import CONFIG
 from mhc_vision.stored.value_kinds import PLAIN, shown
 from mhc_vision.yaml_files import read_yaml
 
@@ -29,8 +30,8 @@ _NOT_FROM_A_FILE = {"download": False, "allow_commands": False}
 def run_config(checkpoint: Path) -> Path | None:
     """`config.yaml` of the run that a checkpoint belongs to; None where there is none."""
     for directory in (checkpoint.parent.parent, checkpoint.parent):
-        if (directory / "config.yaml").is_file():
-            return directory / "config.yaml"
+        if (directory / CONFIG).is_file():
+            return directory / CONFIG
     return None
 
 

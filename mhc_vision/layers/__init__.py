@@ -8,6 +8,13 @@ from mhc_vision.layers.constraints import CONSTRAINTS, Constraint, create_constr
 from mhc_vision.layers.dynamic import DynamicHyperConnection
 from mhc_vision.layers.factory import CONNECTIONS, check_connection, connection_options, create_connection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
+from mhc_vision.layers.observe import (
+    initial_coefficients,
+    named_connections,
+    observe_connections,
+    observe_reduction,
+    record_coefficients,
+)
 from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters, muon_fallback_list
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
@@ -18,13 +25,6 @@ from mhc_vision.layers.streams import (
     create_reduction,
     expand_streams,
     reduce_streams,
-)
-from mhc_vision.models.instruments.observe import (
-    initial_coefficients,
-    named_connections,
-    observe_connections,
-    observe_reduction,
-    record_coefficients,
 )
 
 __all__ = [

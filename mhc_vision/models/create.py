@@ -17,6 +17,7 @@ from mhc_vision.models.designs import DESIGNS, create_with_design
 from mhc_vision.models.hyperconnect import hyperconnect
 from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.model_arguments import check_model_arguments
+from mhc_vision.models.names import split_name
 
 _KNOWN_CONNECTIONS = (*CONNECTIONS, *DESIGNS)
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def rebuild_classifier(
     Raises:
         ValueError: As `create_classifier` and `hyperconnect`.
     """
-    architecture = name.partition(".")[0]
-    if connection not in CONNECTIONS or timm.is_model(f"{architecture}_{connection}"):
+    if connection not in CONNECTIONS or timm.is_model(split_name(name)._replace(connection=connection).registered):
         return create_classifier(
             name, connection=connection, num_streams=num_streams, model_args=model_args, **arguments
         )
@@ -161,22 +161,22 @@ def registered_name(name: str, connection: str | None) -> str:
     Raises:
         ValueError: If the name or the connection is unknown, or the model has no such variant.
     """
-    architecture, dot, tag = name.partition(".")
+    parts = split_name(name)
     if connection is not None:
         check_choice("connection", connection, _KNOWN_CONNECTIONS)
-    for suffix in CONNECTIONS:
-        if architecture.endswith(f"_{suffix}"):
-            plain = architecture.removesuffix(f"_{suffix}")
-            raise ValueError(
-                f"name must be the plain model: give name {plain!r} with connection {suffix!r}, got {name!r}"
-            )
+    if parts.connection is not None:
+        raise ValueError(
+            f"name: got {name!r}, expected the plain model; give name {parts.plain!r} with connection "
+            f"{parts.connection!r}"
+        )
     known = timm.list_models()
-    if architecture not in known:
-        raise ValueError(f"unknown timm model {name!r}{nearest(architecture, known)}")
+    if parts.architecture not in known:
+        raise ValueError(f"unknown timm model {name!r}{nearest(parts.architecture, known)}")
     if connection not in CONNECTIONS:
         return name
-    if f"{architecture}_{connection}" not in known:
-        offered = [entry.removesuffix(f"_{connection}") for entry in timm.list_models(f"*_{connection}")]
-        hint = nearest(architecture, offered) or f"; models with one: {', '.join(offered)}"
+    connected = parts._replace(connection=connection)
+    if connected.registered not in known:
+        offered = [split_name(entry).architecture for entry in timm.list_models(f"*_{connection}")]
+        hint = nearest(parts.architecture, offered) or f"; models with one: {', '.join(offered)}"
         raise ValueError(f"{name!r} has no {connection} variant{hint}")
-    return f"{architecture}_{connection}{dot}{tag}"
+    return str(connected)

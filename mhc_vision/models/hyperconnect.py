@@ -12,7 +12,6 @@ from torch import nn
 
 from mhc_vision.checks import nearest
 from mhc_vision.layers import (
-    CONNECTIONS,
     GatedReduction,
     HyperConnection,
     check_blocks,
@@ -22,6 +21,7 @@ from mhc_vision.layers import (
 from mhc_vision.models.eva_mhc import HyperEva
 from mhc_vision.models.hyper_connected import HyperConnected, check_factor_is_normed
 from mhc_vision.models.image_size import check_image_size
+from mhc_vision.models.names import ModelName, split_name
 from mhc_vision.models.vision_transformer_mhc import HyperVisionTransformer, HyperVisionTransformerDistilled
 
 HYPER_MODELS: dict[type[nn.Module], type[HyperConnected]] = {
@@ -88,7 +88,7 @@ def hyperconnect(
     given = {name: value for name, value in options.items() if value is not None}
     arguments = {"num_streams": num_streams, "stream_reduce": stream_reduce, **given}
     hyper._model_args = {**getattr(hyper, "_model_args", {}), **arguments}
-    _rename(hyper, lambda architecture: f"{architecture}_{connection}")
+    _rename(hyper, lambda architecture: ModelName(architecture, connection).registered)
     return hyper
 
 
@@ -120,8 +120,7 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
     plain._model_args = {
         name: value for name, value in arguments.items() if name not in of_connections.union(connection_options())
     }
-    suffixes = tuple(f"_{connection}" for connection in CONNECTIONS)
-    _rename(plain, lambda name: name.rpartition("_")[0] if name.endswith(suffixes) else name)
+    _rename(plain, lambda name: split_name(name).plain)
     return plain
 
 

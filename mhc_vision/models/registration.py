@@ -12,6 +12,7 @@ from torch import nn
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.architectures import Architectures
 from mhc_vision.models.image_size import check_image_size
+from mhc_vision.models.names import ModelName, split_name
 from mhc_vision.models.state_dicts import CheckpointFilter
 
 
@@ -22,7 +23,7 @@ def connected_default_cfgs(architectures: Architectures) -> dict[str, Any]:
     """
     return generate_default_cfgs(
         {
-            ".".join(filter(None, (f"{name}_{connection}", split_model_name_tag(plain)[1]))): dataclasses.replace(cfg)
+            str(ModelName(name, connection, split_model_name_tag(plain)[1])): dataclasses.replace(cfg)
             for name in architectures
             for connection in CONNECTIONS
             for plain, cfg in get_arch_pretrained_cfgs(name).items()
@@ -43,7 +44,7 @@ def register_architectures(
     """
     for name, arguments in architectures.items():
         for connection in CONNECTIONS:
-            variant = f"{name}_{connection}"
+            variant = ModelName(name, connection).registered
             entrypoint = partial(_create, model_class, filter_fn, variant, {"connection": connection, **arguments})
             setattr(sys.modules[module_name], variant, register_model(_as_function(entrypoint, variant, module_name)))
 
@@ -54,8 +55,10 @@ def _as_function(entrypoint: Any, variant: str, module_name: str) -> Any:
 
     create.__name__ = create.__qualname__ = variant
     create.__module__ = module_name
-    plain, _, connection = variant.rpartition("_")
-    create.__doc__ = f"timm's `{plain}` with `{connection}` connections; see `HyperConnected` for the options."
+    name = split_name(variant)
+    create.__doc__ = (
+        f"timm's `{name.architecture}` with `{name.connection}` connections; see `HyperConnected` for the options."
+    )
     return create
 
 
@@ -67,12 +70,12 @@ def _create(
     pretrained: bool,
     **kwargs: Any,
 ) -> nn.Module:
-    plain, _, connection = variant.rpartition("_")
+    name = split_name(variant)
     # of no connection at all the model's class speaks
-    if kwargs.get("connection", connection) != connection and kwargs["connection"] in CONNECTIONS:
+    if kwargs.get("connection", name.connection) != name.connection and kwargs["connection"] in CONNECTIONS:
         raise ValueError(
             f"connection: got {kwargs['connection']!r} for {variant}, expected none beside a name that says it; "
-            f"give the name {plain}_{kwargs['connection']}"
+            f"give the name {name._replace(connection=kwargs['connection'])}"
         )
     if kwargs.pop("use_naflex", False):
         raise ValueError("use_naflex: got True, expected False; hyper-connected models have no NaFlex form")

@@ -8,6 +8,7 @@ from mhc_vision.atomic_files import replace_text
 from mhc_vision.json_files import read_json_object
 from mhc_vision.report.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_markdown
 from mhc_vision.report.curves import plot_loss_curves
+from mhc_vision.run_directory import LOSS_FIGURE, METRICS_LOG, REPORT, SUMMARY
 
 
 def write_run_report(run_dir: Path) -> Path:
@@ -22,7 +23,7 @@ def write_run_report(run_dir: Path) -> Path:
     Raises:
         ValueError: The records are missing or broken.
     """
-    summary_file, log = run_dir / "summary.json", run_dir / "metrics.jsonl"
+    summary_file, log = run_dir / SUMMARY, run_dir / METRICS_LOG
     for record in (summary_file, log):
         if not record.is_file():
             raise ValueError(f"run_dir: {run_dir} has no {record.name}, expected the directory of a finished run")
@@ -55,7 +56,7 @@ def write_run_report(run_dir: Path) -> Path:
         Paragraph(f"{said} Written from `summary.json` and `metrics.jsonl` of"),
         Code(shlex.join(summary["command"])),
     ]
-    report = run_dir / "report.md"
+    report = run_dir / REPORT
     replace_text(report, to_markdown(blocks, run_dir))
     return report
 
@@ -66,5 +67,5 @@ def _loss_figure(log: Path, run_dir: Path) -> Block:
         return Paragraph("No figure: it needs matplotlib (`pip install 'mhc_vision[plots]'`).")
     if '"train/loss"' not in log.read_text(encoding="utf-8"):
         return Paragraph("No figure: no training loss was logged (`trainer.log_every_n_steps` is longer than the run).")
-    png, svg = plot_loss_curves({run_dir.resolve().name: log}, run_dir / "figures" / "loss")
+    png, svg = plot_loss_curves({run_dir.resolve().name: log}, run_dir / LOSS_FIGURE)
     return Figure(png, svg, "training loss")

@@ -10,6 +10,7 @@ from mhc_vision import data as data_modules
 from mhc_vision.data.datamodule import Metric
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
+from mhc_vision.stored.loss_note import LOSSES
 from mhc_vision.stored.model_args import check_model_args_of_file
 from mhc_vision.stored.value_kinds import (
     FLAG,
@@ -25,7 +26,6 @@ from mhc_vision.stored.value_kinds import (
     whole,
 )
 from mhc_vision.stored.weights import check_state
-from mhc_vision.training.loss import LOSSES
 
 MODEL_SETTINGS = ("name", "connection", "num_streams", "num_classes", "in_chans", "img_size", "model_args")
 """The arguments of `create_classifier` among the hyper-parameters of a run."""

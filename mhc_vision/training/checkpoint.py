@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mhc_vision.atomic_files import replaced_file
 from mhc_vision.finite import not_finite
+from mhc_vision.run_directory import CHECKPOINTS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -92,7 +93,7 @@ def checkpoint_callbacks(run_dir: Path, metric: str = "top1") -> list[ModelCheck
     Two callbacks, because one with `save_last` refreshes `last.ckpt` only when the monitored metric improves
     (Lightning 2.6).
     """
-    directory = run_dir / "checkpoints"
+    directory = run_dir / CHECKPOINTS
     return [
         BestCheckpoint(
             dirpath=directory,

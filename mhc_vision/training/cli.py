@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import mhc_vision.data  # noqa: F401  its classes can be named without their module
 from mhc_vision.atomic_files import replace_text
+from mhc_vision.run_directory import CONFIG, LAST, SUMMARY
 from mhc_vision.stored.weights import short_reason
 from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
 from mhc_vision.training.callbacks.divergence import StopWhenDiverged
@@ -29,7 +30,7 @@ from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.options.errors import REFUSALS, is_refusal, reason_of, trainer_refusals
 from mhc_vision.training.options.parser import OptionParser, parse_options
 from mhc_vision.training.resume import NEWEST, check_same_classes, check_same_model, check_same_run, resume_path
-from mhc_vision.training.run_directory import CHECKPOINTS, BeginRun, RunDirectory
+from mhc_vision.training.run_guard import BeginRun, RunDirectory
 
 EVALUATIONS = ("validate", "test")
 SUBCOMMANDS = ("fit", *EVALUATIONS)
@@ -61,7 +62,7 @@ class SaveConfigOnStart(SaveConfigCallback):
                 if settings["connection"] is not None:
                     config["model.num_streams"] = settings["num_streams"]
             text = self.parser.dump(config, skip_none=False)
-            replace_text(Path(trainer.default_root_dir) / self.config_filename, text)
+            replace_text(Path(trainer.default_root_dir) / CONFIG, text)
 
 
 class SetupMark(Callback):
@@ -283,7 +284,7 @@ class TrainCLI(LightningCLI):
         seed = self._get(self.config_init, "seed_everything")
         # False: Lightning's word for no seed
         seed = None if seed is False else seed
-        summary = RunSummary(run_dir / "summary.json", ["mhc-vision", self.command_name, *self.command], seed)
+        summary = RunSummary(run_dir / SUMMARY, ["mhc-vision", self.command_name, *self.command], seed)
         begin = BeginRun(self._run_directory, self._overwrites)
         # in front of the summary, which a run that has diverged does not get
         added: list[Callback] = [*_missing([StopWhenDiverged()], configured), begin, summary]
@@ -294,7 +295,7 @@ class TrainCLI(LightningCLI):
             added += _missing([LossSpikes(every_n_steps), ConnectionMonitor(10 * every_n_steps)], configured)
         # behind what its checkpoint has to hold
         saves = config["enable_checkpointing"] is not False
-        added.append(InterruptCheckpoint(run_dir / CHECKPOINTS / "last.ckpt" if saves else None))
+        added.append(InterruptCheckpoint(run_dir / LAST if saves else None))
         # behind all that takes time after a batch, or waits for the other processes there
         if watched:
             added += _missing([Throughput(every_n_steps)], configured)

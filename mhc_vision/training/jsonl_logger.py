@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.json_files import json_object
+from mhc_vision.run_directory import METRICS_LOG
 
 
 class JsonlLogger(Logger):
@@ -24,8 +25,6 @@ class JsonlLogger(Logger):
     Args:
         save_dir: The run directory; made when the first line is written.
     """
-
-    FILE_NAME = "metrics.jsonl"
 
     def __init__(self, save_dir: str | os.PathLike[str]) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class JsonlLogger(Logger):
     @property
     def path(self) -> Path:
         """The file written to."""
-        return Path(self._save_dir) / self.FILE_NAME
+        return Path(self._save_dir) / METRICS_LOG
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:

@@ -1,13 +1,12 @@
 """Training losses for hard and soft targets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from mhc_vision.checks import check_choice, check_number
-
-LOSSES = ("ce", "bce")
+from mhc_vision.stored.loss_note import LOSSES
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -34,16 +33,6 @@ def classification_loss(kind: str, label_smoothing: float = 0.0) -> Loss:
     if label_smoothing > 0.0:
         raise ValueError(f"label_smoothing must be 0 with loss 'bce', whose targets are 0 or 1, got {label_smoothing}")
     return _binary_cross_entropy
-
-
-def loss_note(kind: str) -> str:
-    """What an exported model says of its loss among timm's notes; it tells what its logits mean."""
-    return f"loss: {kind}"
-
-
-def noted_loss(notes: Sequence[str] | None) -> str | None:
-    """The loss that `loss_note` has put among the notes of a model; `None` where there is none."""
-    return next((kind for kind in LOSSES if loss_note(kind) in (notes or ())), None)
 
 
 def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

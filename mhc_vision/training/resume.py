@@ -1,22 +1,21 @@
 """Which checkpoint a run goes on from, and whether it belongs to this run."""
 
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from mhc_vision.checks import first_few
+from mhc_vision.checks import first_few, same_setting
 from mhc_vision.data.class_names import chosen_by_number, distinct_names
-from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS, check_checkpoint, check_restorable
-from mhc_vision.stored.weights import check_fits, short_reason
-from mhc_vision.training.run_directory import RunDirectory
+from mhc_vision.stored.checkpoint_files import damage, load, read_checkpoint
+from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS, check_restorable
+from mhc_vision.stored.weights import check_fits
+from mhc_vision.training.run_guard import RunDirectory
 
 NEWEST = "last"
 # what may change between the parts of a run: it does not change what is computed
-FREE_TO_CHANGE = ("compile", "pretrained", "metric")
+MODEL_FREE_TO_CHANGE = ("compile", "pretrained", "metric")
 
 
 def resume_path(ckpt_path: str | Path | None, run_dir: Path) -> Path | None:
@@ -61,40 +60,6 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     return max(whole, key=lambda path: (load(path)["global_step"], path.stat().st_mtime), default=None)
 
 
-def damage(path: Path) -> str:
-    """What is wrong with a checkpoint file, or an empty text; all of it is read, against its checksums."""
-    if not path.is_file():
-        return "there is no such file"
-    if not zipfile.is_zipfile(path):
-        return "it is cut short, or no checkpoint"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
-        return f"it cannot be read: {error}"
-    if member:
-        return f"its part {member} is damaged"
-    try:
-        content = load(path)
-    # a stream of pickled bytes that somebody else wrote fails in as many ways as there are bytes
-    except Exception as error:
-        return f"torch cannot load it: {short_reason(error)}"
-    if not isinstance(content, dict) or "global_step" not in content:
-        return "it is no checkpoint of a training run"
-    step = content["global_step"]
-    return "" if type(step) is int and step >= 0 else f"its global_step is {step!r:.60}, no number of steps"
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A checkpoint whose tensors stay on the disk until they are used."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `load` gives, looked through by `check_checkpoint`."""
-    return check_checkpoint(path, load(path))
-
-
 def check_same_model(path: Path, model: LightningModule) -> None:
     """Raise ValueError unless a checkpoint is whole and of a model of the same architecture."""
     checkpoint = read_checkpoint(path)
@@ -134,7 +99,7 @@ def check_same_run(path: Path, model: LightningModule, data: LightningDataModule
     check_restorable(path, checkpoint, goes_on=True)
     saved, given = checkpoint["hyper_parameters"], dict(model.hparams)
     # options that came after the checkpoint are not in it
-    names = set(saved) - set(FREE_TO_CHANGE)
+    names = set(saved) - set(MODEL_FREE_TO_CHANGE)
     _compare(path, {name: saved.get(name) for name in names}, given)
     name = type(data).__qualname__
     if name not in checkpoint:
@@ -145,10 +110,5 @@ def check_same_run(path: Path, model: LightningModule, data: LightningDataModule
 
 def _compare(path: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
     for name in sorted(saved):
-        if _plain(saved[name]) != _plain(given.get(name)):
+        if not same_setting(saved[name], given.get(name)):
             raise ValueError(f"model.{name}: got {given.get(name)!r}, but {path} was made with {saved[name]!r}")
-
-
-def _plain(value: Any) -> Any:
-    """Tuples come back as lists from a configuration file."""
-    return list(value) if isinstance(value, tuple) else value

@@ -16,7 +16,7 @@ from mhc_vision.report.blocks import Code, Figure, Heading, Paragraph, Table, to
 from mhc_vision.report.markdown import code_block, code_span, inline_markdown
 from mhc_vision.training.checkpoint import AtomicCheckpointIO
 from mhc_vision.training.resume import resume_path
-from mhc_vision.training.run_directory import RunDirectory
+from mhc_vision.training.run_guard import RunDirectory
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 

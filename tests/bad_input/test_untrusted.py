@@ -21,9 +21,9 @@ from mhc_vision.data import FakeDataModule, TimmDataModule
 from mhc_vision.inference.checkpoint_model import load_checkpoint_model
 from mhc_vision.inference.load_model import load_model
 from mhc_vision.inference.run_data import load_run_data
+from mhc_vision.stored.checkpoint_files import read_checkpoint
 from mhc_vision.stored.checkpoint_schema import check_restorable
 from mhc_vision.training.module import ClassificationModule
-from mhc_vision.training.resume import read_checkpoint
 
 Content = dict[str, Any]
 Change = Callable[[Content], Any]

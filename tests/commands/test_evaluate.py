@@ -269,7 +269,7 @@ def test_models_that_cannot_be_had_are_named(run_dir, timm_directory, write_imag
         ([grey], "takes images of 1 channel(s), expected 3"),
         ([cut, "--weights", "raw"], "expected 'default' for all but training checkpoints"),
         ([cut, "--connection", "mhc"], "with a plain timm name only"),
-        (["test_vit_mhc", "--connection", "mhc"], "name must be the plain model"),
+        (["test_vit_mhc", "--connection", "mhc"], "expected the plain model"),
         (["test_resnet", "--connection", "mhc"], "has no mhc variant"),
     ):
         assert expected in refused(words[0], images, *words[1:])

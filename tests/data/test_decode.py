@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mhc_vision.data.decode import decode_any_bytes, decode_rgb
-from mhc_vision.inference.image_files import decode_file
+from mhc_vision.data.decode import decode_any_bytes, decode_file, decode_rgb
 
 ORANGE = (240, 120, 8)
 

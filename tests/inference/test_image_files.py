@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mhc_vision.inference.image_files import decode_file, list_files
+from mhc_vision.data.decode import decode_file
+from mhc_vision.inference.image_files import list_files
 
 
 def touch(path: Path) -> str:

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from mhc_vision.data import FakeDataModule
-from mhc_vision.training.resume import damage, load, newest_checkpoint
+from mhc_vision.stored.checkpoint_files import damage, load
+from mhc_vision.training.resume import newest_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS_AN_EPOCH, EPOCHS = 6, 4

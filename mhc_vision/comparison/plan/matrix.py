@@ -19,6 +19,7 @@ from mhc_vision.comparison.plan.settings import (
     read_config,
     whole_number,
 )
+from mhc_vision.run_directory import FIGURES
 from mhc_vision.yaml_files import read_yaml
 
 KEYS = (
@@ -26,7 +27,6 @@ KEYS = (
     "gpus",
 )  # fmt: skip
 TRAIN, FINETUNE = COMMANDS = ("train", "finetune")
-FIGURES = "figures"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mhc_vision.comparison.plan.matrix import Matrix
-from mhc_vision.comparison.report.metrics import METRICS, Metric
-from mhc_vision.comparison.report.records import Curve, RunRecord, read_record
 from mhc_vision.comparison.report.statistics import first_step_reaching, mean_curve
 from mhc_vision.comparison.run.directory import ComparisonDirectory, Failure
+from mhc_vision.comparison.run.metrics import METRICS, Metric
+from mhc_vision.comparison.run.records import Curve, RunRecord, read_record
 
 
 @dataclass(frozen=True)

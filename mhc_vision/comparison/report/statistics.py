@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-
-from mhc_vision.checks import check_number, check_whole_number
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -51,40 +50,8 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
     if differences.std is None:
         return PairedDifference(differences.mean, None, 1)
     count = differences.count
-    half_width = student_quantile(0.975, count - 1) * differences.std / math.sqrt(count)
+    half_width = float(stdtrit(count - 1, 0.975)) * differences.std / math.sqrt(count)
     return PairedDifference(differences.mean, half_width, count)
-
-
-def student_cdf(t: float, degrees: int) -> float:
-    """P(T <= t) of Student's t, by its finite series for whole degrees of freedom (Abramowitz & Stegun 26.7.3-4)."""
-    angle = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    # odd: cos + 2/3 cos³ + ...; even: 1 + 1/2 cos² + (1·3)/(2·4) cos⁴ + ...
-    term = cosine if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, degrees, 2):
-        total += term
-        term *= cosine * cosine * k / (k + 1)
-    both_sides = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return 0.5 + 0.5 * both_sides
-
-
-def student_quantile(probability: float, degrees: int) -> float:
-    """The t with P(T <= t) = `probability`, by bisection to the last bits.
-
-    Raises:
-        ValueError: Unless 0.5 <= `probability` < 1 and `degrees` >= 1.
-    """
-    check_number("probability", probability, at_least=0.5, below=1)
-    check_whole_number("degrees", degrees, at_least=1)
-    low, high = 0.0, 1.0
-    while student_cdf(high, degrees) < probability:
-        high *= 2
-    for _ in range(100):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if student_cdf(middle, degrees) < probability else (low, middle)
-    return 0.5 * (low + high)
 
 
 def first_step_reaching(

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 from mhc_vision.comparison.plan.matrix import Matrix
-from mhc_vision.comparison.report.metrics import Metric
-from mhc_vision.comparison.report.records import MAPS, RunRecord
 from mhc_vision.comparison.report.results import Reached, TaskResults
 from mhc_vision.comparison.report.statistics import paired_difference, spread
+from mhc_vision.comparison.run.metrics import Metric
+from mhc_vision.comparison.run.records import MAPS, RunRecord
 
 Rows = list[dict[str, str]]
 NOTHING = "-"

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mhc_vision.atomic_files import replace_text
-from mhc_vision.comparison.plan.matrix import FIGURES, Matrix
-from mhc_vision.comparison.report.metrics import TRAINING_LOSS, VALIDATION_TOP1
+from mhc_vision.comparison.plan.matrix import Matrix
 from mhc_vision.comparison.report.overview import overview_table
-from mhc_vision.comparison.report.records import RunRecord
 from mhc_vision.comparison.report.results import TaskResults, read_results
 from mhc_vision.comparison.report.tables import (
     UNMOVED,
@@ -23,8 +21,11 @@ from mhc_vision.comparison.report.tables import (
     unmoved_arms,
 )
 from mhc_vision.comparison.run.directory import ComparisonDirectory
+from mhc_vision.comparison.run.metrics import TRAINING_LOSS, VALIDATION_TOP1
+from mhc_vision.comparison.run.records import RunRecord
 from mhc_vision.report.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.report.curves import plot_seed_bands
+from mhc_vision.run_directory import FIGURES, REPORT
 
 _OVERVIEW = (
     "Of each arm the mean over seeds and, in brackets, the lowest and the highest, in percent. The metric is taken on "
@@ -99,7 +100,7 @@ def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -
     blocks += [Heading(2, "How it was made"), Paragraph(_versions(records)), Code(command)]
     blocks.append(Paragraph("Files and options of each run, the options on top of the files:"))
     blocks.append(Table(settings_table(matrix)))
-    report = directory.path / "report.md"
+    report = directory.path / REPORT
     replace_text(report, to_markdown(blocks, directory.path))
     replace_text(report.with_suffix(".html"), to_html(blocks))
     return report

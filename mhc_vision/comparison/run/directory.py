@@ -8,9 +8,9 @@ from typing import Any
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.comparison.plan.matrix import Cell, Matrix
-from mhc_vision.comparison.report.records import LOG, SUMMARY
 from mhc_vision.directory_lock import LOCK_FILE, locked_directory
 from mhc_vision.json_files import read_json_object
+from mhc_vision.run_directory import CHECKPOINTS, METRICS_LOG, SUMMARY
 
 MATRIX = "matrix.json"
 CELL = "cell.json"
@@ -121,7 +121,7 @@ class ComparisonDirectory:
     def _check_cell(self, cell: Cell) -> None:
         run_dir = self.run_dir(cell)
         # a run without a first step has nothing to keep: it may become another one
-        if not any((run_dir / name).exists() for name in (SUMMARY, LOG, "checkpoints")):
+        if not any((run_dir / name).exists() for name in (SUMMARY, METRICS_LOG, CHECKPOINTS)):
             return
         if not (run_dir / CELL).is_file():
             raise ValueError(f"--out: {run_dir} has no {CELL}: it was not made by a comparison")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 from mhc_vision.comparison.plan.matrix import Cell
-from mhc_vision.comparison.report.metrics import VALIDATION_LOSS
-from mhc_vision.comparison.report.records import LOG, RunRecord
 from mhc_vision.comparison.run.directory import Failure
+from mhc_vision.comparison.run.metrics import VALIDATION_LOSS
+from mhc_vision.comparison.run.records import RunRecord
+from mhc_vision.run_directory import METRICS_LOG
 
 _REFRESH_S = 1.0
 _TAIL_BYTES = 4096
@@ -71,7 +72,7 @@ class Progress:
         if not running or not self._live or time.monotonic() - self._shown < _REFRESH_S:
             return
         self._shown = time.monotonic()
-        parts = [f"{cell.name} {_position(run_dir / LOG)}" for cell, run_dir in running]
+        parts = [f"{cell.name} {_position(run_dir / METRICS_LOG)}" for cell, run_dir in running]
         line = f"{self._count()} " + " | ".join(parts)
         # a longer line would wrap, and not be overwritten
         self._stream.write("\r\x1b[K" + line[: shutil.get_terminal_size()[0] - 1])

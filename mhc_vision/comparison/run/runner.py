@@ -11,11 +11,12 @@ from pathlib import Path
 from types import FrameType
 
 from mhc_vision.comparison.plan.matrix import Cell, Matrix
-from mhc_vision.comparison.report.records import SUMMARY, read_record
 from mhc_vision.comparison.run import child
 from mhc_vision.comparison.run.directory import RUN_LOG, ComparisonDirectory
 from mhc_vision.comparison.run.progress import Progress
+from mhc_vision.comparison.run.records import read_record
 from mhc_vision.comparison.run.slots import Slot
+from mhc_vision.run_directory import SUMMARY
 
 _POLL_S = 0.1
 

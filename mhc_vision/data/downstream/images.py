@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from mhc_vision.data.decode import decode_in_threads
-from mhc_vision.inference.image_files import decode_file
+from mhc_vision.data.decode import decode_file, decode_in_threads
 
 
 @dataclass(frozen=True)

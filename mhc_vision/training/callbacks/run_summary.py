@@ -4,20 +4,17 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
 
 from mhc_vision.atomic_files import json_text, replace_text
-from mhc_vision.layers import connection_parameters
 from mhc_vision.metrics_log import read_metric
-from mhc_vision.models.instruments.macs import image_macs
+from mhc_vision.models.instruments.costs import count_parameters, image_macs
 from mhc_vision.training.jsonl_logger import JsonlLogger
-from mhc_vision.version import __version__
+from mhc_vision.version import versions
 
 
 class RunSummary(Callback):
@@ -124,29 +121,8 @@ class RunSummary(Callback):
         replace_text(self.path, json_text(self._record, indent=2) + "\n")
 
 
-def count_parameters(model: nn.Module) -> dict[str, Any]:
-    """Counts parameters.
-
-    Returns:
-        `total`, `trainable`, `connections`, and `extra_percent`: what the connections add to the plain model, in %.
-    """
-    total = sum(parameter.numel() for parameter in model.parameters())
-    connections = sum(parameter.numel() for _, parameter in connection_parameters(model))
-    return {
-        "total": total,
-        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "connections": connections,
-        "extra_percent": round(100.0 * connections / (total - connections), 4),
-    }
-
-
 def _sorted(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(metrics.items()))
-
-
-def versions() -> dict[str, str]:
-    """Of this package and of those that a result depends on."""
-    return {"mhc_vision": __version__, **{package: version(package) for package in ("torch", "timm", "lightning")}}
 
 
 def steady_median(images_per_s: Sequence[float]) -> float:

@@ -2,8 +2,8 @@ import io
 
 import pytest
 
-from mhc_vision.comparison.report.records import read_record
 from mhc_vision.comparison.run.progress import Progress
+from mhc_vision.comparison.run.records import read_record
 
 
 class _Terminal(io.StringIO):

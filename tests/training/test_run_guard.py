@@ -13,7 +13,7 @@ import torch
 
 from mhc_vision.atomic_files import new_directory, replace_text, replaced_file
 from mhc_vision.directory_lock import locked_directory
-from mhc_vision.training.run_directory import RunDirectory
+from mhc_vision.training.run_guard import RunDirectory
 
 
 def steps(run_dir) -> list[int]:

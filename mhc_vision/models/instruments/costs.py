@@ -1,14 +1,31 @@
-"""Multiply-accumulates of a model for one image."""
+"""What a model costs: its parameters, and multiply-accumulates for one image."""
 
 import copy
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mhc_vision.layers import connection_parameters
 from mhc_vision.layers.connection import HyperConnection, Opened
+
+
+def count_parameters(model: nn.Module) -> dict[str, Any]:
+    """Counts parameters.
+
+    Returns:
+        `total`, `trainable`, `connections`, and `extra_percent`: what the connections add to the plain model, in %.
+    """
+    total = sum(parameter.numel() for parameter in model.parameters())
+    connections = sum(parameter.numel() for _, parameter in connection_parameters(model))
+    return {
+        "total": total,
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "connections": connections,
+        "extra_percent": round(100.0 * connections / (total - connections), 4),
+    }
 
 
 def image_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:

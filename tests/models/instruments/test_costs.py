@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mhc_vision
 from mhc_vision.layers import CONNECTIONS, create_connection
-from mhc_vision.models.instruments.macs import image_macs
+from mhc_vision.models.instruments.costs import image_macs
 
 
 @pytest.mark.parametrize("connection", CONNECTIONS)

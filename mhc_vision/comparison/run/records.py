@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.comparison.plan.matrix import Cell
-from mhc_vision.comparison.report.metrics import METRICS, TRAINING_LOSS, VALIDATION_TOP1, Metric
+from mhc_vision.comparison.run.metrics import METRICS, TRAINING_LOSS, VALIDATION_TOP1, Metric
 from mhc_vision.json_files import read_json_object
 from mhc_vision.metrics_log import read_metric
 from mhc_vision.report.curves import smooth
-
-SUMMARY = "summary.json"
-LOG = "metrics.jsonl"
+from mhc_vision.run_directory import METRICS_LOG, SUMMARY
 
 MAPS = ("travel/pre", "travel/post", "travel/res", "gain/composite_forward", "gain/composite_backward")
 
@@ -85,7 +83,7 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
     Raises:
         ValueError: A record is missing, broken, or of another run.
     """
-    for name in (SUMMARY, LOG):
+    for name in (SUMMARY, METRICS_LOG):
         if not (run_dir / name).is_file():
             raise ValueError(f"{run_dir} has no {name}, expected the records of a finished run")
     path = run_dir / SUMMARY
@@ -94,8 +92,8 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
         raise ValueError(f"{path} has no {', '.join(missing)}: it is not of a run of this version")
     if summary["seed"] != cell.seed:
         raise ValueError(f"{path} is of seed {summary['seed']}, expected seed {cell.seed}")
-    curves = {VALIDATION_TOP1.key: Curve(*read_metric(run_dir / LOG, VALIDATION_TOP1.key))}
-    curves |= _logged(run_dir / LOG, [metric.key for metric in METRICS if metric.has_curve])
+    curves = {VALIDATION_TOP1.key: Curve(*read_metric(run_dir / METRICS_LOG, VALIDATION_TOP1.key))}
+    curves |= _logged(run_dir / METRICS_LOG, [metric.key for metric in METRICS if metric.has_curve])
     if loss := curves.get(TRAINING_LOSS.key):
         window = max(1, len(loss.values) // 10)
         curves[TRAINING_LOSS.key] = Curve(loss.steps, smooth(list(loss.values), window))
@@ -104,7 +102,7 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
     # the same but for the training loss, which the summary does not smooth
     finals |= {key: curve.last for key, curve in curves.items()}
     # plain models log nothing of maps, nor do runs of a few steps
-    maps = {key: curve.last for key, curve in _logged(run_dir / LOG, MAPS).items()}
+    maps = {key: curve.last for key, curve in _logged(run_dir / METRICS_LOG, MAPS).items()}
     return RunRecord(cell, summary, curves, finals, maps)
 
 

@@ -10,19 +10,31 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mhc_vision.atomic_files import check_writable_directory, remove_leftovers
 from mhc_vision.directory_lock import locked_directory
+from mhc_vision.run_directory import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    FIGURES,
+    LAST,
+    LOSS_FIGURE,
+    METRICS_LOG,
+    PROBE,
+    REPORT,
+    REQUEUE_CHECKPOINTS,
+    SUMMARY,
+)
 
-CHECKPOINTS = "checkpoints"
 _ARGUMENT = "trainer.default_root_dir"
 # without these there is no run that could be lost
-_RECORDS = ("metrics.jsonl", "summary.json", "probe.json")
+_RECORDS = (METRICS_LOG, SUMMARY, PROBE)
 # what only a run that has come to its end has
-_OF_THE_END = ("summary.json", "report.md")
-_OTHERS = ("config.yaml", "report.md", "figures/loss.png", "figures/loss.svg")
-_FOLDERS = (".", CHECKPOINTS, "figures")
+_OF_THE_END = (SUMMARY, REPORT)
+_OTHERS = (CONFIG, REPORT, f"{LOSS_FIGURE}.png", f"{LOSS_FIGURE}.svg")
+_FOLDERS = (".", CHECKPOINTS, FIGURES)
 # of torchrun and SLURM: how often they have started a job again
 _RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 # what versions before temporaries told who wrote them have left, with eight random letters at the end
-_OLD_TEMPORARIES = ("best.ckpt", "last.ckpt", "metrics.jsonl", "summary.json", "probe.json", "config.yaml", "report.md")
+_OLD_TEMPORARIES = (*(Path(name).name for name in (BEST, LAST)), METRICS_LOG, SUMMARY, PROBE, CONFIG, REPORT)
 
 
 class RunDirectory:
@@ -42,7 +54,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, those that SLURM's time limit made included."""
-        return sorted([*(self.path / CHECKPOINTS).glob("*.ckpt"), *self.path.glob("hpc_ckpt_*.ckpt")])
+        return sorted([*(self.path / CHECKPOINTS).glob("*.ckpt"), *self.path.glob(REQUEUE_CHECKPOINTS)])
 
     def records(self) -> list[Path]:
         """Files that there is a run by: its checkpoints and its records."""
@@ -52,7 +64,7 @@ class RunDirectory:
         """Whether torchrun or SLURM has started this run again: then the same command goes on with it."""
         if any(int(os.environ.get(name) or 0) > 0 for name in _RESTART_COUNTS):
             return True
-        return SLURMEnvironment.detect() and any(self.path.glob("hpc_ckpt_*.ckpt"))
+        return SLURMEnvironment.detect() and any(self.path.glob(REQUEUE_CHECKPOINTS))
 
     def check(self, resumed: bool, overwrite: bool) -> None:
         """Look whether a run may write here, before any work is done.
@@ -98,7 +110,7 @@ class RunDirectory:
 
     def forget_requeue(self) -> None:
         """Removes SLURM's checkpoints, from which Lightning would go on unasked."""
-        for path in self.path.glob("hpc_ckpt_*.ckpt"):
+        for path in self.path.glob(REQUEUE_CHECKPOINTS):
             path.unlink()
 
     def clear(self) -> None:

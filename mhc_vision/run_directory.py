@@ -1,0 +1,16 @@
+"""The names of the files in a run's directory: the one place that spells them."""
+
+CONFIG = "config.yaml"
+METRICS_LOG = "metrics.jsonl"
+SUMMARY = "summary.json"
+PROBE = "probe.json"
+REPORT = "report.md"
+FIGURES = "figures"
+LOSS_FIGURE = f"{FIGURES}/loss"
+"""Without the suffix of a format."""
+
+CHECKPOINTS = "checkpoints"
+BEST = f"{CHECKPOINTS}/best.ckpt"
+LAST = f"{CHECKPOINTS}/last.ckpt"
+REQUEUE_CHECKPOINTS = "hpc_ckpt_*.ckpt"
+"""Pattern of those that Lightning writes before SLURM's time limit."""

@@ -1,0 +1,44 @@
+"""Checkpoint files: whether one is whole, and what is in it."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mhc_vision.stored.checkpoint_schema import check_checkpoint
+from mhc_vision.stored.weights import short_reason
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a checkpoint file, or an empty text; all of it is read, against its checksums."""
+    if not path.is_file():
+        return "there is no such file"
+    if not zipfile.is_zipfile(path):
+        return "it is cut short, or no checkpoint"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        return f"it cannot be read: {error}"
+    if member:
+        return f"its part {member} is damaged"
+    try:
+        content = load(path)
+    # a stream of pickled bytes that somebody else wrote fails in as many ways as there are bytes
+    except Exception as error:
+        return f"torch cannot load it: {short_reason(error)}"
+    if not isinstance(content, dict) or "global_step" not in content:
+        return "it is no checkpoint of a training run"
+    step = content["global_step"]
+    return "" if type(step) is int and step >= 0 else f"its global_step is {step!r:.60}, no number of steps"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint whose tensors stay on the disk until they are used."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `load` gives, looked through by `check_checkpoint`."""
+    return check_checkpoint(path, load(path))
