@@ -10,7 +10,7 @@ from mhc_vision.kernels.triton_kernels.boundary.device import (
     merged_stream,
 )
 from mhc_vision.kernels.triton_kernels.device import load_entries, load_logits, split_bf16, sum_in_thread
-from mhc_vision.kernels.triton_kernels.logits.device import products_backward
+from mhc_vision.kernels.triton_kernels.logits.backward import products_backward
 
 
 @triton.jit(do_not_specialize=["num_tokens"])

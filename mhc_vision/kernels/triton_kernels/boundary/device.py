@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from mhc_vision.kernels.triton_kernels.device import load_entries
-from mhc_vision.kernels.triton_kernels.sinkhorn.device import sinkhorn_maps
+from mhc_vision.kernels.triton_kernels.sinkhorn.vectors import sinkhorn_maps
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from mhc_vision.kernels.triton_kernels.boundary.device import (
     merged_stream,
 )
 from mhc_vision.kernels.triton_kernels.device import load_entries, sum_in_thread
-from mhc_vision.kernels.triton_kernels.logits.device import add_products
+from mhc_vision.kernels.triton_kernels.logits.forward import add_products
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])

@@ -4,7 +4,20 @@ import triton
 import triton.language as tl
 
 from mhc_vision.kernels.triton_kernels.device import load_logits, split_bf16
-from mhc_vision.kernels.triton_kernels.logits.device import products_backward
+
+
+@triton.jit
+def products_backward(high, low, phi_ptr, at, inside, num_entries, SPLIT: tl.constexpr):
+    """d · φᵀ, (tokens, channels), with φᵀ (K, channels) at `at` and d = high + low; without SPLIT d is `high`."""
+    phi = tl.load(phi_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    if SPLIT:
+        phi_low = tl.load(phi_ptr + num_entries + at, mask=inside, other=0.0)
+        d_x = tl.dot(high, phi, input_precision="tf32")
+        d_x = tl.dot(low, phi, d_x, input_precision="tf32")
+        d_x = tl.dot(high, phi_low.to(tl.float32), d_x, input_precision="tf32")
+    else:
+        d_x = tl.dot(high, phi, input_precision="ieee")
+    return d_x
 
 
 @triton.jit(do_not_specialize=["num_tokens"])

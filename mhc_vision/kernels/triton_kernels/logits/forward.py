@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from mhc_vision.kernels.triton_kernels.device import split_bf16, sum_in_thread
-from mhc_vision.kernels.triton_kernels.logits.device import add_products
 
 
 @triton.jit
@@ -24,6 +23,19 @@ def prepare_kernel(
         tl.store(phi_ptr + num_rows * PADDED_LOGITS + at, low.to(tl.bfloat16), mask=mask)
     else:
         tl.store(phi_ptr + at, weight, mask=mask)
+
+
+@triton.jit
+def add_products(products, x, phi_ptr, at, inside, num_entries, SPLIT: tl.constexpr):
+    """products + x · φ, (tokens, K), with φ (channels, K) at `at`; its low part lies `num_entries` further."""
+    phi = tl.load(phi_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    if SPLIT:
+        low = tl.load(phi_ptr + num_entries + at, mask=inside, other=0.0)
+        products = tl.dot(x, phi, products, input_precision="tf32")
+        products = tl.dot(x, low.to(tl.float32), products, input_precision="tf32")
+    else:
+        products = tl.dot(x, phi, products, input_precision="ieee")
+    return products
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
