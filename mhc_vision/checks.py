@@ -27,7 +27,8 @@ def check_number(
         below: Value that it must stay below, in place of `at_most`.
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if is_number and math.isfinite(value):
+    # torch.compile traces comparisons of a number that it has made symbolic, and no math.isfinite
+    if is_number and -math.inf < value < math.inf:
         fits = (
             (at_least is None or value >= at_least)
             and (above is None or value > above)
