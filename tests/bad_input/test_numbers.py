@@ -17,7 +17,6 @@ import torch
 import mhc_vision  # noqa: F401  registers the models
 from mhc_vision import hyperconnect
 from mhc_vision.comparison.plan.matrix import parse_matrix
-from mhc_vision.comparison.report.statistics import student_quantile
 from mhc_vision.comparison.run.slots import find_slots
 from mhc_vision.data import DigitsDataModule, DownstreamDataModule, FakeDataModule, ImageFolderDataModule
 from mhc_vision.data.batch_augment import BatchAugment
@@ -182,10 +181,6 @@ def slots(jobs: Any) -> Any:
     return find_slots(1, 0, jobs)
 
 
-def quantile(**arguments: Any) -> Any:
-    return student_quantile(**{"probability": 0.9, "degrees": 3, **arguments})
-
-
 def held_out(share: Any) -> Any:
     return hold_out([0, 0, 1, 1], share)
 
@@ -295,7 +290,6 @@ ROWS = [
     # comparison and analysis
     *rows(matrix, {"threads": (0, 1.5, True), "gpus": (-1, True), "seeds": ([-1], [0.5], [True], [NAN])}),
     *rows(slots, {"jobs": (0, -1, NAN, True)}, jobs="--jobs"),
-    *rows(quantile, {"probability": (NAN, 1.0), "degrees": (0, NAN)}),
     *rows(smoothed, {"window": (0, NAN, 1.5)}),
 ]
 

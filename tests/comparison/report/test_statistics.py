@@ -7,30 +7,7 @@ from mhc_vision.comparison.report.statistics import (
     mean_curve,
     paired_difference,
     spread,
-    student_cdf,
-    student_quantile,
 )
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 29, 100])
-def test_student_t_is_scipys(degrees):
-    stats = pytest.importorskip("scipy.stats")
-    for t in (0.0, 0.3, 1.0, 2.5, 12.0):
-        # both are closed forms or well-conditioned series in fp64
-        assert student_cdf(t, degrees) == pytest.approx(stats.t.cdf(t, degrees), abs=1e-13)
-    for probability in (0.5, 0.9, 0.975, 0.9995):
-        assert student_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-9)
-
-
-def test_student_quantiles_are_those_of_printed_tables():
-    table = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 10: 2.228, 30: 2.042}
-    assert {degrees: round(student_quantile(0.975, degrees), 3) for degrees in table} == table
-
-
-@pytest.mark.parametrize(("probability", "degrees"), [(1.0, 2), (0.4, 2), (0.975, 0)])
-def test_quantiles_that_do_not_exist_are_refused(probability, degrees):
-    with pytest.raises(ValueError, match="got"):
-        student_quantile(probability, degrees)
 
 
 def test_paired_difference_by_hand():
