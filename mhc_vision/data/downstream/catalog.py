@@ -16,7 +16,7 @@ from mhc_vision.data.downstream.labels import (
     targets,
     track,
 )
-from mhc_vision.data.downstream.spec import Split, Supplement, TorchvisionSet, official_splits, train_and_test
+from mhc_vision.data.downstream.spec import Split, TorchvisionSet, official_splits, train_and_test
 
 FILE_SETS = {
     "caltech101": TorchvisionSet(
@@ -221,14 +221,9 @@ FILE_SETS = {
             "SUN397/Testing_01.txt",
         ),
         "https://vision.princeton.edu/projects/2010/SUN/",
-        note="Training_01.txt and Testing_01.txt are in Partitions.zip.",
+        note="Training_01.txt and Testing_01.txt are in Partitions.zip of that page: torchvision does not fetch it.",
         paths=files,
         partition=sun397_partition,
-        supplement=Supplement(
-            "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip",
-            ("Training_01.txt", "Testing_01.txt"),
-            "SUN397",
-        ),
     ),
 }
 

@@ -2,17 +2,14 @@
 
 import importlib.util
 import os
-import zipfile
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torchvision.datasets
 from filelock import FileLock
-from torchvision.datasets.utils import download_url
 
-from mhc_vision.atomic_files import replaced_file
 from mhc_vision.checks import first_few
-from mhc_vision.data.downstream.spec import Supplement, TorchvisionSet
+from mhc_vision.data.downstream.spec import TorchvisionSet
 
 
 def fetch_missing(name: str, spec: TorchvisionSet, root: Path, download: bool) -> None:
@@ -68,33 +65,16 @@ def _missing(spec: TorchvisionSet, root: Path) -> list[str]:
 
 
 def _fetch(name: str, spec: TorchvisionSet, root: Path, missing: list[str]) -> None:
-    extra = spec.supplement
-    extras = [f"{extra.folder}/{file}" for file in extra.names] if extra else []
-    if own := [place for place in missing if place not in extras]:
-        present = [place for place in spec.places if place not in (*missing, *extras)]
-        if present and spec.fetch == "download":
-            raise ValueError(
-                f"dataset: {root} has {first_few(present)} of {name}, but not {first_few(own)}. A part is not "
-                f"completed by download: move it away to have all of it fetched; {by_hand(spec, root)}"
-            )
-        require_packages(name, spec.fetch_packages)
+    present = [place for place in spec.places if place not in missing]
+    if present and spec.fetch == "download":
+        raise ValueError(
+            f"dataset: {root} has {first_few(present)} of {name}, but not {first_few(missing)}. A part is not "
+            f"completed by download: move it away to have all of it fetched; {by_hand(spec, root)}"
+        )
+    require_packages(name, spec.fetch_packages)
+    options = {"download": True} if spec.fetch == "download" else {}
     try:
-        if own:
-            options = {"download": True} if spec.fetch == "download" else {}
-            for split in spec.splits.values():
-                getattr(torchvision.datasets, spec.class_name)(str(root), **split.arguments, **options)
-        if extra:
-            _fetch_supplement(extra, root / extra.folder)
+        for split in spec.splits.values():
+            getattr(torchvision.datasets, spec.class_name)(str(root), **split.arguments, **options)
     except Exception as error:  # of the network, the archive, the disk: they all end in the same advice
         raise ValueError(f"dataset: {name} cannot be fetched: {error}; {by_hand(spec, root)}") from error
-
-
-def _fetch_supplement(supplement: Supplement, folder: Path) -> None:
-    archive = folder / PurePosixPath(supplement.url).name
-    download_url(supplement.url, folder)
-    with zipfile.ZipFile(archive) as content:
-        members = {PurePosixPath(member).name: member for member in content.namelist()}
-        for file in supplement.names:
-            if not (folder / file).exists():
-                with replaced_file(folder / file) as temporary:
-                    temporary.write_bytes(content.read(members[file]))

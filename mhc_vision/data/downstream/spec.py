@@ -18,21 +18,6 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Supplement:
-    """Files that belong to a dataset and that torchvision does not fetch: those of these names in a zip file.
-
-    Attributes:
-        url: Of the zip file.
-        names: Of the files, wherever they are in it.
-        folder: Where they go, below the root.
-    """
-
-    url: str
-    names: tuple[str, ...]
-    folder: str
-
-
-@dataclass(frozen=True)
 class TorchvisionSet:
     """One dataset.
 
@@ -50,7 +35,6 @@ class TorchvisionSet:
         group: From a file to what it shows, where several show the same: these are not parted by chance.
         train_per_class: Training images of each class, where the dataset's papers draw them at random.
         partition: Indices of `train` or `test` in an undivided dataset, from its files and the root.
-        supplement: Further files to fetch.
         packages: What reading it imports, beside torchvision's own requirements.
         fetch_packages: The same for fetching.
         in_memory: Whether all decoded images are small enough to be kept, at their own size.
@@ -70,7 +54,6 @@ class TorchvisionSet:
     group: Callable[[str], str] | None = None
     train_per_class: int | None = None
     partition: Callable[[Sequence[str], Path, str], list[int]] | None = None
-    supplement: Supplement | None = None
     packages: tuple[str, ...] = ()
     fetch_packages: tuple[str, ...] = ()
     in_memory: bool = False
