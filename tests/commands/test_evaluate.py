@@ -311,7 +311,7 @@ def test_bad_input_is_named_before_an_image_is_read(timm_directory, write_images
         ([images, "--num-workers", "-1"], "num_workers: got -1, expected a whole number from 0"),
         ([images, "--real-labels", "timm"], "3 classes that are not ImageNet's 1000"),
         ([images, "--json", images], "is a directory, expected a file"),
-        ([images, "--json", images / "0" / "0.png" / "x.json"], "no directory that one may write to"),
+        ([images, "--json", images / "0" / "0.png" / "x.json"], "0.png is no directory"),
     ):
         if "--num-workers" in words:
             with pytest.raises(SystemExit):

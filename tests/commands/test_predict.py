@@ -225,7 +225,7 @@ def test_bad_input_is_named_before_a_file_is_read(model, photos, timm_directory,
         ([model, photos, "--weights", "raw"], "expected 'default' for all but training checkpoints"),
         ([timm_directory(3, in_chans=1), photos], "takes images of 1 channel(s), expected 3"),
         ([model, photos, "--out", photos], "is a directory, expected a file"),
-        ([model, photos, "--out", photos / "README.txt" / "x.csv"], "no directory that one may write to"),
+        ([model, photos, "--out", photos / "README.txt" / "x.csv"], "README.txt is no directory"),
         ([model, photos, "--force"], "force: got it without --out"),
     ):
         assert expected in refused(*words)
