@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+_NUM_NAMED = 5
+
 
 def check_number(
     argument: str,
@@ -99,9 +101,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: known names like it, or an empty text."""
     names = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=5)
     return f"; nearest: {', '.join(names)}" if names else ""
-
-
-_NUM_NAMED = 5
 
 
 def first_few(names: Iterable[object], in_lines: bool = False) -> str:

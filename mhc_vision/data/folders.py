@@ -66,8 +66,14 @@ def walk_files(folder: Path, argument: str = "folder", refuse_loops: bool = Fals
     return sorted(found)
 
 
-def folders_in(folder: Path, argument: str = "folder") -> list[str]:
-    """Sorted names of the folders in `folder`, without those that are hidden and links that lead back up.
+def class_folders(folder: Path, argument: str = "folder") -> list[str]:
+    """Sorted names of the folders in `folder`; hidden ones, such as `.ipynb_checkpoints`, are no classes.
+
+    Links that lead back up are none, either.
+
+    Args:
+        folder: Has the class folders.
+        argument: What an error calls the argument that the folder comes from.
 
     Raises:
         ValueError: If it cannot be listed.
@@ -87,42 +93,6 @@ def images_in(folder: Path, argument: str = "folder") -> list[str]:
         ValueError: If it cannot be listed.
     """
     return [entry.path for entry in _entries(str(folder), argument) if is_image(entry.name) and not _is_folder(entry)]
-
-
-def _entries(directory: str, argument: str) -> Iterator["os.DirEntry[str]"]:
-    """What is in a folder and not hidden, by name."""
-    try:
-        with os.scandir(directory) as entries:
-            visible = [entry for entry in entries if not is_hidden(entry.name)]
-    except OSError as error:
-        raise ValueError(f"{argument}: {directory} cannot be listed: {error.strerror}") from error
-    return iter(sorted(visible, key=lambda entry: entry.name))
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # a link to itself: what reads it says so
-        return False
-
-
-def _contains(folder: str, path: str) -> bool:
-    """Whether a real path is this folder or lies in it."""
-    return (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def class_folders(folder: Path, argument: str = "folder") -> list[str]:
-    """Sorted names of the folders in `folder`; hidden ones, such as `.ipynb_checkpoints`, are no classes.
-
-    Args:
-        folder: Has the class folders.
-        argument: What an error calls the argument that the folder comes from.
-
-    Raises:
-        ValueError: If it cannot be listed.
-    """
-    return folders_in(folder, argument)
 
 
 def list_class_images(folder: Path, labels: Mapping[str, int], argument: str = "folder") -> tuple[list[str], list[int]]:
@@ -174,3 +144,26 @@ def check_formats(paths: Iterable[str], argument: str) -> None:
             raise ValueError(
                 f"{argument}: {path} is none of {', '.join(DECODABLE_SUFFIXES)}: convert it or take it away"
             )
+
+
+def _entries(directory: str, argument: str) -> Iterator["os.DirEntry[str]"]:
+    """What is in a folder and not hidden, by name."""
+    try:
+        with os.scandir(directory) as entries:
+            visible = [entry for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise ValueError(f"{argument}: {directory} cannot be listed: {error.strerror}") from error
+    return iter(sorted(visible, key=lambda entry: entry.name))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # a link to itself: what reads it says so
+        return False
+
+
+def _contains(folder: str, path: str) -> bool:
+    """Whether a real path is this folder or lies in it."""
+    return (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep)

@@ -12,6 +12,10 @@ from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.order import Place
 
 Batch = tuple[Tensor, Tensor]
+KeepOn = Literal["auto", "cpu", "device"]
+
+AUTO_SHARE = 0.25
+"""Images stay on the GPU by themselves if they take at most this share of its free memory."""
 
 
 class InMemoryImages(TensorDataset):
@@ -65,12 +69,6 @@ class InMemoryImages(TensorDataset):
 def collate_batch(batch: Batch) -> Batch:
     """Pass on what `InMemoryImages` has gathered."""
     return batch
-
-
-KeepOn = Literal["auto", "cpu", "device"]
-
-AUTO_SHARE = 0.25
-"""Images stay on the GPU by themselves if they take at most this share of its free memory."""
 
 
 class InMemoryDataModule(ImageDataModule):

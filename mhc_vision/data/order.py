@@ -13,6 +13,12 @@ from torch.utils.data import Dataset, Sampler
 Place = tuple[int | str, ...]
 """Where a run stands: what a seed is derived from."""
 
+Start = tuple[int, int]
+"""An epoch, and how many samples of this process's share of it are already trained on."""
+
+# runs with neighbouring seeds must not share orders an epoch apart
+_SEED_STRIDE = 1_000_003
+
 
 def derive_seed(*place: int | str) -> int:
     """A seed of 63 bits for each place; neighbouring places have unrelated ones."""
@@ -74,13 +80,6 @@ def position_of_step(trainer: Trainer, step: int) -> Position:
     accumulated = trainer.accumulate_grad_batches
     epoch, steps = divmod(step, math.ceil(batches_per_epoch / accumulated))
     return Position(epoch, steps * accumulated, epoch * batches_per_epoch + steps * accumulated)
-
-
-Start = tuple[int, int]
-"""An epoch, and how many samples of this process's share of it are already trained on."""
-
-# runs with neighbouring seeds must not share orders an epoch apart
-_SEED_STRIDE = 1_000_003
 
 
 class ShuffledSampler(Sampler[tuple[int, Place]]):

@@ -12,6 +12,7 @@ from mhc_vision.finite import check_finite_weights
 from mhc_vision.inference.checkpoint_model import CheckpointModel, load_checkpoint_model
 from mhc_vision.inference.model_card import model_card
 from mhc_vision.models.designs import DESIGNS
+from mhc_vision.models.names import split_name
 from mhc_vision.stored.loss_note import loss_note
 
 # what timm knows of its own weights of an architecture; a licence is for the owner of the new ones to give
@@ -43,7 +44,7 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
             f"checkpoint: {checkpoint} holds a model of the design {design!r}, which timm has no name for; "
             "expected a plain or hyper-connected one"
         )
-    architecture = f"{loaded.settings['name'].partition('.')[0]}_{design}"
+    architecture = split_name(loaded.settings["name"])._replace(connection=design).registered
     if design is not None and not is_model(architecture):
         raise ValueError(
             f"checkpoint: {checkpoint} holds {architecture}, which timm has no name for and could not load again; "

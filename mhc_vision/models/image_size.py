@@ -18,10 +18,13 @@ def check_image_size(model: nn.Module, name: str, *sides: int) -> None:
     patch_embed = getattr(model, "patch_embed", None)
     patch_size = getattr(patch_embed, "patch_size", 1)
     patch_sides = (patch_size,) if isinstance(patch_size, int) else tuple(patch_size)
+    projection = getattr(patch_embed, "proj", None)
+    # patches that overlap, as PVT v2's, are padded at the border
+    overlap = isinstance(projection, nn.Conv2d) and projection.stride != projection.kernel_size
     own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", ())
     for side in sides:
         check_whole_number("img_size", side, at_least=1)
-        if getattr(patch_embed, "dynamic_img_pad", False) or side in own[1:]:
+        if getattr(patch_embed, "dynamic_img_pad", False) or overlap or side in own[1:]:
             continue
         for patch in patch_sides:
             if side % patch:

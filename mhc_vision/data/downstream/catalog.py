@@ -224,6 +224,7 @@ FILE_SETS = {
         note="Training_01.txt and Testing_01.txt are in Partitions.zip of that page: torchvision does not fetch it.",
         paths=files,
         partition=sun397_partition,
+        unfetched=("SUN397/Training_01.txt", "SUN397/Testing_01.txt"),
     ),
 }
 

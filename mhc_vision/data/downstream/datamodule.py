@@ -132,6 +132,11 @@ class DownstreamDataModule(AugmentedDataModule):
         self._decode("test")
         return super().test_dataloader()
 
+    def predict_dataloader(self) -> list[DataLoader]:
+        """As in `ImageDataModule`; images that are kept in memory are decoded here, not by each worker for itself."""
+        self._decode("train")
+        return super().predict_dataloader()
+
     def _decode(self, part: str) -> None:
         if part not in self._decoded or self._decoded[part].is_decoded:
             return

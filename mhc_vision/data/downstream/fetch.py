@@ -31,11 +31,12 @@ def fetch_missing(name: str, spec: TorchvisionSet, root: Path, download: bool) -
     lock = root / f".{name}.lock"
     reason = "download is false"
     if download and spec.fetch:
-        reason = f"{root} cannot be written to"
+        reason = "torchvision does not fetch it" if os.access(root, os.W_OK) else f"{root} cannot be written to"
         # files of a process that is still at work may be there already; then so is its lock
         if (_missing(spec, root) or lock.exists()) and os.access(root, os.W_OK):
             with FileLock(lock):
-                if missing := _missing(spec, root):
+                missing = _missing(spec, root)
+                if set(missing) - set(spec.unfetched):
                     _fetch(name, spec, root, missing)
     elif spec.fetch is None:
         reason = "nothing fetches it"

@@ -11,6 +11,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from mhc_vision.data.decode import decode_file, decode_in_threads
 
+_NUM_PROBES = 32
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -80,9 +82,6 @@ class TransformedImages(Dataset):
         """A sample, as the dataset gives it or raises an error."""
         image, label = self.images[index]
         return self.transform(image), label
-
-
-_NUM_PROBES = 32
 
 
 class DecodedImages(Dataset):

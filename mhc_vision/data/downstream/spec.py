@@ -39,6 +39,7 @@ class TorchvisionSet:
         fetch_packages: The same for fetching.
         in_memory: Whether all decoded images are small enough to be kept, at their own size.
         fetch: Whether torchvision downloads it, or unpacks archives that lie in the root, or neither.
+        unfetched: Those of `files` that torchvision's download does not bring.
     """
 
     class_name: str
@@ -58,6 +59,7 @@ class TorchvisionSet:
     fetch_packages: tuple[str, ...] = ()
     in_memory: bool = False
     fetch: Literal["download", "unpack"] | None = "download"
+    unfetched: tuple[str, ...] = ()
 
     @property
     def places(self) -> list[str]:

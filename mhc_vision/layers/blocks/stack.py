@@ -52,7 +52,7 @@ class StreamStack(nn.Module):
 
 
 class StreamSequential(StreamStack, nn.Sequential):
-    """`nn.Sequential` of stream blocks, which runs boundary by boundary where that is faster (see `fused`).
+    """`nn.Sequential` of stream blocks, which runs boundary by boundary where that is faster (see `fused_stack`).
 
     Attributes:
         stream_stride: there, the streams of every so many boundaries are kept for the backward pass.

@@ -1,1 +1,1 @@
-"""What observes a model: maps and streams of its connections, gains, multiply-accumulates."""
+"""What measures a model: gains of its residual maps, parameters and multiply-accumulates."""

@@ -50,6 +50,18 @@ def test_images_in_memory_are_those_of_the_files(copies: Path, dataset: str, num
             assert torch.equal(labels, expected_labels)
 
 
+def test_images_in_memory_are_decoded_before_workers_predict(copies: Path) -> None:
+    data = make(copies, "cifar10", num_workers=1)
+    loaders = data.predict_dataloader()
+    # else each worker would decode and keep all of them
+    assert all(loader.dataset.images.is_decoded for loader in loaders)
+    assert [sum(len(labels) for _, labels in loader) for loader in loaders] == [
+        len(data.train_set),
+        len(data.eval_set),
+        len(data.test_set),
+    ]
+
+
 def test_small_datasets_are_kept_in_memory_and_decoded_when_needed(copies: Path) -> None:
     small = make(copies, "eurosat")
     small.val_dataloader()

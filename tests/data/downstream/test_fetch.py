@@ -108,15 +108,38 @@ def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: 
         fetch_missing("dtd", SETS["dtd"], tmp_path, download=True)
 
 
-def test_the_partition_of_sun397_is_placed_by_hand(downloads: list[str], tmp_path: Path) -> None:
-    write_copy("sun397", tmp_path)
-    (tmp_path / "SUN397" / "Training_01.txt").unlink()
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_partition_of_sun397_is_placed_by_hand(
+    downloads: list[str], is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place() -> None:
+        write_copy("sun397", tmp_path)
+        for name in ("Training_01.txt", "Testing_01.txt"):
+            (tmp_path / "SUN397" / name).unlink()
+
+    if is_there:
+        place()
+    else:
+        # as much as the archive has
+        original = torchvision.datasets.SUN397
+
+        def build(root: str, download: bool = False) -> Any:
+            downloads.append("sun397")
+            place()
+            return original(root)
+
+        monkeypatch.setattr(torchvision.datasets, "SUN397", build)
     with pytest.raises(
-        ValueError, match=r"(?s)but not SUN397/Training_01\.txt.*are in Partitions\.zip of that page"
+        ValueError,
+        match=r"(?s)lacks SUN397/Testing_01\.txt, SUN397/Training_01\.txt of sun397, and torchvision does not",
     ) as refused:
         fetch_missing("sun397", SETS["sun397"], tmp_path, download=True)
-    assert SETS["sun397"].source in str(refused.value)
-    assert downloads == []
+    message = str(refused.value)
+    assert SETS["sun397"].source in message
+    assert "are in Partitions.zip of that page" in message
+    # what is there would be fetched once more, without them again
+    assert "move it away" not in message
+    assert downloads == ([] if is_there else ["sun397"])
 
 
 def test_imagenet_is_unpacked_from_its_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
