@@ -35,10 +35,12 @@ def test_a_second_run_is_refused_and_may_replace_the_first(train, capsys):
     assert all(way in words for way in ("--trainer.default_root_dir", "--ckpt_path last", "--overwrite true"))
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
     (run_dir / "checkpoints" / "epoch=3.ckpt").touch()
+    # as a sharded model has it
+    (run_dir / "checkpoints" / "epoch=4.ckpt" / "shards").mkdir(parents=True)
     train("--overwrite", "true", "--trainer.limit_train_batches", "2")
     assert steps(run_dir) == [0, 1]
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
-    assert not (run_dir / "checkpoints" / "epoch=3.ckpt").exists()
+    assert not list((run_dir / "checkpoints").glob("epoch=*"))
     assert (run_dir / "notes.txt").read_text() == "mine"
     assert "overwrite" not in (run_dir / "config.yaml").read_text()
 
@@ -139,6 +141,18 @@ def test_a_write_removes_what_a_killed_one_has_left_of_the_same_file(tmp_path):
     (tmp_path / f".other.{host}-{gone.pid}-abcdefgh.tmp").mkdir()
     replace_text(tmp_path / "out.json", "{}")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".other.{host}-{gone.pid}-abcdefgh.tmp", "out.json"]
+
+
+def test_on_windows_no_process_is_sent_what_would_be_ctrl_c_there(tmp_path, monkeypatch):
+    host = socket.gethostname().partition(".")[0]
+    other = tmp_path / f".out.json.{host}-7-abcdefgh.tmp"
+    other.mkdir()
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *arguments: sent.append(arguments))
+    monkeypatch.setattr(sys, "platform", "win32")
+    replace_text(tmp_path / "out.json", "{}")
+    assert not sent
+    assert other.exists()
 
 
 def test_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
