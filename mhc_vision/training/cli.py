@@ -16,7 +16,7 @@ from mhc_vision.atomic_files import replace_text
 from mhc_vision.run_directory import CONFIG, LAST, SUMMARY
 from mhc_vision.stored.weights import short_reason
 from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
-from mhc_vision.training.callbacks.divergence import StopWhenDiverged
+from mhc_vision.training.callbacks.divergence import StopWhenDiverged, TrainingDiverged
 from mhc_vision.training.callbacks.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.callbacks.interrupt import InterruptCheckpoint
 from mhc_vision.training.callbacks.loss_spikes import LossSpikes
@@ -245,6 +245,9 @@ class TrainCLI(LightningCLI):
         """Ends the program with a message where settings or a checkpoint are refused; later errors have tracebacks."""
         try:
             yield
+        except TrainingDiverged:
+            # the checkpoint is whole, and what is wrong with it is said
+            raise
         except Exception as error:
             if self._setup_mark.is_restoring:
                 # Lightning takes the structure of a checkpoint for granted
