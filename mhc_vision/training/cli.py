@@ -298,7 +298,8 @@ class TrainCLI(LightningCLI):
             added += _missing([LossSpikes(every_n_steps), ConnectionMonitor(10 * every_n_steps)], configured)
         # behind what its checkpoint has to hold
         saves = config["enable_checkpointing"] is not False
-        added.append(InterruptCheckpoint(run_dir / LAST if saves else None))
+        # a trial of the code must not replace the checkpoint of a run
+        added.append(InterruptCheckpoint(run_dir / LAST if saves and not config["fast_dev_run"] else None))
         # behind all that takes time after a batch, or waits for the other processes there
         if watched:
             added += _missing([Throughput(every_n_steps)], configured)

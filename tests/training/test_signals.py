@@ -120,6 +120,14 @@ def test_lightning_does_not_end_it_with_status_0(train, monkeypatch, signum, wor
     assert stopped(train, *words) == 128 + signum
 
 
+def test_a_trial_of_the_code_leaves_the_checkpoint_of_a_run_as_it_is(train, monkeypatch):
+    last = train() / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    raise_in(monkeypatch, ClassificationModule, "training_step", signal.SIGINT)
+    assert stopped(train, "--trainer.fast_dev_run", "5") == 130
+    assert last.read_bytes() == before
+
+
 @pytest.mark.parametrize("subcommand", ["validate", "test"])
 def test_an_evaluation_of_a_run_stops_at_once(train, monkeypatch, subcommand):
     name = {"validate": "validation_step", "test": "test_step"}[subcommand]
