@@ -238,7 +238,15 @@ class TrainCLI(LightningCLI):
             if path is not None:
                 check_same_model(path, self.model)
                 check_same_classes(path, self.datamodule)
+            else:
+                self._keep_weights()
             evaluate(ckpt_path=path, **kwargs)
+
+    def _keep_weights(self) -> None:
+        """To be called before an evaluation of given weights: in a SLURM job it would be of a requeued checkpoint's."""
+        connector = self.trainer._checkpoint_connector
+        # as if a user had set `trainer.ckpt_path`: then Lightning looks for none itself
+        connector._ckpt_path, connector._user_managed = None, True
 
     @contextmanager
     def _messages_until_set_up(self) -> Iterator[None]:

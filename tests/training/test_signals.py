@@ -165,10 +165,29 @@ def test_sigterm_cleans_up_like_ctrl_c():
     assert isinstance(stop.value, Terminated)
 
 
-def test_slurm_requeues_a_run_that_then_goes_on(train, monkeypatch, tmp_path):
-    slurm = {"JOB_NAME": "mhc", "JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
-    for name, value in slurm.items():
+@pytest.fixture
+def slurm(monkeypatch):
+    """The environment of a job of SLURM."""
+    job = {"JOB_NAME": "mhc", "JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_an_evaluation_of_given_weights_takes_none_of_a_requeued_run(train, monkeypatch):
+    run_dir = train()
+    (run_dir / "checkpoints" / "last.ckpt").rename(run_dir / "hpc_ckpt_1.ckpt")
+    loaded = []
+    monkeypatch.setattr(ClassificationModule, "on_load_checkpoint", lambda module, content: loaded.append(content))
+    for subcommand in ("validate", "test"):
+        train(subcommand=subcommand)
+    assert not loaded
+    train("--ckpt_path", "last", subcommand="test")
+    assert len(loaded) == 1
+
+
+@pytest.mark.usefixtures("slurm")
+def test_slurm_requeues_a_run_that_then_goes_on(train, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda words: asked.append(words))
     raise_in(
