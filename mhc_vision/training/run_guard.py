@@ -105,9 +105,11 @@ class RunDirectory:
                 yield
         finally:
             for folder in made:
-                if not folder.is_dir() or any(folder.iterdir()):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    # not empty, or gone: another run, beside this one, may begin or end at this moment
                     break
-                folder.rmdir()
 
     def forget_requeue(self) -> None:
         """Removes SLURM's checkpoints, from which Lightning would go on unasked."""

@@ -98,6 +98,28 @@ def test_two_processes_cannot_train_in_one_directory(train, tmp_path, capsys):
     assert train() == run_dir
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_lock_that_cannot_be_opened_is_a_message(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    words = r"^out: .*\.lock cannot be opened: Is a directory; remove it"
+    with pytest.raises(ValueError, match=words), locked_directory(tmp_path, "out", "a run is"):
+        pass
+
+
+def test_a_run_that_begins_as_another_one_ends_keeps_their_folder(tmp_path, monkeypatch):
+    rmdir = type(tmp_path).rmdir
+
+    def late(folder):
+        if folder.name == "runs":
+            (folder / "other").mkdir()
+        rmdir(folder)
+
+    monkeypatch.setattr(type(tmp_path), "rmdir", late)
+    with RunDirectory(tmp_path / "runs" / "one").locked():
+        pass
+    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["other"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_data_workers_do_not_keep_the_lock(tmp_path):
     with locked_directory(tmp_path, "out", "a run is"):
