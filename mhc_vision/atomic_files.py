@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -187,9 +188,12 @@ def _is_being_written(name: str) -> bool:
     host, process = _writer(name)
     if host != _host():
         return False
+    if sys.platform == "win32":
+        # it cannot be asked: signal 0 is Ctrl-C there
+        return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         # somebody else's

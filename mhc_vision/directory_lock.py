@@ -30,7 +30,7 @@ def locked_directory(path: Path, argument: str, what: str, inherited: bool = Fal
         The open file of the lock; `None` where there are no locks.
 
     Raises:
-        ValueError: Another process holds it.
+        ValueError: Another process holds it, or its file cannot be opened.
     """
     path.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
@@ -61,7 +61,13 @@ def _open_locked(file: Path, argument: str, what: str) -> int | None:
     import fcntl
 
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            # what a killed process of another user has left, say
+            raise ValueError(
+                f"{argument}: {file} cannot be opened: {error.strerror}; remove it, or take another directory"
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -52,4 +52,4 @@ def _train(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
             print(f"report: {write_run_report(run_dir)}")
         else:
             # killed between its last checkpoint and its summary
-            print(f"no step was left to take, and {run_dir} has no summary.json: start over without ckpt_path")
+            print(f"no step was left to take, and {run_dir} has no summary.json: start over with --overwrite true")

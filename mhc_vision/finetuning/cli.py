@@ -55,6 +55,7 @@ class FinetuneCLI(TrainCLI):
         super().fit(ckpt_path, **kwargs)
         # what a resumed run without steps left has are not the averaged weights of EMA
         if summary.waits_for_test and summary.has_trained:
+            self._keep_weights()
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
     def _say_start(self) -> None:
@@ -90,6 +91,7 @@ class FinetuneCLI(TrainCLI):
                 raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} holds a training, and this is a probe")
             if not isinstance(self.datamodule, ImageDataModule):
                 raise ValueError(f"data: got {type(self.datamodule).__name__}, expected an ImageDataModule for a probe")
+            self._keep_weights()
             result = run_probe(self.trainer, self.model, self.datamodule)
         except ValueError as error:
             fail(f"error: {error}", status=2)

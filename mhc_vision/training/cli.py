@@ -16,7 +16,7 @@ from mhc_vision.atomic_files import replace_text
 from mhc_vision.run_directory import CONFIG, LAST, SUMMARY
 from mhc_vision.stored.weights import short_reason
 from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
-from mhc_vision.training.callbacks.divergence import StopWhenDiverged
+from mhc_vision.training.callbacks.divergence import StopWhenDiverged, TrainingDiverged
 from mhc_vision.training.callbacks.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.callbacks.interrupt import InterruptCheckpoint
 from mhc_vision.training.callbacks.loss_spikes import LossSpikes
@@ -238,13 +238,24 @@ class TrainCLI(LightningCLI):
             if path is not None:
                 check_same_model(path, self.model)
                 check_same_classes(path, self.datamodule)
+            else:
+                self._keep_weights()
             evaluate(ckpt_path=path, **kwargs)
+
+    def _keep_weights(self) -> None:
+        """To be called before an evaluation of given weights: in a SLURM job it would be of a requeued checkpoint's."""
+        connector = self.trainer._checkpoint_connector
+        # as if a user had set `trainer.ckpt_path`: then Lightning looks for none itself
+        connector._ckpt_path, connector._user_managed = None, True
 
     @contextmanager
     def _messages_until_set_up(self) -> Iterator[None]:
         """Ends the program with a message where settings or a checkpoint are refused; later errors have tracebacks."""
         try:
             yield
+        except TrainingDiverged:
+            # the checkpoint is whole, and what is wrong with it is said
+            raise
         except Exception as error:
             if self._setup_mark.is_restoring:
                 # Lightning takes the structure of a checkpoint for granted
@@ -295,7 +306,8 @@ class TrainCLI(LightningCLI):
             added += _missing([LossSpikes(every_n_steps), ConnectionMonitor(10 * every_n_steps)], configured)
         # behind what its checkpoint has to hold
         saves = config["enable_checkpointing"] is not False
-        added.append(InterruptCheckpoint(run_dir / LAST if saves else None))
+        # a trial of the code must not replace the checkpoint of a run
+        added.append(InterruptCheckpoint(run_dir / LAST if saves and not config["fast_dev_run"] else None))
         # behind all that takes time after a batch, or waits for the other processes there
         if watched:
             added += _missing([Throughput(every_n_steps)], configured)

@@ -1,6 +1,7 @@
 """The directory of a run: one run at a time, and no run over another one unless that is asked for."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,19 +105,23 @@ class RunDirectory:
                 yield
         finally:
             for folder in made:
-                if not folder.is_dir() or any(folder.iterdir()):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    # not empty, or gone: another run, beside this one, may begin or end at this moment
                     break
-                folder.rmdir()
 
     def forget_requeue(self) -> None:
         """Removes SLURM's checkpoints, from which Lightning would go on unasked."""
         for path in self.path.glob(REQUEUE_CHECKPOINTS):
-            path.unlink()
+            _remove_checkpoint(path)
 
     def clear(self) -> None:
         """Removes a run: the files that this library writes, and nothing else."""
-        for path in [*self.records(), *(self.path / name for name in _OTHERS)]:
-            path.unlink(missing_ok=True)
+        for path in self.checkpoints():
+            _remove_checkpoint(path)
+        for name in (*_RECORDS, *_OTHERS):
+            (self.path / name).unlink(missing_ok=True)
 
     def forget_end(self) -> None:
         """Removes what says that the run has come to its end, as it goes on."""
@@ -134,6 +139,14 @@ class RunDirectory:
                         path.rmdir()
                     else:
                         path.unlink()
+
+
+def _remove_checkpoint(path: Path) -> None:
+    # those of sharded models are directories
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class BeginRun(Callback):

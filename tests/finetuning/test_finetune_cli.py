@@ -233,6 +233,23 @@ def test_a_run_that_is_killed_before_its_test_has_no_summary(built, monkeypatch,
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+def test_the_test_of_a_job_of_slurm_is_of_the_weights_at_the_end(built, monkeypatch, tmp_path):
+    job = {"JOB_NAME": "mhc", "JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    cli = built()
+    monkeypatch.setattr(type(cli.datamodule), "has_test_set", True)
+    loaded: list[object] = []
+    monkeypatch.setattr(cli.model, "on_load_checkpoint", loaded.append)
+    # in a run that was requeued on its way
+    requeued = tmp_path / "run" / "hpc_ckpt_1.ckpt"
+    monkeypatch.setattr(cli.model, "on_train_end", lambda: cli.trainer.save_checkpoint(requeued))
+    cli.fit(model=cli.model, datamodule=cli.datamodule)
+    assert requeued.is_file()
+    assert "test/top1" in _summary(tmp_path / "run")["metrics"]
+    assert not loaded
+
+
 def _refused(capsys: pytest.CaptureFixture, run: Callable[[], object]) -> str:
     with pytest.raises(SystemExit) as stop:
         run()

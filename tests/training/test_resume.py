@@ -223,7 +223,8 @@ def test_a_run_killed_behind_its_last_step_has_nothing_to_report_on(train, capsy
     (run_dir / "summary.json").unlink()
     capsys.readouterr()
     train("--ckpt_path", "last")
-    assert f"no step was left to take, and {run_dir} has no summary.json" in capsys.readouterr().out
+    said = f"no step was left to take, and {run_dir} has no summary.json: start over with --overwrite true"
+    assert said in capsys.readouterr().out
 
 
 def test_a_missing_or_broken_file_is_refused_and_no_checkpoint_yet_is_not(train, tmp_path, capsys):

@@ -35,10 +35,12 @@ def test_a_second_run_is_refused_and_may_replace_the_first(train, capsys):
     assert all(way in words for way in ("--trainer.default_root_dir", "--ckpt_path last", "--overwrite true"))
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
     (run_dir / "checkpoints" / "epoch=3.ckpt").touch()
+    # as a sharded model has it
+    (run_dir / "checkpoints" / "epoch=4.ckpt" / "shards").mkdir(parents=True)
     train("--overwrite", "true", "--trainer.limit_train_batches", "2")
     assert steps(run_dir) == [0, 1]
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
-    assert not (run_dir / "checkpoints" / "epoch=3.ckpt").exists()
+    assert not list((run_dir / "checkpoints").glob("epoch=*"))
     assert (run_dir / "notes.txt").read_text() == "mine"
     assert "overwrite" not in (run_dir / "config.yaml").read_text()
 
@@ -96,6 +98,28 @@ def test_two_processes_cannot_train_in_one_directory(train, tmp_path, capsys):
     assert train() == run_dir
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_lock_that_cannot_be_opened_is_a_message(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    words = r"^out: .*\.lock cannot be opened: Is a directory; remove it"
+    with pytest.raises(ValueError, match=words), locked_directory(tmp_path, "out", "a run is"):
+        pass
+
+
+def test_a_run_that_begins_as_another_one_ends_keeps_their_folder(tmp_path, monkeypatch):
+    rmdir = type(tmp_path).rmdir
+
+    def late(folder):
+        if folder.name == "runs":
+            (folder / "other").mkdir()
+        rmdir(folder)
+
+    monkeypatch.setattr(type(tmp_path), "rmdir", late)
+    with RunDirectory(tmp_path / "runs" / "one").locked():
+        pass
+    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["other"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_data_workers_do_not_keep_the_lock(tmp_path):
     with locked_directory(tmp_path, "out", "a run is"):
@@ -139,6 +163,18 @@ def test_a_write_removes_what_a_killed_one_has_left_of_the_same_file(tmp_path):
     (tmp_path / f".other.{host}-{gone.pid}-abcdefgh.tmp").mkdir()
     replace_text(tmp_path / "out.json", "{}")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".other.{host}-{gone.pid}-abcdefgh.tmp", "out.json"]
+
+
+def test_on_windows_no_process_is_sent_what_would_be_ctrl_c_there(tmp_path, monkeypatch):
+    host = socket.gethostname().partition(".")[0]
+    other = tmp_path / f".out.json.{host}-7-abcdefgh.tmp"
+    other.mkdir()
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *arguments: sent.append(arguments))
+    monkeypatch.setattr(sys, "platform", "win32")
+    replace_text(tmp_path / "out.json", "{}")
+    assert not sent
+    assert other.exists()
 
 
 def test_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):

@@ -120,6 +120,14 @@ def test_lightning_does_not_end_it_with_status_0(train, monkeypatch, signum, wor
     assert stopped(train, *words) == 128 + signum
 
 
+def test_a_trial_of_the_code_leaves_the_checkpoint_of_a_run_as_it_is(train, monkeypatch):
+    last = train() / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    raise_in(monkeypatch, ClassificationModule, "training_step", signal.SIGINT)
+    assert stopped(train, "--trainer.fast_dev_run", "5") == 130
+    assert last.read_bytes() == before
+
+
 @pytest.mark.parametrize("subcommand", ["validate", "test"])
 def test_an_evaluation_of_a_run_stops_at_once(train, monkeypatch, subcommand):
     name = {"validate": "validation_step", "test": "test_step"}[subcommand]
@@ -157,10 +165,29 @@ def test_sigterm_cleans_up_like_ctrl_c():
     assert isinstance(stop.value, Terminated)
 
 
-def test_slurm_requeues_a_run_that_then_goes_on(train, monkeypatch, tmp_path):
-    slurm = {"JOB_NAME": "mhc", "JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
-    for name, value in slurm.items():
+@pytest.fixture
+def slurm(monkeypatch):
+    """The environment of a job of SLURM."""
+    job = {"JOB_NAME": "mhc", "JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_an_evaluation_of_given_weights_takes_none_of_a_requeued_run(train, monkeypatch):
+    run_dir = train()
+    (run_dir / "checkpoints" / "last.ckpt").rename(run_dir / "hpc_ckpt_1.ckpt")
+    loaded = []
+    monkeypatch.setattr(ClassificationModule, "on_load_checkpoint", lambda module, content: loaded.append(content))
+    for subcommand in ("validate", "test"):
+        train(subcommand=subcommand)
+    assert not loaded
+    train("--ckpt_path", "last", subcommand="test")
+    assert len(loaded) == 1
+
+
+@pytest.mark.usefixtures("slurm")
+def test_slurm_requeues_a_run_that_then_goes_on(train, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda words: asked.append(words))
     raise_in(

@@ -19,7 +19,9 @@ class Slot:
     def environment(self, threads: int) -> dict[str, str]:
         """The environment of a process that runs here with so many CPU threads."""
         limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        return {**os.environ, **limits, "CUDA_VISIBLE_DEVICES": self.gpus}
+        # of the job of the comparison, which tells its runs itself whether they go on
+        inherited = {name: value for name, value in os.environ.items() if not name.endswith("_RESTART_COUNT")}
+        return {**inherited, **limits, "CUDA_VISIBLE_DEVICES": self.gpus}
 
 
 def find_slots(threads: int, gpus: int, jobs: int | None = None) -> list[Slot]:

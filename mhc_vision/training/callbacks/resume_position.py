@@ -21,6 +21,9 @@ class ResumePosition(Callback):
         """Corrects the count of epochs; Lightning asks it whether the run is over before training starts."""
         if trainer.state.fn == TrainerFn.FITTING:
             trainer.fit_loop.setup_data()
+            if trainer.num_training_batches == float("inf"):
+                # of unknown length, of data that is not ours
+                return
             epochs = position_of_step(trainer, checkpoint["global_step"]).epoch
             progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
             for counts in (progress["total"], progress["current"]):

@@ -31,6 +31,12 @@ def test_each_run_has_gpus_of_its_own(monkeypatch):
     assert environment["OMP_NUM_THREADS"] == "2"
 
 
+def test_runs_do_not_take_themselves_for_started_again_with_the_job_of_their_comparison(monkeypatch):
+    for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.setenv(name, "1")
+    assert not [name for name in find_slots(1, 0, jobs=1)[0].environment(1) if name.endswith("_RESTART_COUNT")]
+
+
 @pytest.mark.usefixtures("four_gpus")
 def test_what_the_machine_has_not_is_refused():
     with pytest.raises(ValueError, match="gpus: got 8, but 4 can be used here"):
