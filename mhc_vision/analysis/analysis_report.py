@@ -14,8 +14,8 @@ from mhc_vision.analysis.figures.sinkhorn_figure import SINKHORN
 from mhc_vision.analysis.figures.stream_figure import STREAMS
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.atomic_files import json_text, new_directory
-from mhc_vision.report.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html
 from mhc_vision.report.figures import save_figure
+from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_html
 from mhc_vision.run_directory import FIGURES
 
 # in the order of the page

@@ -1,4 +1,4 @@
-"""Image files to RGB tensors."""
+"""Image files to RGB tensors, one by one or many in threads."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from mhc_vision.checks import first_few
-from mhc_vision.data.machine import available_cores, available_memory
+from mhc_vision.data.machine import available_cores
 
 DECODABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -133,85 +133,6 @@ def pil_to_rgb(image: Image.Image) -> Tensor:
     return pil_to_tensor(image.convert("RGB"))
 
 
-def _deep_grey(image: Image.Image) -> Tensor:
-    """(1, H, W), uint8, the high bits of each value, as `decode_rgb` takes them; Pillow would make all but black white.
-
-    Pillow has no depth: the tags of a TIFF say it, all other formats have 16 bits at most.
-    """
-    tags = getattr(image, "tag_v2", {})
-    bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
-    values = pil_to_tensor(image.convert("I")).long()
-    if bits == 32 and not signed:
-        values &= 2**32 - 1
-    depth = bits - signed
-    if values.min() < 0 or values.max() >= 2**depth:
-        raise PixelError(f"its grey values go from {values.min()} to {values.max()}, expected 0 to {2**depth - 1}")
-    return (values >> (depth - 8)).to(torch.uint8)
-
-
-def _check_regular(path: str, verb: str) -> None:
-    # a pipe would keep its reader waiting
-    if not os.path.isfile(path):
-        raise ValueError(f"cannot {verb} {path}: {'no regular file' if os.path.exists(path) else 'missing'}")
-
-
-def _decode(source: str | Tensor, name: str, trouble: str = _ANY_TROUBLE) -> Tensor:
-    try:
-        image = decode_image(source, mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        raise ValueError(f"cannot decode {name}: {trouble}") from error
-    if image.ndim != 3:
-        raise ValueError(f"cannot use {name}: expected a single image, got an animation of {len(image)} frames")
-    return to_dtype(image, torch.uint8, scale=True)
-
-
-def _is_decodable(content: bytes) -> bool:
-    """Whether the first bytes are those of a JPEG, PNG or WebP file."""
-    webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    return webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n"))
-
-
-def check_memory(num_images: int, channels: int, img_size: int, num_copies: int = 1) -> None:
-    """Check that the memory can hold so many uint8 images (channels, img_size, img_size).
-
-    Args:
-        num_images: Images in each copy.
-        channels: Of an image.
-        img_size: Height and width of an image.
-        num_copies: Processes on this machine, each of which holds all images.
-
-    Raises:
-        ValueError: If it cannot.
-    """
-    require_memory(
-        num_images * channels * img_size**2,
-        num_copies,
-        what=f"img_size: {num_images} images of {channels} x {img_size} x {img_size}",
-        advice="make img_size smaller, set max_train_images, or read them from files (ImageFolderDataModule)",
-    )
-
-
-def require_memory(num_bytes: int, num_copies: int, what: str, advice: str) -> None:
-    """Check that the memory can hold so many bytes.
-
-    Args:
-        num_bytes: Of each copy.
-        num_copies: Processes on this machine, each of which holds a copy.
-        what: The beginning of the error, which says what the bytes are.
-        advice: Its end.
-
-    Raises:
-        ValueError: If it cannot.
-    """
-    needed, available = num_copies * num_bytes, available_memory()
-    if needed > available:
-        times = f" in each of {num_copies} processes" if num_copies > 1 else ""
-        raise ValueError(
-            f"{what}{times} need {needed / 2**30:.1f} GiB, but only {available / 2**30:.1f} GiB of memory are "
-            f"available: {advice}"
-        )
-
-
 def decode_all(
     paths: Sequence[str], transform: Callable[[Tensor], Tensor], img_size: int, num_processes: int = 1
 ) -> Tensor:
@@ -263,3 +184,41 @@ def decode_in_threads(decode: Callable[[int], None], num_images: int, num_proces
         errors = [error for error in pool.map(attempt, range(num_images)) if error is not None]
     if errors:
         raise ValueError(f"{len(errors)} of {num_images} images are broken:\n{first_few(errors, in_lines=True)}")
+
+
+def _deep_grey(image: Image.Image) -> Tensor:
+    """(1, H, W), uint8, the high bits of each value, as `decode_rgb` takes them; Pillow would make all but black white.
+
+    Pillow has no depth: the tags of a TIFF say it, all other formats have 16 bits at most.
+    """
+    tags = getattr(image, "tag_v2", {})
+    bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
+    values = pil_to_tensor(image.convert("I")).long()
+    if bits == 32 and not signed:
+        values &= 2**32 - 1
+    depth = bits - signed
+    if values.min() < 0 or values.max() >= 2**depth:
+        raise PixelError(f"its grey values go from {values.min()} to {values.max()}, expected 0 to {2**depth - 1}")
+    return (values >> (depth - 8)).to(torch.uint8)
+
+
+def _check_regular(path: str, verb: str) -> None:
+    # a pipe would keep its reader waiting
+    if not os.path.isfile(path):
+        raise ValueError(f"cannot {verb} {path}: {'no regular file' if os.path.exists(path) else 'missing'}")
+
+
+def _decode(source: str | Tensor, name: str, trouble: str = _ANY_TROUBLE) -> Tensor:
+    try:
+        image = decode_image(source, mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise ValueError(f"cannot decode {name}: {trouble}") from error
+    if image.ndim != 3:
+        raise ValueError(f"cannot use {name}: expected a single image, got an animation of {len(image)} frames")
+    return to_dtype(image, torch.uint8, scale=True)
+
+
+def _is_decodable(content: bytes) -> bool:
+    """Whether the first bytes are those of a JPEG, PNG or WebP file."""
+    webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    return webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n"))

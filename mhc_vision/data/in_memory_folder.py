@@ -10,11 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from mhc_vision.checks import check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment, check_batch_augment
 from mhc_vision.data.datamodule import Metric, checked_metric
-from mhc_vision.data.decode import check_memory, decode_all
+from mhc_vision.data.decode import decode_all
 from mhc_vision.data.division import balanced_subset
 from mhc_vision.data.image_folder import find_classes, list_images
 from mhc_vision.data.in_memory import InMemoryDataModule, InMemoryImages, KeepOn
-from mhc_vision.data.machine import local_processes
+from mhc_vision.data.machine import check_memory, local_processes
 from mhc_vision.data.transforms import eval_transform
 
 

@@ -28,14 +28,6 @@ def available_memory() -> int:
     return min(available, max(0, int(limit) - max(0, held)))
 
 
-def _read(name: str) -> str | None:
-    """What a file of the container's memory controller says, `None` where it cannot be read."""
-    try:
-        return (_CONTAINER / name).read_text().strip()
-    except OSError:
-        return None
-
-
 def available_cores() -> int:
     """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -59,3 +51,52 @@ def local_processes(trainer: Trainer | None) -> int:
     if not count.isdecimal() or int(count) < 1:
         raise ValueError(f"LOCAL_WORLD_SIZE must be a whole number of at least 1, got {count!r}")
     return int(count)
+
+
+def check_memory(num_images: int, channels: int, img_size: int, num_copies: int = 1) -> None:
+    """Check that the memory can hold so many uint8 images (channels, img_size, img_size).
+
+    Args:
+        num_images: Images in each copy.
+        channels: Of an image.
+        img_size: Height and width of an image.
+        num_copies: Processes on this machine, each of which holds all images.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    require_memory(
+        num_images * channels * img_size**2,
+        num_copies,
+        what=f"img_size: {num_images} images of {channels} x {img_size} x {img_size}",
+        advice="make img_size smaller, set max_train_images, or read them from files (ImageFolderDataModule)",
+    )
+
+
+def require_memory(num_bytes: int, num_copies: int, what: str, advice: str) -> None:
+    """Check that the memory can hold so many bytes.
+
+    Args:
+        num_bytes: Of each copy.
+        num_copies: Processes on this machine, each of which holds a copy.
+        what: The beginning of the error, which says what the bytes are.
+        advice: Its end.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    needed, available = num_copies * num_bytes, available_memory()
+    if needed > available:
+        times = f" in each of {num_copies} processes" if num_copies > 1 else ""
+        raise ValueError(
+            f"{what}{times} need {needed / 2**30:.1f} GiB, but only {available / 2**30:.1f} GiB of memory are "
+            f"available: {advice}"
+        )
+
+
+def _read(name: str) -> str | None:
+    """What a file of the container's memory controller says, `None` where it cannot be read."""
+    try:
+        return (_CONTAINER / name).read_text().strip()
+    except OSError:
+        return None

@@ -9,7 +9,7 @@ import torch
 from mhc_vision.checks import check_whole_number
 from mhc_vision.data.decode import decode_file
 from mhc_vision.inference.class_labels import class_labels
-from mhc_vision.inference.image_files import list_files
+from mhc_vision.inference.input_files import list_files
 from mhc_vision.inference.load_model import LoadedModel, ModelOptions, load_model
 from mhc_vision.inference.logits import InferenceOptions, image_logits
 from mhc_vision.inference.model_identity import model_identity

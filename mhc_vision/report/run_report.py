@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.json_files import read_json_object
-from mhc_vision.report.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_markdown
 from mhc_vision.report.curves import plot_loss_curves
+from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_markdown
 from mhc_vision.run_directory import LOSS_FIGURE, METRICS_LOG, REPORT, SUMMARY
 
 

@@ -33,7 +33,7 @@ from mhc_vision.data.transforms import eval_transform, train_transform
 from mhc_vision.finetuning.start import start_from
 from mhc_vision.inference.evaluation_images import evaluation_folder, list_flat_images
 from mhc_vision.inference.folder_labels import folder_labels
-from mhc_vision.inference.image_files import list_files
+from mhc_vision.inference.input_files import list_files
 from mhc_vision.inference.load_model import load_model
 from mhc_vision.inference.real_labels import load_real_labels, real_labels_of
 from mhc_vision.models.create import create_classifier

@@ -12,8 +12,8 @@ from mhc_vision.atomic_files import check_writable, check_writable_directory, ne
 from mhc_vision.cli import main
 from mhc_vision.data import DigitsDataModule
 from mhc_vision.directory_lock import LOCK_FILE, locked_directory
-from mhc_vision.report.blocks import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.report.markdown import code_block, code_span, inline_markdown
+from mhc_vision.report.pages import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.training.checkpoint import AtomicCheckpointIO
 from mhc_vision.training.resume import resume_path
 from mhc_vision.training.run_guard import RunDirectory

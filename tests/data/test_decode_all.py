@@ -6,7 +6,8 @@ import pytest
 import torch
 from torchvision.io import write_png
 
-from mhc_vision.data.decode import check_memory, decode_all
+from mhc_vision.data.decode import decode_all
+from mhc_vision.data.machine import check_memory
 
 
 @pytest.mark.parametrize(("num_cores", "num_processes", "most"), [(4, 1, 4), (4, 2, 2), (4, 8, 1)])
@@ -33,7 +34,7 @@ def test_processes_share_the_cores(
 
 
 def test_every_process_holds_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mhc_vision.data.decode.available_memory", lambda: 3 * 2**30)
+    monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: 3 * 2**30)
     check_memory(2**10, 1, 2**10, num_copies=3)
     with pytest.raises(ValueError, match=r"img_size: 1024 images .* in each of 4 processes need 4\.0 GiB"):
         check_memory(2**10, 1, 2**10, num_copies=4)

@@ -14,7 +14,7 @@ from torchvision_copies import accept_any_checksum, write_copy
 from mhc_vision.data import DownstreamDataModule, ImageFolderDataModule, InMemoryFolderDataModule, TimmDataModule
 from mhc_vision.data.folders import class_folders, is_hidden, list_class_images, walk_files
 from mhc_vision.inference.evaluation_images import list_flat_images
-from mhc_vision.inference.image_files import list_files
+from mhc_vision.inference.input_files import list_files
 
 IMAGES = ("cat/0.png", "cat/deep/1.png", "dog/0.png", "dog/1.png")
 

@@ -108,7 +108,7 @@ def test_all_broken_images_are_counted_and_the_first_are_named(root: Path, tmp_p
 def test_images_that_do_not_fit_are_refused_before_they_are_decoded(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mhc_vision.data.decode.available_memory", lambda: 2**29)
+    monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: 2**29)
     with pytest.raises(ValueError, match=r"20 images of 3 x 4096 x 4096 need 0\.9 GiB, but only 0\.5 GiB"):
         make(root, img_size=4096)
     # what is left out takes no memory
@@ -116,7 +116,7 @@ def test_images_that_do_not_fit_are_refused_before_they_are_decoded(
 
 
 def test_all_processes_of_the_machine_need_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mhc_vision.data.decode.available_memory", lambda: 20_000)
+    monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: 20_000)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     data = make(root)
     data.prepare_data()

@@ -23,8 +23,8 @@ from mhc_vision.comparison.report.tables import (
 from mhc_vision.comparison.run.directory import ComparisonDirectory
 from mhc_vision.comparison.run.metrics import TRAINING_LOSS, VALIDATION_TOP1
 from mhc_vision.comparison.run.records import RunRecord
-from mhc_vision.report.blocks import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.report.curves import plot_seed_bands
+from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.run_directory import FIGURES, REPORT
 
 _OVERVIEW = (

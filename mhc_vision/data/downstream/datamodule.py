@@ -10,13 +10,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from mhc_vision.checks import check_number, check_whole_number
 from mhc_vision.data.augmented import AugmentedDataModule
-from mhc_vision.data.decode import require_memory
 from mhc_vision.data.division import balanced_subset, draw_per_class, hold_out
 from mhc_vision.data.downstream.catalog import find_set
 from mhc_vision.data.downstream.images import DecodedImages, LabelledImages, TransformedImages
 from mhc_vision.data.downstream.open import open_splits
 from mhc_vision.data.downstream.spec import TorchvisionSet
-from mhc_vision.data.machine import local_processes
+from mhc_vision.data.machine import local_processes, require_memory
 
 ValidateOn = Literal["val", "test"]
 

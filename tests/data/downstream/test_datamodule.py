@@ -116,18 +116,18 @@ def test_memory_is_checked_for_all_processes(copies: Path, monkeypatch: pytest.M
     # 10 classes of 4 + 3 images of 32 x 32
     needed = 10 * (TRAIN + TEST) * 3 * 32 * 32
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    monkeypatch.setattr("mhc_vision.data.decode.available_memory", lambda: needed)
+    monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: needed)
     data = make(copies, "cifar10")
     data.prepare_data()
     data.trainer = SimpleNamespace(num_devices=2)
     with pytest.raises(ValueError, match=r"in_memory: 70 images at their own size in each of 2 processes need"):
         data.prepare_data()
-    monkeypatch.setattr("mhc_vision.data.decode.available_memory", lambda: needed - 1)
+    monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: needed - 1)
     with pytest.raises(ValueError, match="are available: set in_memory=False or max_train_images"):
         make(copies, "cifar10")
     make(copies, "cifar10", in_memory=False)
     # the test images are held once where they validate, too
-    monkeypatch.setattr("mhc_vision.data.decode.available_memory", lambda: needed)
+    monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: needed)
     make(copies, "cifar10", validate_on="test")
 
 

@@ -1,4 +1,4 @@
-from mhc_vision.report.blocks import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
+from mhc_vision.report.pages import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 
 
 def test_one_report_in_two_forms(tmp_path):

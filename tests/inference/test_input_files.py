@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from mhc_vision.data.decode import decode_file
-from mhc_vision.inference.image_files import list_files
+from mhc_vision.inference.input_files import list_files
 
 
 def touch(path: Path) -> str:
