@@ -11,7 +11,7 @@ import torch
 
 from mhc_vision.training.module import ClassificationModule
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads of two processes on the same cores wait for each other
 
 
