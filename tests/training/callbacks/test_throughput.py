@@ -56,7 +56,8 @@ def test_agreeing_on_an_interrupt_is_no_wait_for_data(train, monkeypatch):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     waits = [line["perf/data_wait"] for line in lines if "perf/data_wait" in line]
     assert len(waits) == 3
-    assert max(waits) < 0.5
+    # 1000 s of agreement would be nearly the whole step
+    assert max(waits) < 0.99
 
 
 def test_a_given_peak_gives_a_share_of_it_on_any_device(train):
