@@ -74,6 +74,15 @@ _STATES = Kind(
     "a mapping of names to mappings",
     lambda value: MAPPING.fits(value) and all(isinstance(state, dict) for state in value.values()),
 )
+_COUNT = whole(0)
+_PROGRESS = Kind(
+    "a mapping of total and current to mappings of counts",
+    lambda value: (
+        _STATES.fits(value)
+        and value.keys() >= {"total", "current"}
+        and all(_COUNT.fits(count) for counts in value.values() for count in counts.values())
+    ),
+)
 _LIST = Kind(
     "a list of mappings", lambda value: isinstance(value, list) and all(isinstance(state, dict) for state in value)
 )
@@ -176,3 +185,6 @@ def check_restorable(path: Path, content: Mapping[str, Any], *, goes_on: bool) -
     for name in _LOOPS:
         if "loops" in content and name not in content["loops"]:
             raise ValueError(f"{where}: loops.{name}: missing, expected the position of the run")
+    if goes_on:
+        # `ResumePosition` corrects it
+        _PROGRESS.check(f"{where}: loops.fit_loop.epoch_progress", content["loops"]["fit_loop"].get("epoch_progress"))

@@ -32,6 +32,10 @@ MODEL = ("--model.name", "test_vit", "--model.connection", "mhc", "--model.num_s
 ARGS = {"depth": 1, "patch_size": 8}
 
 
+_COUNTS = {"ready": 1, "started": 1, "processed": 1, "completed": 1}
+_PROGRESS = {"total": _COUNTS, "current": _COUNTS}
+
+
 @pytest.fixture(scope="module")
 def saved() -> bytes:
     """A checkpoint as a run of three classes leaves it, of a model of one block."""
@@ -42,7 +46,7 @@ def saved() -> bytes:
         "global_step": 4,
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": module.state_dict(),
-        "loops": {"fit_loop": {}, "validate_loop": {}, "test_loop": {}},
+        "loops": {"fit_loop": {"epoch_progress": _PROGRESS}, "validate_loop": {}, "test_loop": {}},
         "callbacks": {},
         "optimizer_states": [],
         "lr_schedulers": [],
@@ -579,6 +583,26 @@ STATES: list[tuple[str, Change, str]] = [
     ("loops missing", drop("loops"), "loops: got None, expected a mapping"),
     ("loops list", put("loops", []), "loops: got [], expected a mapping"),
     ("loop missing", drop("loops", "fit_loop"), "loops.fit_loop: missing"),
+    (
+        "progress missing",
+        drop("loops", "fit_loop", "epoch_progress"),
+        "loops.fit_loop.epoch_progress: got None",
+    ),
+    (
+        "progress list",
+        put("loops", "fit_loop", "epoch_progress", [1]),
+        "loops.fit_loop.epoch_progress: got [1], expected",
+    ),
+    (
+        "counts missing",
+        drop("loops", "fit_loop", "epoch_progress", "total"),
+        "loops.fit_loop.epoch_progress: got ",
+    ),
+    (
+        "count text",
+        put("loops", "fit_loop", "epoch_progress", "total", {"ready": "x"}),
+        "loops.fit_loop.epoch_progress: got ",
+    ),
     ("loop number", put("loops", "fit_loop", 3), "loops: got {'fit_loop': 3"),
     ("callbacks list", put("callbacks", []), "callbacks: got [], expected a mapping"),
     ("callbacks numbers", put("callbacks", {"EMA": 3}), "callbacks: got {'EMA': 3}"),
