@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mhc_vision.atomic_files import json_text, new_directory
 from mhc_vision.finite import check_finite_rows
-from mhc_vision.inference.class_labels import class_labels
 from mhc_vision.inference.load_model import LoadedModel, ModelOptions, load_model
 from mhc_vision.inference.logits import check_runs
 from mhc_vision.inference.model_identity import model_identity
+from mhc_vision.inference.names_of_classes import names_of_classes
 from mhc_vision.version import versions
 
 OPSET = 18
@@ -74,7 +74,7 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
         },
         "output": {"name": "logits", "shape": ["batch", loaded.num_classes], "dtype": "float32"},
         "opset": OPSET,
-        "class_names": class_labels(loaded),
+        "class_names": names_of_classes(loaded),
         **loaded.data_settings(),
         "probabilities": loaded.probabilities,
     }

@@ -15,7 +15,7 @@ from mhc_vision.inference.run_data import read_run_config, run_config
 from mhc_vision.json_files import json_object, read_json_object
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.instruments.costs import count_parameters
-from mhc_vision.report.markdown import code_span, inline_markdown
+from mhc_vision.report.markdown import code_span, inline_markdown, markdown_table
 from mhc_vision.run_directory import METRICS_LOG, SUMMARY
 from mhc_vision.stored.value_kinds import MAPPING, PLAIN, TEXT, Kind, check_fields, list_of, number, whole
 
@@ -207,10 +207,6 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    lines = [f"| {inline_markdown(key)} | {_cell(value)} |" for key, value in rows.items()]
-    return "\n".join(["| | |", "| --- | ---: |", *lines])
-
-
-def _cell(value: Any) -> str:
     # of YAML also dates
-    return inline_markdown(value if isinstance(value, str) else json.dumps(value, default=str))
+    texts = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in rows.items()}
+    return markdown_table([{"setting": key, "value": text} for key, text in texts.items()])

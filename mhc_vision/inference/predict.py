@@ -8,11 +8,11 @@ import torch
 
 from mhc_vision.checks import check_whole_number
 from mhc_vision.data.decode import decode_file
-from mhc_vision.inference.class_labels import class_labels
 from mhc_vision.inference.input_files import list_files
 from mhc_vision.inference.load_model import LoadedModel, ModelOptions, load_model
 from mhc_vision.inference.logits import InferenceOptions, image_logits
 from mhc_vision.inference.model_identity import model_identity
+from mhc_vision.inference.names_of_classes import names_of_classes
 from mhc_vision.version import versions
 
 _SIGNIFICANT_DIGITS = 6
@@ -73,7 +73,7 @@ def _predict(
     loaded: LoadedModel, files: Sequence[str], options: InferenceOptions, top_k: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """A record of each readable file, and what is wrong with the others."""
-    labels = class_labels(loaded) or [str(index) for index in range(loaded.num_classes)]
+    labels = names_of_classes(loaded) or [str(index) for index in range(loaded.num_classes)]
     images: list[dict[str, Any]] = []
     unreadable: list[str] = []
     for indices, logits, errors in image_logits(loaded, files, options, "predict", decode_file):

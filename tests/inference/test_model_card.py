@@ -20,7 +20,7 @@ def export(checkpoint: Path, directory: Path, *words: str) -> str:
 
 def rows(card: str) -> dict[str, str]:
     """All rows of its tables."""
-    return dict(re.findall(r"^\| (.+?) \| (.+) \|$", card, flags=re.MULTILINE))
+    return dict(re.findall(r"^\| (.+?) +\| +(.+) \|$", card, flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("connection", ["baseline", "dhc"])

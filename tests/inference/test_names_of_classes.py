@@ -1,7 +1,7 @@
 from torch import nn
 
-from mhc_vision.inference.class_labels import class_labels
 from mhc_vision.inference.load_model import LoadedModel
+from mhc_vision.inference.names_of_classes import names_of_classes
 
 
 def loaded(source: str, num_classes: int, **class_index: int) -> LoadedModel:
@@ -10,16 +10,16 @@ def loaded(source: str, num_classes: int, **class_index: int) -> LoadedModel:
 
 
 def test_the_models_own_names_count():
-    assert class_labels(loaded("checkpoint x.ckpt", 3, cat=0, dog=1, owl=2)) == ["cat", "dog", "owl"]
+    assert names_of_classes(loaded("checkpoint x.ckpt", 3, cat=0, dog=1, owl=2)) == ["cat", "dog", "owl"]
     # some timm models have names for some of their classes
-    assert class_labels(loaded("local-dir:x", 3, owl=2)) == ["0", "1", "owl"]
+    assert names_of_classes(loaded("local-dir:x", 3, owl=2)) == ["0", "1", "owl"]
 
 
 def test_timms_own_weights_of_imagenet_have_its_descriptions():
-    labels = class_labels(loaded("vit_base_patch16_224_mhc.augreg2_in21k_ft_in1k", 1000))
+    labels = names_of_classes(loaded("vit_base_patch16_224_mhc.augreg2_in21k_ft_in1k", 1000))
     assert labels is not None
     assert (len(labels), labels[281]) == (1000, "tabby, tabby cat")
     # a thousand classes of anything
     for source in ("checkpoint x.ckpt", "local-dir:vit_base_patch16_224"):
-        assert class_labels(loaded(source, 1000)) is None
-    assert class_labels(loaded("vit_base_patch16_224", 7)) is None
+        assert names_of_classes(loaded(source, 1000)) is None
+    assert names_of_classes(loaded("vit_base_patch16_224", 7)) is None

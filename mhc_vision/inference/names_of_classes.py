@@ -7,7 +7,7 @@ from mhc_vision.inference.load_model import LoadedModel
 from mhc_vision.models.names import split_name
 
 
-def class_labels(loaded: LoadedModel) -> list[str] | None:
+def names_of_classes(loaded: LoadedModel) -> list[str] | None:
     """The name of each class: the model's own, or for timm's own weights of an ImageNet timm's descriptions of them.
 
     Where the model names only some classes, the others go by their index.
