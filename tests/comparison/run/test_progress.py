@@ -16,7 +16,7 @@ class _Terminal(io.StringIO):
 
 def test_a_terminal_shows_how_far_running_ones_are(matrix, tmp_path, monkeypatch):
     monkeypatch.setattr("mhc_vision.comparison.run.progress._REFRESH_S", 0.0)
-    monkeypatch.setattr("mhc_vision.comparison.run.progress.shutil.get_terminal_size", lambda: (80, 24))
+    monkeypatch.setattr("mhc_vision.comparison.run.progress.shutil.get_terminal_size", lambda *_, **__: (80, 24))
     terminal = _Terminal()
     progress = Progress(terminal)
     progress.begin(4, 1)
@@ -25,7 +25,7 @@ def test_a_terminal_shows_how_far_running_ones_are(matrix, tmp_path, monkeypatch
     progress.show([(matrix.cells[0], tmp_path / "a"), (matrix.cells[1], tmp_path / "b")])
     last = terminal.getvalue().split("\x1b[K")[-1]
     assert last == "[1/4] digits/plain/seed0 step 10 | digits/mhc/seed0 starting"
-    monkeypatch.setattr("mhc_vision.comparison.run.progress.shutil.get_terminal_size", lambda: (20, 24))
+    monkeypatch.setattr("mhc_vision.comparison.run.progress.shutil.get_terminal_size", lambda *_, **__: (20, 24))
     progress.show([(matrix.cells[0], tmp_path / "a")])
     assert terminal.getvalue().split("\x1b[K")[-1] == "[1/4] digits/plain/"
     # nothing is left on the line of what is printed next
