@@ -283,7 +283,8 @@ def test_lora_trains_merges_and_unloads(family, connection, also_trained, traine
     targets = r"blocks\.\d+\.(attn|mlp)\.(qkv|proj|fc1|fc2)"
     config = peft.LoraConfig(r=4, target_modules=targets, modules_to_save=also_trained or None)
     adapted = peft.get_peft_model(copy.deepcopy(model), config)
-    assert torch.equal(adapted(x), model(x))
+    # adapters add zero; torch.matmul multiplies maps that do not learn in another order
+    torch.testing.assert_close(adapted(x), model(x), **ROUNDING)
     trainable = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     # two matrices for each of four layers of two blocks
     assert sum(".lora_" in name for name in trainable) == 2 * 4 * 2
