@@ -14,6 +14,7 @@ from torch import nn
 from mhc_vision.checks import check_choice, nearest
 from mhc_vision.layers import CONNECTIONS, connection_options
 from mhc_vision.models.designs import DESIGNS, create_with_design
+from mhc_vision.models.hyper_connected import UnknownArgument
 from mhc_vision.models.hyperconnect import hyperconnect
 from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.model_arguments import check_model_arguments
@@ -72,6 +73,8 @@ def create_classifier(
             model = create_with_design(full_name, connection, num_streams, pretrained=pretrained, **arguments)
         else:
             model = timm.create_model(full_name, pretrained=pretrained, **arguments)
+    except UnknownArgument:
+        raise
     except TypeError as error:
         raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}{_like(error)}") from error
     if img_size is not None:

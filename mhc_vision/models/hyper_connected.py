@@ -185,15 +185,19 @@ class HyperConnected(nn.Module):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
+class UnknownArgument(TypeError, ValueError):
+    """A model has no argument of this name: a TypeError, as timm's, and a ValueError, as all errors of this library."""
+
+
 def _check_names(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Raise ValueError if a function has no argument of a name; the message has those like it, of connections, too."""
+    """Raise `UnknownArgument` if a function has no argument of a name; the message has those like it."""
     known = inspect.signature(function).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
     if unknown := arguments.keys() - known.keys():
         name = min(unknown)
         hint = nearest(name, [*connection_options(), "num_streams", "stream_reduce", "stream_stride", *known])
-        raise ValueError(f"{name}: got {arguments[name]!r}, but the model has no such argument{hint}")
+        raise UnknownArgument(f"{name}: got {arguments[name]!r}, but the model has no such argument{hint}")
 
 
 def check_factor_is_normed(model: Any, stream_reduce: str) -> None:

@@ -72,3 +72,9 @@ for name in names:
 print("same")
 """
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "same"
+
+
+def test_an_unknown_argument_is_timms_error_and_ours():
+    with pytest.raises(TypeError, match=r"sinkhorn_iter: got 3, .*; nearest: sinkhorn_iters") as refused:
+        timm.create_model("test_vit_mhc", sinkhorn_iter=3)
+    assert isinstance(refused.value, ValueError)

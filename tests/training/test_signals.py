@@ -20,10 +20,13 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.fixture(autouse=True)
 def handlers():
     """Whatever a test does, what it found is handled as before."""
+    inherited = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    # a shell's background jobs ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     yield
     after = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    for signum, handler in before.items():
+    for signum, handler in inherited.items():
         signal.signal(signum, handler)
     assert after == before
 
