@@ -133,7 +133,7 @@ def test_what_cannot_be_sharded_is_refused(tmp_path, words, message):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_processes_agree_that_a_run_has_diverged(strategy, tmp_path):
     words = fsdp2(2) if strategy == "fsdp2" else ["--trainer.strategy", "ddp"]
     words += ["--trainer.devices", "2", "--model.lr", "1e30", "--model.warmup_epochs", "0"]
