@@ -17,6 +17,7 @@ from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
 SMALL = [
     "test_vit",
     "vit_tiny_patch16_224",
+    "vit_small_patch32_224",
     "vit_wee_patch16_reg1_gap_256",
     "vit_small_patch14_reg4_dinov2",
     "vit_tiny_patch16_dinov3_qkvb",
