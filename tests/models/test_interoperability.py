@@ -283,7 +283,11 @@ def test_lora_trains_merges_and_unloads(family, connection, also_trained, traine
     targets = r"blocks\.\d+\.(attn|mlp)\.(qkv|proj|fc1|fc2)"
     config = peft.LoraConfig(r=4, target_modules=targets, modules_to_save=also_trained or None)
     adapted = peft.get_peft_model(copy.deepcopy(model), config)
-    # adapters add zero; torch.matmul multiplies maps that do not learn in another order
+    # frozen as the adapted one is: torch.matmul multiplies maps that do not learn in another order
+    frozen = copy.deepcopy(model)
+    for name, parameter in frozen.named_parameters():
+        parameter.requires_grad_(any(f".{part}." in name for part in also_trained))
+    assert torch.equal(adapted(x), frozen(x))
     torch.testing.assert_close(adapted(x), model(x), **ROUNDING)
     trainable = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     # two matrices for each of four layers of two blocks
