@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow lint docs clean
 
 setup: .venv/installed
 
@@ -21,10 +21,15 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# the variable silences what the theme has to say about its successor
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv runs build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv runs site build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""docs/finetuning.md: its commands and Python blocks run in order, shortened and on small data; its tables are true.
+"""docs/finetune.md: its commands and Python blocks run in order, shortened and on small data; its tables are true.
 
 Words are only put behind a command, where they win over its own. Of published weights the names are checked, and a tiny
 ViT takes their place. A command that no rule below shortens fails the test.
@@ -29,7 +29,7 @@ from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.training import ClassificationModule
 
 ROOT = Path(__file__).parents[1]
-GUIDE = (ROOT / "docs" / "finetuning.md").read_text()
+GUIDE = (ROOT / "docs" / "finetune.md").read_text()
 CHAINS = (("A first run", "Comparing"), ("Datasets", "Where to start from", "Afterwards"))
 """The sections that have code; those of a chain use what earlier ones have left."""
 
@@ -138,7 +138,7 @@ def run_section(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs what a section of the guide shows."""
     for language, code in code_blocks(sections(GUIDE)[name]):
         if language == "python":
-            exec(compile(code, "docs/finetuning.md", "exec"), {})
+            exec(compile(code, "docs/finetune.md", "exec"), {})
             continue
         assert language == "sh"
         for words in commands(code):

@@ -211,6 +211,7 @@ CONSTRAINTS: dict[str, Any] = {
     "orthogonal": OrthogonalConstraint,
     "identity": IdentityConstraint,
 }
+"""What keeps `res` on its manifold, by the values of `constraint`."""
 
 
 def create_constraint(

@@ -17,6 +17,7 @@ CONNECTIONS: dict[str, type[HyperConnection]] = {
     "dhc": DynamicHyperConnection,
     "mhc": ManifoldHyperConnection,
 }
+"""The hyper-connections, by the values of `connection`."""
 
 # arguments of connections that a model gives them itself, or leaves at their default
 _NOT_OF_MODELS = {"dim", "num_streams", "layer_index", "eps", "device", "dtype"}

@@ -9,6 +9,7 @@ from mhc_vision.layers import ops
 from mhc_vision.layers.connection import initial_pre_logits, parameter_dtype
 
 REDUCTIONS = ("mean", "sum", "gated")
+"""Values of `stream_reduce`: how the last streams become tokens."""
 
 
 def expand_streams(x: Tensor, num_streams: int) -> Tensor:
