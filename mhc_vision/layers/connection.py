@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mhc_vision import kernels
 from mhc_vision.checks import check_whole_number
 from mhc_vision.kernels import Coefficients
 from mhc_vision.kernels.checks import check_dtype, check_num_streams
-from mhc_vision.layers import ops
 
 Observer = Callable[[Tensor, Tensor, Coefficients], None]
 """Gets the streams (..., n, C) before a branch, the tokens (..., C) that the branch reads, and the maps."""
@@ -108,11 +108,11 @@ class HyperConnection(nn.Module, ABC):
     def read(self, streams: Tensor) -> Opened:
         """`open` without observers; for subclasses that make maps and read in one pass over the streams."""
         pre, post, res = self.coefficients(streams)
-        return Opened(ops.read_streams(streams, pre), streams, res, post)
+        return Opened(kernels.read_streams(streams, pre), streams, res, post)
 
     def merge(self, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
         """(..., n, C), (..., C), (..., n, n), (..., n) -> (..., n, C): the streams after the branch's `output`."""
-        return ops.merge_streams(streams, output, res, post)
+        return kernels.merge_streams(streams, output, res, post)
 
     def register_observer(self, observer: Observer) -> RemovableHandle:
         """Call `observer(streams, tokens, maps)`, with detached tensors, each time the connection is opened.
@@ -136,7 +136,7 @@ class HyperConnection(nn.Module, ABC):
 
     def _open_observed(self, streams: Tensor) -> Opened:
         pre, post, res = self.coefficients(streams)
-        opened = Opened(ops.read_streams(streams, pre), streams, res, post)
+        opened = Opened(kernels.read_streams(streams, pre), streams, res, post)
         maps = Coefficients(pre.detach(), post.detach(), res.detach())
         for observer in list(self._observers.values()):
             observer(streams.detach(), opened.tokens.detach(), maps)

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mhc_vision import kernels
 from mhc_vision.checks import check_choice
-from mhc_vision.layers import ops
 
 
 class Constraint(nn.Module, ABC):
@@ -71,7 +71,7 @@ class SinkhornConstraint(Constraint):
 
     def forward(self, logits: Tensor) -> Tensor:
         """(..., n²) -> (..., n, n)."""
-        return ops.sinkhorn_knopp(logits.unflatten(-1, (self.num_streams, self.num_streams)), self.num_iters)
+        return kernels.sinkhorn_knopp(logits.unflatten(-1, (self.num_streams, self.num_streams)), self.num_iters)
 
 
 class FixedBasisConstraint(Constraint):
@@ -93,7 +93,7 @@ class FixedBasisConstraint(Constraint):
     def combine(self, weights: Tensor) -> Tensor:
         """(..., num_matrices) -> (..., n, n)."""
         n = self.num_streams
-        return ops.combine_matrices(weights, self.basis).unflatten(-1, (n, n))
+        return kernels.combine_matrices(weights, self.basis).unflatten(-1, (n, n))
 
 
 class PermutationConstraint(FixedBasisConstraint):

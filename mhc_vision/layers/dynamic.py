@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mhc_vision import kernels
 from mhc_vision.kernels import Coefficients
 from mhc_vision.kernels.checks import check_eps
-from mhc_vision.layers import ops
 from mhc_vision.layers.connection import HyperConnection, parameter_dtype
 from mhc_vision.layers.static import describe_static_maps, register_static_maps, reset_static_maps
 
@@ -81,7 +81,7 @@ class DynamicHyperConnection(HyperConnection):
 
     def coefficients(self, streams: Tensor) -> Coefficients:
         """Maps of every token: shapes (..., n), (..., n), (..., n, n); without (...) those that do not learn."""
-        dynamic = ops.project_streams(streams, self.norm_weight, self.norm_bias, self.weight, self.eps)
+        dynamic = kernels.project_streams(streams, self.norm_weight, self.norm_bias, self.weight, self.eps)
         if self.tanh:
             dynamic = torch.tanh(dynamic)
         pre, post, res = self.pre, self.post, self.res

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mhc_vision import kernels
 from mhc_vision.checks import check_number
 from mhc_vision.kernels import Coefficients
 from mhc_vision.kernels.checks import check_eps, check_num_iters
-from mhc_vision.layers import ops
 from mhc_vision.layers.connection import (
     NOTHING_LEARNS,
     HyperConnection,
@@ -118,7 +118,7 @@ class ManifoldHyperConnection(HyperConnection):
 
     def coefficients(self, streams: Tensor) -> Coefficients:
         """Maps of every token: (..., n), (..., n), (..., n, n); without (...) those that do not learn, and identity."""
-        logits = ops.stream_logits(streams, self.weight, self.row_scale(), self.bias, self.eps)
+        logits = kernels.stream_logits(streams, self.weight, self.row_scale(), self.bias, self.eps)
         if self.learn_pre:
             pre = torch.sigmoid(logits[..., : self.num_streams])
             logits = logits[..., self.num_streams :]
@@ -130,11 +130,11 @@ class ManifoldHyperConnection(HyperConnection):
     def read(self, streams: Tensor) -> Opened:
         """As in `HyperConnection`; where `pre` and `post` learn, logits and branch input take one pass over streams."""
         if self.learn_pre and self.learn_post:
-            tokens, logits, streams = ops.branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
+            tokens, logits, streams = kernels.branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
             res, post = self._bounded(logits)
         else:
             pre, post, res = self.coefficients(streams)
-            tokens = ops.read_streams(streams, pre)
+            tokens = kernels.read_streams(streams, pre)
         return Opened(tokens, streams, res, post)
 
     @classmethod

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from mhc_vision import kernels
 from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.kernels.checks import check_eps, check_num_streams
-from mhc_vision.layers import ops
 from mhc_vision.layers.connection import initial_pre_logits, parameter_dtype
 
 REDUCTIONS = ("mean", "sum", "gated")
@@ -139,12 +139,12 @@ class GatedReduction(nn.Module):
 
     def forward(self, streams: Tensor) -> Tensor:
         """(..., n, C) -> (..., C)."""
-        return ops.read_streams(streams, self.weights(streams))
+        return kernels.read_streams(streams, self.weights(streams))
 
     def weights(self, streams: Tensor) -> Tensor:
         """What each stream counts in the result: (..., n, C) -> (..., n)."""
         scale = self.scale.expand(self.num_streams)
-        return torch.sigmoid(ops.stream_logits(streams, self.weight, scale, self.bias, self.eps))
+        return torch.sigmoid(kernels.stream_logits(streams, self.weight, scale, self.bias, self.eps))
 
 
 def _copies(x: Tensor, num_streams: int) -> Tensor:

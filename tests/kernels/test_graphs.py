@@ -1,8 +1,11 @@
 """What graphs and scripts see of the ops."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import mhc_vision
 from mhc_vision import kernels
 from mhc_vision.kernels.custom_ops import boundary, branch_input, logits, merge, read, sinkhorn  # noqa: F401
 
@@ -50,3 +53,15 @@ def test_names_of_the_custom_ops():
     for name in (*names, *(f"{name}_backward" for name in names), "read_by_logits", "branch_input_backward"):
         assert getattr(torch.ops.mhc_vision, name).default
     assert torch.ops.mhc_vision.boundary_replay.default
+
+
+def files_with(text: str) -> set[str]:
+    package = Path(mhc_vision.__file__).parent
+    return {str(path.relative_to(package)) for path in package.rglob("*.py") if text in path.read_text()}
+
+
+def test_what_graphs_and_scripts_ask_of_the_code_stays_in_few_files():
+    assert files_with("fx.wrap(") == {"kernels/__init__.py"}
+    # where it is chosen what runs: with observers or without, fused or block by block
+    modules = {path for path in files_with("is_scripting()") if not path.startswith("kernels/")}
+    assert modules == {"layers/connection.py", "layers/blocks/stack.py"}
