@@ -109,6 +109,9 @@ def extract_features(trainer: Trainer, module: FinetuneModule, data: ImageDataMo
         name: FeatureSet(*(torch.cat(parts).to(device) for parts in zip(*batches, strict=True)))
         for name, batches in zip(names, outputs, strict=True)
     }
+    if data.has_test_set:
+        # where validation reads the test images, they went through the model once
+        splits.setdefault("test", splits["val"])
     for name, split in splits.items():
         check_finite_rows("features", split.features, f"images to {name}")
     return splits

@@ -84,6 +84,7 @@ class DownstreamDataModule(AugmentedDataModule):
                 f"max_train_images: got {max_train_images}, expected at least 1 for each of {len(class_names)} classes"
             )
         self.metric = spec.metric
+        self.validate_on = validate_on
         train, val, test = divide(spec, splits, validate_on, val_share, test_share)
         if max_train_images is not None:
             train = train.take(balanced_subset(train.labels, max_train_images))
@@ -132,9 +133,11 @@ class DownstreamDataModule(AugmentedDataModule):
         return super().test_dataloader()
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """As in `ImageDataModule`; images that are kept in memory are decoded here, not by each worker for itself."""
+        """As in `ImageDataModule`, test images that validate come once; decodes the images that are kept in memory."""
+        # here, not in each worker for itself
         self._decode("train")
-        return super().predict_dataloader()
+        loaders = super().predict_dataloader()
+        return loaders[:2] if self.validate_on == "test" else loaders
 
     def _decode(self, part: str) -> None:
         if part not in self._decoded or self._decoded[part].is_decoded:

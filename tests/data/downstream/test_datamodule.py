@@ -62,6 +62,13 @@ def test_images_in_memory_are_decoded_before_workers_predict(copies: Path) -> No
     ]
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_test_images_that_validate_are_predicted_once(copies: Path, in_memory: bool) -> None:
+    data = make(copies, "cifar10", validate_on="test", in_memory=in_memory)
+    counts = [sum(len(labels) for _, labels in loader) for loader in data.predict_dataloader()]
+    assert counts == [10 * TRAIN, 10 * TEST]
+
+
 def test_small_datasets_are_kept_in_memory_and_decoded_when_needed(copies: Path) -> None:
     small = make(copies, "eurosat")
     small.val_dataloader()
