@@ -1,5 +1,7 @@
 """From a training checkpoint to a directory that `timm.create_model('local-dir:...')` loads."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,10 +9,15 @@ from timm.models import is_model, save_for_hf
 from torch import nn
 
 from mhc_vision.atomic_files import new_directory
+from mhc_vision.checks import first_few
 from mhc_vision.data.class_names import check_class_names, distinct_names
 from mhc_vision.finite import check_finite_weights
 from mhc_vision.inference.checkpoint_model import CheckpointModel, load_checkpoint_model
+from mhc_vision.inference.hub_metadata import EXAMPLES
+from mhc_vision.inference.load_model import ModelOptions
+from mhc_vision.inference.logits import InferenceOptions
 from mhc_vision.inference.model_card import model_card
+from mhc_vision.inference.predict import predict_files
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.names import split_name
 from mhc_vision.stored.loss_note import loss_note
@@ -19,7 +26,14 @@ from mhc_vision.stored.loss_note import loss_note
 _OF_TIMM_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids")
 
 
-def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["default", "raw"] = "default") -> nn.Module:
+def export_checkpoint(
+    checkpoint: Path,
+    directory: Path,
+    weights: Literal["default", "raw"] = "default",
+    *,
+    repository: str | None = None,
+    examples: Sequence[Path] = (),
+) -> nn.Module:
     """Writes `config.json`, `model.safetensors` and `README.md`, a model card with what the run recorded.
 
     Args:
@@ -27,13 +41,16 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
         directory: Where to; it must not be there yet, and appears when it is complete.
         weights: `"default"`: those that were validated, the average where the run had `EMA`; `"raw"`: in that case,
             the weights themselves.
+        repository: `OWNER/NAME` on the Hugging Face Hub, if the directory will be pushed there: the card says so.
+        examples: Image files that the card shows with the model's answers; they are copied as they are.
 
     Returns:
         The model.
 
     Raises:
         ValueError: If the checkpoint is damaged, not one of ours, of a model that timm has no name for or of weights
-            that are not finite, the directory is there, or a run without `EMA` is asked for raw weights.
+            that are not finite, the directory is there, a run without `EMA` is asked for raw weights, or an example
+            cannot be read or is named like another.
     """
     if directory.exists():
         raise ValueError(f"directory: {directory} is there already, expected a new one")
@@ -52,11 +69,30 @@ def export_checkpoint(checkpoint: Path, directory: Path, weights: Literal["defau
         )
     check_finite_weights("checkpoint", str(checkpoint), loaded.model)
     config = _timm_config(loaded)
-    card = model_card(directory.name, checkpoint, loaded, weights)
+    answers = _answers(checkpoint, weights, examples) if examples else []
+    source = f"local-dir:{directory.name}" if repository is None else f"hf-hub:{repository}"
+    card = model_card(source, checkpoint, loaded, weights, answers)
     with new_directory(directory) as temporary:
         save_for_hf(loaded.model, str(temporary), model_config=config, safe_serialization=True)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        for example in examples:
+            (temporary / EXAMPLES).mkdir(exist_ok=True)
+            shutil.copyfile(example, temporary / EXAMPLES / example.name)
     return loaded.model
+
+
+def _answers(checkpoint: Path, weights: Literal["default", "raw"], examples: Sequence[Path]) -> list[dict[str, Any]]:
+    """The most probable classes of each example, by its file name."""
+    if folders := [path for path in examples if path.is_dir()]:
+        raise ValueError(f"examples: got {first_few(folders)}, expected image files")
+    names = [path.name for path in examples]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"examples: got {first_few(twice)} more than once, expected files of different names")
+    options = ModelOptions(weights=weights), InferenceOptions(num_workers=0)
+    record = predict_files(str(checkpoint), examples, *options)
+    if record["unreadable"]:
+        raise ValueError("\n".join(["examples: some cannot be read:", *record["unreadable"]]))
+    return [{**entry, "image": Path(entry["image"]).name} for entry in record["images"]]
 
 
 def _timm_config(loaded: CheckpointModel) -> dict[str, Any]:

@@ -3,17 +3,15 @@
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from mhc_vision.inference.checkpoint_model import CheckpointModel
+from mhc_vision.inference.hub_metadata import hub_metadata
 from mhc_vision.inference.model_identity import weights_sha256
 from mhc_vision.inference.run_data import read_run_config, run_config
 from mhc_vision.json_files import json_object, read_json_object
-from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.instruments.costs import count_parameters
 from mhc_vision.report.markdown import code_span, inline_markdown, markdown_table
 from mhc_vision.run_directory import METRICS_LOG, SUMMARY
@@ -36,28 +34,39 @@ _OF_SUMMARY: dict[str, Kind] = {
 }
 
 
-def model_card(name: str, checkpoint: Path, loaded: CheckpointModel, weights: Literal["default", "raw"]) -> str:
-    """Markdown with the metadata that the Hugging Face Hub reads. It has no licence: that is for the owner to say.
+def model_card(
+    source: str,
+    checkpoint: Path,
+    loaded: CheckpointModel,
+    weights: Literal["default", "raw"],
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Markdown with the metadata that the Hugging Face Hub reads (see `hub_metadata`).
 
     Args:
-        name: Of the exported directory.
+        source: What `timm.create_model` takes: `local-dir:` or `hf-hub:` with a name, of which the last part is the
+            title.
         checkpoint: What was exported; `config.yaml`, `summary.json` and `metrics.jsonl` of its run lie above it, those
             that there are.
         loaded: Its model and records.
         weights: Which of its weights, as in `load_checkpoint_model`.
+        examples: Of `hub_metadata`.
     """
+    name = source.rpartition(":")[2].rpartition("/")[2]
     config_file = run_config(checkpoint)
     run_dir = checkpoint.parent.parent if config_file is None else config_file.parent
     config = {} if config_file is None else read_run_config(config_file)
     summary_file = run_dir / SUMMARY
     summary = _read_summary(summary_file) if summary_file.is_file() else {}
+    said, figures = _figures(loaded, weights, summary, run_dir / METRICS_LOG)
     parts = [
-        _metadata(loaded.settings["connection"]),
+        hub_metadata(name, loaded, config, figures, examples),
         f"# {inline_markdown(name)}",
         _what_it_is(loaded, weights),
-        _usage(name, loaded.settings["connection"]),
+        _usage(source, loaded.settings["connection"]),
         "## Figures",
-        *_figures(loaded, weights, summary, run_dir / METRICS_LOG),
+        said,
+        _table({**figures, **_identity(loaded)}),
         "## Data",
         _table(_data_rows(loaded)),
         "## Training",
@@ -71,12 +80,6 @@ def _read_summary(path: Path) -> dict[str, Any]:
     summary = read_json_object("summary", path, needed=_OF_SUMMARY)
     check_fields(f"summary: {path}", summary, _OF_SUMMARY)
     return summary
-
-
-def _metadata(connection: str | None) -> str:
-    tags = ["image-classification", "timm", *(["hyper-connections"] if connection in CONNECTIONS else [])]
-    fields = {"library_name": "timm", "pipeline_tag": "image-classification", "tags": tags}
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
 
 
 def _what_it_is(loaded: CheckpointModel, weights: str) -> str:
@@ -93,17 +96,17 @@ def _what_it_is(loaded: CheckpointModel, weights: str) -> str:
     )
 
 
-def _usage(name: str, connection: str | None) -> str:
+def _usage(source: str, connection: str | None) -> str:
     needed = "import mhc_vision  # registers the architecture with timm\n" if connection else ""
     return (
         f"```python\nimport timm\n{needed}\n"
-        f"model = timm.create_model({f'local-dir:{name}'!r}, pretrained=True).eval()\n"
+        f"model = timm.create_model({source!r}, pretrained=True).eval()\n"
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n```"
     )
 
 
-def _figures(loaded: CheckpointModel, weights: str, summary: dict[str, Any], log: Path) -> list[str]:
-    """Of these very weights: `best.ckpt` is not what the run ended with."""
+def _figures(loaded: CheckpointModel, weights: str, summary: dict[str, Any], log: Path) -> tuple[str, dict[str, Any]]:
+    """Of these very weights, with a sentence: `best.ckpt` is not what the run ended with."""
     rows: dict[str, Any] = {}
     said = f"After {loaded.step:,} optimiser steps, as the run recorded."
     if weights == "raw":
@@ -117,12 +120,15 @@ def _figures(loaded: CheckpointModel, weights: str, summary: dict[str, Any], log
             rows |= {key: value for key, value in summary["metrics"].items() if key.startswith(prefixes)}
         if not rows:
             said += " It recorded no validation of these weights."
-    rows["weights (SHA-256)"] = weights_sha256(loaded.model.state_dict())
+    return said, rows
+
+
+def _identity(loaded: CheckpointModel) -> dict[str, Any]:
     counts = count_parameters(loaded.model)
-    rows["parameters"] = counts["total"]
+    rows = {"weights (SHA-256)": weights_sha256(loaded.model.state_dict()), "parameters": counts["total"]}
     if counts["connections"]:
         rows["parameters of the connections"] = counts["connections"]
-    return [said, _table(rows)]
+    return rows
 
 
 def _logged(log: Path, step: int) -> dict[str, Any]:

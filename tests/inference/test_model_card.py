@@ -31,9 +31,40 @@ def test_the_hub_finds_its_metadata(train, tmp_path, connection):
     assert data.tags == ["image-classification", "timm", *(["hyper-connections"] if connection == "dhc" else [])]
     # the owner's to give; not that of timm's weights of the same architecture either
     assert "license" not in card
-    assert set(yaml.safe_load(card.split("---")[1])) == {"library_name", "pipeline_tag", "tags"}
+    # no start and no example
+    assert set(yaml.safe_load(card.split("---")[1])) == {"library_name", "pipeline_tag", "tags", "model-index"}
+    (result,) = data.eval_results
+    assert data.model_name == "exported"
+    assert (result.task_type, result.dataset_name, result.dataset_split) == (
+        *("image-classification", "DigitsDataModule", "validation"),
+    )
+    assert (result.metric_type, str(result.metric_value)) == ("accuracy", rows(card)["val/top1"])
     config = json.loads((tmp_path / "exported" / "config.json").read_text())
     assert (config["pretrained_cfg"]["license"], config["pretrained_cfg"]["tag"]) == (None, None)
+
+
+def test_the_hub_shows_what_a_model_started_from(train, tmp_path):
+    run_dir = train()
+    checkpoint = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    settings = content["hyper_parameters"]
+
+    def base_model(name: str, **start: object) -> str | None:
+        torch.save({**content, "hyper_parameters": {**settings, **start}}, checkpoint)
+        return ModelCard(export(checkpoint, tmp_path / name)).data.base_model
+
+    assert base_model("tag", source="test_vit.r160_in1k") == "timm/test_vit.r160_in1k"
+    assert base_model("connected", source="test_vit_mhc") == "timm/test_vit.r160_in1k"
+    assert base_model("hub", source="hf-hub:somebody/flowers@v2") == "somebody/flowers"
+    assert base_model("pretrained", pretrained=True) == "timm/test_vit.r160_in1k"
+    assert base_model("directory", source="local-dir:flowers") is None
+    assert base_model("checkpoint", source="checkpoint runs/flowers/last.ckpt") is None
+    assert base_model("unknown", source="test_vit.mine") is None
+    # of weights from a file nobody knows
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["model"]["weights_file"] = "weights.safetensors"
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    assert base_model("file", source="test_vit.r160_in1k") is None
 
 
 def test_it_says_what_the_run_recorded(train, tmp_path):
