@@ -5,13 +5,13 @@
     python benchmarks/cpu_step.py --sinkhorn-iters 1     # what the iterations cost: compare with the default of 20
 
 The two models alternate step by step, so that the machine's noise hits both; medians and their ratio are printed.
+`mhc-vision profile` measures whole training steps, memory and other sizes, of one model.
 """
 
 import argparse
 import json
 import platform
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -21,18 +21,18 @@ from torch import nn
 import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.layers import CONNECTIONS
+from mhc_vision.models.instruments.timing import alternate
+
+KINDS = ("plain", "hyper")
 
 
-def step_seconds(model: nn.Module, images: torch.Tensor) -> float:
-    """Wall time of one forward and backward pass."""
+def forward_and_backward(model: nn.Module, images: torch.Tensor) -> None:
     model.zero_grad(set_to_none=True)
-    start = time.perf_counter()
     model(images).sum().backward()
-    return time.perf_counter() - start
 
 
 def compare(
-    name: str, connection: str, options: dict[str, int], batch_size: int, steps: int, compiled: bool
+    name: str, connection: str, options: dict[str, int], batch_size: int, steps_each: int, compiled: bool
 ) -> dict[str, object]:
     """Median step times in ms of `name` and of its hyper-connected twin, and their ratio."""
     models = [timm.create_model(name), timm.create_model(f"{name}_{connection}", **options)]
@@ -40,13 +40,9 @@ def compare(
     for model in models:
         if compiled:
             model.compile(fullgraph=True)
-        for _ in range(3):
-            step_seconds(model, images)
-    times: list[list[float]] = [[], []]
-    for _ in range(steps):
-        for model, seconds in zip(models, times, strict=True):
-            seconds.append(step_seconds(model, images))
-    plain, hyper = (1e3 * statistics.median(seconds) for seconds in times)
+    steps = {kind: partial(forward_and_backward, model, images) for kind, model in zip(KINDS, models, strict=True)}
+    times = alternate(steps, seconds=0, least_rounds=steps_each)
+    plain, hyper = (1e3 * times[kind].median for kind in KINDS)
     return {
         "model": name,
         "connection": connection,

@@ -12,9 +12,7 @@ cost.
 """
 
 import argparse
-import gc
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.layers import HyperConnection
+from mhc_vision.models.instruments.steps import Step
 from mhc_vision.training.callbacks.device_peak import peak_flops
 
 CONNECTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,69 +64,25 @@ def build(name: str, connection: str, device: str, arguments: argparse.Namespace
     return model
 
 
-def training_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, autocast: bool) -> Callable[[], None]:
-    """One step, to time."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=images.is_cuda)
-    model.train()
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            loss = nn.functional.cross_entropy(model(images).float(), labels)
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def inference(model: nn.Module, images: torch.Tensor, autocast: bool) -> Callable[[], None]:
-    """One forward pass, to time."""
-    model.eval()
-
-    def run() -> None:
-        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            model(images)
-
-    return run
-
-
-def peak_memory(function: Callable[[], None]) -> int | None:
-    """Bytes that the allocator had given out at most during one call; everything that lives counts."""
-    if not torch.cuda.is_available():
-        return None
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    function()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
-
-
 def measure(name: str, mode: str, compiled: bool, arguments: argparse.Namespace, device: str) -> list[dict[str, Any]]:
     """One row per connection, in training or inference."""
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     shape = timm.get_pretrained_cfg(name).input_size
     images = torch.randn(arguments.batch_size, *shape, device=device, dtype=dtype)
-    labels = torch.randint(1000, (arguments.batch_size,), device=device)
-    autocast = arguments.precision == "autocast"
-    functions: dict[str, Callable[[], None]] = {}
+    steps: dict[str, Step] = {}
     memory: dict[str, int | None] = {}
     for connection in arguments.connections:
-        gc.collect()
-        before = torch.cuda.memory_allocated() if device == "cuda" else 0
         model = build(name, connection, device, arguments)
         if connection == "plain":
             flops = forward_flops(model, images[:1]) * arguments.batch_size
         if compiled:
             model.compile()
-        train = mode == "training"
-        function = training_step(model, images, labels, autocast) if train else inference(model, images, autocast)
+        step = Step(model, images, train=mode == "training", autocast=arguments.precision == "autocast")
         for _ in range(3):
-            function()
-        highest = peak_memory(function)
-        # without the models before it, which wait for their turn
-        memory[connection] = None if highest is None else highest - before
-        functions[connection] = function
-    times = dict(zip(functions, time_ms(list(functions.values()), arguments.steps), strict=True))
+            step()
+        memory[connection] = step.peak_memory()
+        steps[connection] = step
+    times = dict(zip(steps, time_ms(list(steps.values()), arguments.steps), strict=True))
     peak = peak_flops(environment()["device"], arguments.peak_tflops)
     return [
         {

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "the most probable classes of images: files or folders, as CSV or JSON",
     "analyze": "what the connections of a model do: gains, maps, streams, as figures, numbers and a page",
     "export": "write a training checkpoint as a directory that timm loads, or any model as ONNX",
+    "profile": "what a model costs on this machine: memory and time by batch size, plain beside connected",
     "compare": "run a matrix of trainings and report on it: tables, figures, intervals",
 }
 
