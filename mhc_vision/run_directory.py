@@ -1,4 +1,4 @@
-"""The names of the files in a run's directory: the one place that spells them."""
+"""Names of the files in a run directory; no other module spells them."""
 
 CONFIG = "config.yaml"
 METRICS_LOG = "metrics.jsonl"
@@ -9,8 +9,13 @@ FIGURES = "figures"
 LOSS_FIGURE = f"{FIGURES}/loss"
 """Without the suffix of a format."""
 
+JOBS = ".jobs"
+"""The jobs of torchrun and SLURM that the run has trained in last, one per line."""
+
 CHECKPOINTS = "checkpoints"
 BEST = f"{CHECKPOINTS}/best.ckpt"
-LAST = f"{CHECKPOINTS}/last.ckpt"
+NEWEST = "last"
+"""What `--ckpt_path` calls the newest checkpoint, and `LAST` its file."""
+LAST = f"{CHECKPOINTS}/{NEWEST}.ckpt"
 REQUEUE_CHECKPOINTS = "hpc_ckpt_*.ckpt"
 """Pattern of those that Lightning writes before SLURM's time limit."""

@@ -13,12 +13,12 @@ from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.data import ImageDataModule
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
-from mhc_vision.run_directory import BEST, LAST, PROBE
+from mhc_vision.run_directory import BEST, LAST, NEWEST, PROBE
 from mhc_vision.training.callbacks.run_summary import RunSummary
-from mhc_vision.training.cli import SaveConfigOnStart, TrainCLI
+from mhc_vision.training.callbacks.save_config import SaveConfigOnStart
+from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.training.messages import fail
-from mhc_vision.training.resume import NEWEST
 from mhc_vision.training.run_guard import BeginRun
 
 _Callback = TypeVar("_Callback", bound=Callback)
@@ -78,7 +78,7 @@ class FinetuneCLI(TrainCLI):
                 )
 
     def _probe(self, ckpt_path: str | None) -> None:
-        with self._messages_until_set_up(), self._run_directory_of_its_own():
+        with self._setup_mark.refusals_as_messages(), self._run_directory_of_its_own():
             self._probe_alone(ckpt_path)
 
     def _probe_alone(self, ckpt_path: str | None) -> None:
@@ -86,9 +86,11 @@ class FinetuneCLI(TrainCLI):
         started = time.monotonic()
         try:
             if ckpt_path not in (None, NEWEST):
-                raise ValueError(f"ckpt_path: got {ckpt_path!r}, but a probe has no steps to go on from")
+                raise ValueError(f"ckpt_path: got {ckpt_path!r}, expected none: a probe has no steps to go on from")
             if ckpt_path == NEWEST and (run_dir / BEST).exists():
-                raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} holds a training, and this is a probe")
+                raise ValueError(
+                    f"ckpt_path: got {ckpt_path!r}, expected the directory of a probe, but {run_dir} holds a training"
+                )
             if not isinstance(self.datamodule, ImageDataModule):
                 raise ValueError(f"data: got {type(self.datamodule).__name__}, expected an ImageDataModule for a probe")
             self._keep_weights()

@@ -31,6 +31,8 @@ def plot_loss_curves(
 ) -> list[Path]:
     """Draws one metric of several runs over the optimiser steps.
 
+    Values that are not finite are gaps, and counted in the legend.
+
     Args:
         runs: `metrics.jsonl` of each run, by the name shown in the legend.
         destination: Path without extension; `.png` and `.svg` are written.
@@ -44,8 +46,6 @@ def plot_loss_curves(
     Raises:
         ImportError: If matplotlib is missing.
         ValueError: If a log is broken, or lacks the metric.
-
-    Values that are not finite are gaps, and counted in the legend; so in `plot_seed_bands`.
     """
     curves = {name: read_metric(path, key) for name, path in runs.items()}
     figure, axes = _figure(label + (f", mean of {window}" if window > 1 else ""))
@@ -66,6 +66,8 @@ def plot_seed_bands(
     zero_line: bool = False,
 ) -> list[Path]:
     """Draws one metric of several arms over the optimiser steps: the mean over seeds in a band from lowest to highest.
+
+    Where the value of a seed is not finite there is a gap; the legend counts such seeds.
 
     Args:
         curves: By the name shown in the legend, (steps, values) of each seed; where seeds differ in their steps, those

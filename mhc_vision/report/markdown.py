@@ -11,15 +11,13 @@ _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\u0085\u2028\u2029]\s*")
 _SPECIAL = re.compile(r"[\\`*|~]|<(?=[A-Za-z/!?])|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 
 
-def inline_markdown(text: str) -> str:
-    """Text as a part of a line, in tables, too: only `code` between backticks is set apart; all else stays as it is."""
+def inline_markdown(text: str, *, in_table: bool = False) -> str:
+    """Text as part of a line: `code` between backticks is set apart; all else is shown as it is."""
     parts = CODE.split(_LINE_BREAKS.sub(" ", printable(text)))
-    # the odd ones were between backticks, where a pipe is all that a table would take for its own
-    escaped = [
-        f"`{part.replace('|', chr(92) + '|')}`" if index % 2 else _SPECIAL.sub(r"\\\g<0>", part)
-        for index, part in enumerate(parts)
-    ]
-    return "".join(escaped)
+    # the odd ones were between backticks, where a table takes pipes for its own, and nothing else is markup
+    parts[1::2] = [f"`{part.replace('|', chr(92) + '|') if in_table else part}`" for part in parts[1::2]]
+    parts[::2] = [_SPECIAL.sub(r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def code_span(text: str) -> str:
@@ -50,13 +48,13 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
         ValueError: If there are no rows, or a row has other keys than the first.
     """
     if not rows:
-        raise ValueError("markdown_table needs at least one row, got none")
+        raise ValueError("rows: got none, expected at least one")
     header = list(rows[0])
     for row in rows:
         if list(row) != header:
-            raise ValueError(f"rows of a table must share their keys: expected {header}, got {list(row)}")
+            raise ValueError(f"rows: got one with the keys {list(row)}, expected {header} in each")
     lines = [header, *([str(row[key]) for key in header] for row in rows)]
-    cells = [[inline_markdown(text) for text in line] for line in lines]
+    cells = [[inline_markdown(text, in_table=True) for text in line] for line in lines]
     widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(header))]
     aligned = [
         " | ".join(

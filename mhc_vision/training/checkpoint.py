@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mhc_vision.atomic_files import replaced_file
 from mhc_vision.finite import not_finite
-from mhc_vision.run_directory import CHECKPOINTS
+from mhc_vision.run_directory import BEST, CHECKPOINTS, LAST
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -32,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             OSError: If it cannot be written, on a full disk say; what was at `path` is still there.
         """
         if storage_options is not None:
-            raise TypeError("AtomicCheckpointIO takes no storage_options")
+            raise TypeError(f"storage_options: got {storage_options!r}, expected None: checkpoints are local files")
         path = Path(path)
         try:
             with replaced_file(path) as temporary:
@@ -73,7 +73,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(
-            dirpath=directory, filename="last", auto_insert_metric_name=False, enable_version_counter=False
+            dirpath=directory, filename=Path(LAST).stem, auto_insert_metric_name=False, enable_version_counter=False
         )
 
     @property
@@ -97,7 +97,7 @@ def checkpoint_callbacks(run_dir: Path, metric: str = "top1") -> list[ModelCheck
     return [
         BestCheckpoint(
             dirpath=directory,
-            filename="best",
+            filename=Path(BEST).stem,
             monitor=f"val/{metric}",
             mode="max",
             auto_insert_metric_name=False,

@@ -5,101 +5,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 import mhc_vision.data  # noqa: F401  its classes can be named without their module
-from mhc_vision.atomic_files import replace_text
-from mhc_vision.run_directory import CONFIG, LAST, SUMMARY
-from mhc_vision.stored.weights import short_reason
+from mhc_vision.run_directory import LAST, NEWEST, SUMMARY
 from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
-from mhc_vision.training.callbacks.divergence import StopWhenDiverged, TrainingDiverged
+from mhc_vision.training.callbacks.divergence import StopWhenDiverged
 from mhc_vision.training.callbacks.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.callbacks.interrupt import InterruptCheckpoint
 from mhc_vision.training.callbacks.loss_spikes import LossSpikes
 from mhc_vision.training.callbacks.resume_position import ResumePosition
 from mhc_vision.training.callbacks.run_summary import RunSummary
+from mhc_vision.training.callbacks.save_config import SaveConfigOnStart
+from mhc_vision.training.callbacks.setup_mark import SetupMark
 from mhc_vision.training.callbacks.throughput import Throughput
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
-from mhc_vision.training.options.errors import REFUSALS, is_refusal, reason_of, trainer_refusals
+from mhc_vision.training.options.errors import REFUSALS, reason_of, trainer_refusals
 from mhc_vision.training.options.parser import OptionParser, parse_options
-from mhc_vision.training.resume import NEWEST, check_same_classes, check_same_model, check_same_run, resume_path
+from mhc_vision.training.resume import check_same_classes, check_same_model, check_same_run, resume_path
 from mhc_vision.training.run_guard import BeginRun, RunDirectory
 
 EVALUATIONS = ("validate", "test")
 SUBCOMMANDS = ("fit", *EVALUATIONS)
 DEFAULT_RUN_DIR = "runs/default"
-
-
-class SaveConfigOnStart(SaveConfigCallback):
-    """Writes `config.yaml` when the first step is about to be taken, so a run that never starts changes nothing."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes nothing yet."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes it."""
-        self.write(trainer)
-
-    def write(self, trainer: Trainer) -> None:
-        """Writes the full configuration, defaults included, on the first process."""
-        if trainer.is_global_zero:
-            config = self.config.clone()
-            # the file repeats a run, also one that was resumed
-            if "ckpt_path" in config:
-                config["ckpt_path"] = None
-            config.pop("overwrite", None)
-            settings = trainer.lightning_module.hparams
-            if "connection" in settings:
-                # what fine-tuning found in its start
-                config["model.connection"] = settings["connection"]
-                if settings["connection"] is not None:
-                    config["model.num_streams"] = settings["num_streams"]
-            text = self.parser.dump(config, skip_none=False)
-            replace_text(Path(trainer.default_root_dir) / CONFIG, text)
-
-
-class SetupMark(Callback):
-    """Notes when data, model, optimiser and loaders are set up: errors until then are about the settings.
-
-    Attributes:
-        is_set_up: Whether they are.
-        is_restoring: Whether Lightning is about to restore, from a checkpoint, what `check_same_run` does not look at.
-    """
-
-    def __init__(self) -> None:
-        self.is_set_up = False
-        self.is_restoring = False
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Notes that the states of callbacks, loops and optimisers are restored next."""
-        self.is_restoring = True
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that all is set up."""
-        self.is_set_up = True
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that all is restored."""
-        self.is_restoring = False
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that all is restored."""
-        self.is_restoring = False
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes both."""
-        self.is_set_up, self.is_restoring = True, False
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes both."""
-        self.is_set_up, self.is_restoring = True, False
 
 
 class TrainCLI(LightningCLI):
@@ -108,7 +43,7 @@ class TrainCLI(LightningCLI):
     `trainer.default_root_dir` is the run directory: config.yaml, metrics.jsonl, checkpoints/ and summary.json go there.
 
     Args:
-        args: The words of the command line behind the command's name.
+        args: The words of the command line after the command's name.
         run: Whether to run the subcommand; else only build data, model and trainer.
     """
 
@@ -174,7 +109,7 @@ class TrainCLI(LightningCLI):
 
         What a run's setup refuses ends the program with a message, as in `instantiate_classes`.
         """
-        with self._messages_until_set_up(), self._run_directory_of_its_own():
+        with self._setup_mark.refusals_as_messages(), self._run_directory_of_its_own():
             path = resume_path(self._start(ckpt_path), self._run_directory.path)
             if path is not None:
                 # it says how many processes share the data; `Trainer.fit` sets it, too late
@@ -186,7 +121,7 @@ class TrainCLI(LightningCLI):
             self.trainer.fit(ckpt_path=path, **kwargs)
 
     def _start(self, ckpt_path: str | None) -> str | None:
-        """What `ckpt_path` is: one that is not given means `last` where a scheduler has started the run again."""
+        """What `ckpt_path` means: left out, `last` where torchrun or SLURM has started the run again."""
         return NEWEST if ckpt_path is None and self._run_directory.is_restarted() else ckpt_path
 
     @contextmanager
@@ -231,10 +166,10 @@ class TrainCLI(LightningCLI):
 
     def _evaluate(self, evaluate: Callable[..., Any], ckpt_path: str | None, kwargs: dict[str, Any]) -> None:
         run_dir = Path(self.trainer.default_root_dir)
-        with self._messages_until_set_up():
+        with self._setup_mark.refusals_as_messages():
             path = resume_path(ckpt_path, run_dir)
             if ckpt_path is not None and path is None:
-                raise ValueError(f"ckpt_path: got {ckpt_path!r}, but {run_dir} has no checkpoint yet")
+                raise ValueError(f"ckpt_path: got {ckpt_path!r}, expected a checkpoint in {run_dir}; train first")
             if path is not None:
                 check_same_model(path, self.model)
                 check_same_classes(path, self.datamodule)
@@ -247,22 +182,6 @@ class TrainCLI(LightningCLI):
         connector = self.trainer._checkpoint_connector
         # as if a user had set `trainer.ckpt_path`: then Lightning looks for none itself
         connector._ckpt_path, connector._user_managed = None, True
-
-    @contextmanager
-    def _messages_until_set_up(self) -> Iterator[None]:
-        """Ends the program with a message where settings or a checkpoint are refused; later errors have tracebacks."""
-        try:
-            yield
-        except TrainingDiverged:
-            # the checkpoint is whole, and what is wrong with it is said
-            raise
-        except Exception as error:
-            if self._setup_mark.is_restoring:
-                # Lightning takes the structure of a checkpoint for granted
-                fail(f"error: ckpt_path: the checkpoint cannot be restored: {short_reason(error)}", status=2)
-            if not is_refusal(error, self._setup_mark.is_set_up):
-                raise
-            fail(f"error: {error}", status=2)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
@@ -297,18 +216,18 @@ class TrainCLI(LightningCLI):
         seed = None if seed is False else seed
         summary = RunSummary(run_dir / SUMMARY, ["mhc-vision", self.command_name, *self.command], seed)
         begin = BeginRun(self._run_directory, self._overwrites)
-        # in front of the summary, which a run that has diverged does not get
+        # before the summary, which a diverged run does not get
         added: list[Callback] = [*_missing([StopWhenDiverged()], configured), begin, summary]
         added += [ResumePosition(), self._setup_mark]
         every_n_steps = config["log_every_n_steps"] or 50
         watched = config["logger"] is not False
         if watched:
             added += _missing([LossSpikes(every_n_steps), ConnectionMonitor(10 * every_n_steps)], configured)
-        # behind what its checkpoint has to hold
+        # after what its checkpoint holds
         saves = config["enable_checkpointing"] is not False
         # a trial of the code must not replace the checkpoint of a run
         added.append(InterruptCheckpoint(run_dir / LAST if saves and not config["fast_dev_run"] else None))
-        # behind all that takes time after a batch, or waits for the other processes there
+        # after all that takes time after a batch, or waits for the other processes there
         if watched:
             added += _missing([Throughput(every_n_steps)], configured)
         added.append(ForgetLaterSteps())

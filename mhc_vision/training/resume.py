@@ -8,13 +8,13 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from mhc_vision.checks import first_few, same_setting
 from mhc_vision.data.class_names import chosen_by_number, distinct_names
+from mhc_vision.run_directory import NEWEST
 from mhc_vision.stored.checkpoint_files import damage, load, read_checkpoint
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS, check_restorable
 from mhc_vision.stored.weights import check_fits
 from mhc_vision.training.run_guard import RunDirectory
 
-NEWEST = "last"
-# what may change between the parts of a run: it does not change what is computed
+# these may change when a run goes on, as they do not change what is computed
 MODEL_FREE_TO_CHANGE = ("compile", "pretrained", "metric")
 
 

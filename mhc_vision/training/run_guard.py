@@ -1,21 +1,23 @@
-"""The directory of a run: one run at a time, and no run over another one unless that is asked for."""
+"""Guards a run directory: one run at a time, and none over another unless asked for."""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mhc_vision.atomic_files import check_writable_directory, remove_leftovers
+from mhc_vision.atomic_files import check_writable_directory, remove_leftovers, replace_text
 from mhc_vision.directory_lock import locked_directory
 from mhc_vision.run_directory import (
     BEST,
     CHECKPOINTS,
     CONFIG,
     FIGURES,
+    JOBS,
     LAST,
     LOSS_FIGURE,
     METRICS_LOG,
@@ -30,10 +32,10 @@ _ARGUMENT = "trainer.default_root_dir"
 _RECORDS = (METRICS_LOG, SUMMARY, PROBE)
 # what only a run that has come to its end has
 _OF_THE_END = (SUMMARY, REPORT)
-_OTHERS = (CONFIG, REPORT, f"{LOSS_FIGURE}.png", f"{LOSS_FIGURE}.svg")
+_OTHERS = (CONFIG, JOBS, REPORT, f"{LOSS_FIGURE}.png", f"{LOSS_FIGURE}.svg")
 _FOLDERS = (".", CHECKPOINTS, FIGURES)
-# of torchrun and SLURM: how often they have started a job again
-_RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+# of torchrun and SLURM: what tells one job from another, and the number of its restarts
+_JOB_VARIABLES = (("TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_RESTART_COUNT"), ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
 # what versions before temporaries told who wrote them have left, with eight random letters at the end
 _OLD_TEMPORARIES = (*(Path(name).name for name in (BEST, LAST)), METRICS_LOG, SUMMARY, PROBE, CONFIG, REPORT)
 
@@ -62,8 +64,13 @@ class RunDirectory:
         return [*self.checkpoints(), *(path for name in _RECORDS if (path := self.path / name).exists())]
 
     def is_restarted(self) -> bool:
-        """Whether torchrun or SLURM has started this run again: then the same command goes on with it."""
-        if any(int(os.environ.get(name) or 0) > 0 for name in _RESTART_COUNTS):
+        """Whether torchrun or SLURM has started this run again: then the same command goes on with it.
+
+        A job whose earlier attempts have trained nothing here, as they were refused or died first, begins anew.
+        """
+        noted = self.path / JOBS
+        trained = noted.read_text(encoding="utf-8").splitlines() if noted.is_file() else []
+        if any(restarts > 0 and job in trained for job, restarts in _jobs().items()):
             return True
         return SLURMEnvironment.detect() and any(self.path.glob(REQUEUE_CHECKPOINTS))
 
@@ -78,7 +85,7 @@ class RunDirectory:
             ValueError: If another run would be lost, or nothing can be written.
         """
         if resumed and overwrite:
-            raise ValueError("overwrite: got true with a ckpt_path, expected one of them: go on, or start over")
+            raise ValueError("overwrite: got true with a ckpt_path, expected one of them; go on, or start over")
         for folder in (self.path, self.path / CHECKPOINTS):
             check_writable_directory(folder, _ARGUMENT)
         records = self.records()
@@ -88,6 +95,13 @@ class RunDirectory:
                 f"{_ARGUMENT}: got {self.path}, which holds a run ({shown}), expected a new directory; give another "
                 "--trainer.default_root_dir, go on with --ckpt_path last, or replace the run with --overwrite true"
             )
+
+    def note_jobs(self, jobs: Iterable[str]) -> None:
+        """Writes down in which jobs of torchrun and SLURM the run trains, for `is_restarted`."""
+        if jobs := sorted(set(jobs)):
+            replace_text(self.path / JOBS, "\n".join(jobs) + "\n")
+        else:
+            (self.path / JOBS).unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -141,6 +155,28 @@ class RunDirectory:
                         path.unlink()
 
 
+def _jobs() -> dict[str, int]:
+    """The jobs that this process belongs to, and how many times each has been started again."""
+    jobs = {}
+    for name, count in _JOB_VARIABLES:
+        value, restarts = os.environ.get(name, ""), int(os.environ.get(count) or 0)
+        if name == "TORCHELASTIC_ERROR_FILE":
+            # DIRECTORY/attempt_N/RANK/error.json; each agent makes a directory, where the run id is "none" by default
+            value = value.rpartition(f"{os.sep}attempt_{restarts}{os.sep}")[0]
+        if value:
+            jobs[f"{name.partition('_')[0].lower()} {value}"] = restarts
+    return jobs
+
+
+def _jobs_of_all_processes() -> list[str]:
+    """As `_jobs`, of all processes of the run: agents of torchrun on other nodes have directories of their own."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return list(_jobs())
+    gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, list(_jobs()))
+    return [job for jobs in gathered for job in jobs]
+
+
 def _remove_checkpoint(path: Path) -> None:
     # those of sharded models are directories
     if path.is_dir() and not path.is_symlink():
@@ -150,9 +186,9 @@ def _remove_checkpoint(path: Path) -> None:
 
 
 class BeginRun(Callback):
-    """Before the first step, the run that this one replaces goes, or what its own first part has left at its end.
+    """Before the first step, removes the run that this one replaces, or what its own first part has left at its end.
 
-    A run that never starts changes nothing.
+    Notes the job, too. A run that never starts changes nothing.
 
     Args:
         directory: Of the run.
@@ -164,13 +200,17 @@ class BeginRun(Callback):
         self.overwrite = overwrite
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Removes it."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.begin()
+        """Clears the directory and notes the job; a trial of the code does neither."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.begin(trainer.is_global_zero)
 
-    def begin(self) -> None:
-        """Removes it; for what has no training steps."""
+    def begin(self, is_global_zero: bool = True) -> None:
+        """As `on_train_start`, which a probe does not come to; to be called by all processes."""
+        jobs = _jobs_of_all_processes()
+        if not is_global_zero:
+            return
         if self.overwrite:
             self.directory.clear()
         else:
             self.directory.forget_end()
+        self.directory.note_jobs(jobs)

@@ -16,7 +16,7 @@ from mhc_vision.report.markdown import code_block, code_span, inline_markdown
 from mhc_vision.report.pages import Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.training.checkpoint import AtomicCheckpointIO
 from mhc_vision.training.resume import resume_path
-from mhc_vision.training.run_guard import RunDirectory
+from mhc_vision.training.run_guard import BeginRun, RunDirectory
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 
@@ -130,11 +130,20 @@ def test_a_disk_that_takes_nothing_is_found_before_the_work(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def torchrun(agent: str, attempt: int) -> dict[str, str]:
+    """What an agent of torchrun tells its first process."""
+    file = os.path.join(os.sep, "tmp", "torchelastic_1", f"none_{agent}", f"attempt_{attempt}", "0", "error.json")
+    return {"TORCHELASTIC_RESTART_COUNT": str(attempt), "TORCHELASTIC_ERROR_FILE": file}
+
+
 RESTARTS = {
-    "torchrun": ({"TORCHELASTIC_RESTART_COUNT": "1"}, True),
-    "torchrun-first": ({"TORCHELASTIC_RESTART_COUNT": "0"}, False),
-    "slurm": ({"SLURM_RESTART_COUNT": "2"}, True),
-    "slurm-first": ({"SLURM_RESTART_COUNT": ""}, False),
+    "torchrun": (torchrun("a", 1), True),
+    "torchrun-first": (torchrun("a", 0), False),
+    "torchrun-of-another-job": (torchrun("b", 1), False),
+    "slurm": ({"SLURM_RESTART_COUNT": "2", "SLURM_JOB_ID": "7"}, True),
+    "slurm-first": ({"SLURM_RESTART_COUNT": "", "SLURM_JOB_ID": "7"}, False),
+    "slurm-of-another-job": ({"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "8"}, False),
+    "torchrun-in-slurm": ({**torchrun("b", 0), "SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "7"}, True),
     "none": ({}, False),
 }
 
@@ -143,9 +152,18 @@ RESTARTS = {
 @pytest.mark.parametrize("row", RESTARTS)
 def test_what_a_scheduler_starts_again_goes_on(tmp_path, monkeypatch, row):
     variables, restarted = RESTARTS[row]
+    with monkeypatch.context() as first:
+        for name, value in {**torchrun("a", 0), "SLURM_JOB_ID": "7"}.items():
+            first.setenv(name, value)
+        BeginRun(RunDirectory(tmp_path), overwrite=False).begin()
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert RunDirectory(tmp_path).is_restarted() is restarted
+    directory = RunDirectory(tmp_path)
+    assert directory.is_restarted() is restarted
+    # a job that has trained nothing here is no job of this run
+    directory.clear()
+    assert not directory.is_restarted()
+    assert not list(tmp_path.iterdir())
 
 
 def archive(path: Path) -> None:
@@ -275,7 +293,7 @@ def test_an_error_while_writing_leaves_what_was_there(tmp_path):
 
 TEXTS = {
     "pipe": ("a|b", r"a\|b"),
-    "pipe-in-code": ("`a|b`", r"`a\|b`"),
+    "pipe-in-code": ("`a|b`", "`a|b`"),
     "lines": ("a\nb\r\n c\u2028d", "a b c d"),
     "html": ("<script>alert(1)</script>", r"\<script>alert(1)\</script>"),
     "comment": ("<!-- a", r"\<!-- a"),

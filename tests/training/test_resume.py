@@ -215,7 +215,7 @@ def test_evaluation_refuses_what_training_refuses(train, tmp_path, capsys, subco
     assert "data: got the classes 0, 1, 2, 3, 4 and 5 more, but" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train("--ckpt_path", "last", subcommand=subcommand, run_dir=run_dir.with_name("empty"))
-    assert "has no checkpoint yet" in capsys.readouterr().err
+    assert "expected a checkpoint in" in capsys.readouterr().err
 
 
 def test_a_run_killed_behind_its_last_step_has_nothing_to_report_on(train, capsys):

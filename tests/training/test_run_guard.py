@@ -21,6 +21,13 @@ def steps(run_dir) -> list[int]:
     return [record["step"] for record in records if "train/loss" in record]
 
 
+def start_attempt(monkeypatch, number: int) -> None:
+    """Sets what torchrun tells a process of an attempt."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(number))
+    file = os.path.join(os.sep, "tmp", "torchelastic_1", "none_2", f"attempt_{number}", "0", "error.json")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", file)
+
+
 def test_a_second_run_is_refused_and_may_replace_the_first(train, capsys):
     run_dir = train("--model.lr", "0.001")
     (run_dir / "notes.txt").write_text("mine")
@@ -62,11 +69,26 @@ def test_a_run_that_goes_on_has_not_ended(train, monkeypatch):
 
 @pytest.mark.parametrize("more", [[], ["--overwrite", "true"]], ids=["plain", "overwrite"])
 def test_a_run_that_a_scheduler_starts_again_goes_on(train, monkeypatch, capsys, more):
+    start_attempt(monkeypatch, 0)
     run_dir = train()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    start_attempt(monkeypatch, 1)
     train("--trainer.max_epochs", "2", *more)
     assert f"resuming from {run_dir / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out
     assert steps(run_dir) == list(range(6))
+
+
+def test_a_restart_of_a_refused_attempt_is_refused_alike(train, monkeypatch):
+    run_dir = train()
+    saved = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    for attempt in (0, 1):
+        start_attempt(monkeypatch, attempt)
+        with pytest.raises(SystemExit) as stopped:
+            train("--trainer.max_epochs", "2")
+        assert stopped.value.code == 2
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == saved
+    # nor does one go on that was to take the old run's place, and died before its first step
+    train("--overwrite", "true", "--trainer.limit_train_batches", "2")
+    assert steps(run_dir) == [0, 1]
 
 
 def test_an_evaluation_is_no_part_of_the_log(train):

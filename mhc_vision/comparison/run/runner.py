@@ -16,7 +16,7 @@ from mhc_vision.comparison.run.directory import RUN_LOG, ComparisonDirectory
 from mhc_vision.comparison.run.progress import Progress
 from mhc_vision.comparison.run.records import read_record
 from mhc_vision.comparison.run.slots import Slot
-from mhc_vision.run_directory import SUMMARY
+from mhc_vision.run_directory import NEWEST, SUMMARY
 
 _POLL_S = 0.1
 
@@ -35,7 +35,7 @@ class ComparisonInterrupted(BaseException):
 
 def run_command(cell: Cell, run_dir: Path, resume: bool) -> list[str]:
     """The command line of a run; with `resume` from its newest checkpoint, if there is one, else from the start."""
-    start = ("--ckpt_path", "last") if resume else ("--overwrite", "true")
+    start = ("--ckpt_path", NEWEST) if resume else ("--overwrite", "true")
     return [sys.executable, "-m", "mhc_vision", cell.command, *cell.words(run_dir), *start]
 
 
