@@ -36,7 +36,7 @@ WARMUP_STEPS = 5
 
 
 class Clock(Callback):
-    """Times the batches behind the warm-up."""
+    """Times the batches after the warm-up."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds = seconds
@@ -99,7 +99,7 @@ def _words(connection: str, steps: int, batch_size: int, run_dir: str) -> list[s
 
 
 def main() -> None:
-    """Measures and prints one JSON line an instrument."""
+    """Measures and prints one JSON line per instrument."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connection", default="mhc", choices=("baseline", *CONNECTIONS))
     parser.add_argument("--steps", type=int, default=205, help=f"the first {WARMUP_STEPS} are not counted")
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows, with versions, to this file")
     options = parser.parse_args()
     if options.steps <= WARMUP_STEPS:
-        parser.error(f"--steps must be more than {WARMUP_STEPS}, got {options.steps}")
+        parser.error(f"--steps: got {options.steps}, expected more than {WARMUP_STEPS}")
     rows = measure(options.connection, options.steps, options.batch_size)
     for row in rows:
         print(json.dumps(row))

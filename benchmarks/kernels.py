@@ -3,7 +3,7 @@
     python benchmarks/kernels.py --json kernels.json      # on a GPU: C = 192 ... 1280, 25,088 and 50,176 tokens, n = 4
     python benchmarks/kernels.py --dry-run                # tiny, in Triton's interpreter: says nothing about time
 
-One line per op, pass, C and token count: median milliseconds, the bytes that the pass has to move, the share of a large
+One line per op, pass, C and token count: median milliseconds, the bytes that it moves at least, the share of a large
 copy's bandwidth in the same run that this makes, and the time of plain PyTorch over ours. Bytes are those of the plan:
 what a kernel must read and write once, with fp32 side data, and for the boundary the passes of its five kernels, which
 `traffic.py` counts. A backward pass is timed alone, on a graph that is kept.

@@ -155,14 +155,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
     if min(args.images, args.rounds, args.batch_size) < 1 or args.images < max(2, args.batch_size):
-        parser.error(f"--images must be at least --batch-size={args.batch_size}, and all at least 1")
+        parser.error(
+            f"--images: got {args.images}, expected at least --batch-size={args.batch_size}, and all numbers from 1"
+        )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         root = args.root or Path(temporary) / "images"
         if args.root is None:
             made_photos(root, args.images)
         rows = measure(contestants(root, args.images, args), args.rounds, args.num_workers)
-    print(f"\n{args.num_workers} workers, {args.interpolation}, {args.images} images a round, {args.rounds} rounds\n")
+    print(f"\n{args.num_workers} workers, {args.interpolation}, {args.images} images per round, {args.rounds} rounds\n")
     print(markdown_table(rows), end="")
     if args.json:
         versions = {module.__name__: module.__version__ for module in (torch, torchvision, timm)}

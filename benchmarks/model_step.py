@@ -26,7 +26,7 @@ import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.layers import HyperConnection
 from mhc_vision.models.instruments.steps import Step
-from mhc_vision.training.callbacks.device_peak import peak_flops
+from mhc_vision.training.callbacks.throughput import peak_flops
 
 CONNECTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("", {}),

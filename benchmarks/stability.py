@@ -33,7 +33,7 @@ class StabilityRun:
         connection: Of the model.
         lr: Peak learning rate.
         last_loss: Mean training loss of the last tenth of the steps.
-        grad_norm: Largest gradient norm behind the first tenth.
+        grad_norm: Largest gradient norm after the first tenth.
         spikes: Loss spikes.
         forward_gain: Largest composite forward gain; `None` for a plain model.
         backward_gain: The same backward.
@@ -61,19 +61,19 @@ def read_runs(directory: Path) -> Iterator[StabilityRun]:
     finished = {summary.parent for summary in summaries}
     if unfinished := sorted(run_dir for run_dir in directory.glob("*/*/seed*") if run_dir not in finished):
         raise ValueError(
-            f"directory: {len(unfinished)} runs in {directory} have no summary.json, such as {unfinished[0]}: expected "
+            f"directory: got {len(unfinished)} runs without summary.json, such as {unfinished[0]}, expected "
             "finished ones, which a run that diverges comes to with StopWhenDiverged's patience of null"
         )
     if not summaries:
         raise ValueError(
-            f"directory: {directory} has no finished runs, expected those of configs/compare/stability.yaml"
+            f"directory: got {directory} without finished runs, expected those of configs/compare/stability.yaml"
         )
     for summary in summaries:
         run_dir = summary.parent
         arm = ARM.fullmatch(run_dir.parent.name)
         if arm is None:
             raise ValueError(
-                f"directory: {run_dir} is no run of configs/compare/stability.yaml: no learning rate in its name"
+                f"directory: got {run_dir}, expected a run of configs/compare/stability.yaml, named by its rate"
             )
         yield _read_run(run_dir.parent.parent.name, arm["connection"], float(arm["lr"]), run_dir / "metrics.jsonl")
 
@@ -137,7 +137,7 @@ def table_row(depth: str, connection: str, lr: str, run: StabilityRun | None) ->
 
 
 def summary_rows(runs: list[StabilityRun]) -> list[dict[str, str]]:
-    """One row a depth and connection."""
+    """One row per depth and connection."""
     groups: dict[tuple[str, str], list[StabilityRun]] = defaultdict(list)
     for run in runs:
         groups[run.depth, run.connection].append(run)
@@ -150,7 +150,7 @@ def summary_rows(runs: list[StabilityRun]) -> list[dict[str, str]]:
 
 
 def run_rows(runs: list[StabilityRun]) -> list[dict[str, str]]:
-    """One row a run."""
+    """One row per run."""
     ordered = sorted(runs, key=lambda run: (run.depth, run.connection, run.lr))
     return [
         table_row(run.depth, run.connection, f"{run.lr:g}" + (", diverged" if run.diverged else ""), run)

@@ -170,7 +170,7 @@ def test_a_first_run(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     for name in CHAINS[0]:
         run_section(name, monkeypatch)
     printed = capsys.readouterr()
-    assert "runs/compare-finetune-digits has no records of 57 of 57 runs" in printed.err
+    assert "runs/compare-finetune-digits without records of 57 of 57 runs" in printed.err
     runs = workplace / "runs"
     pretraining = json.loads((runs / "digits" / "summary.json").read_text())
     step_0 = re.search(r"val/top1\D+([\d.]+)", printed.out)

@@ -24,7 +24,7 @@ def model_table(num_streams: int = 4) -> str:
         num_streams: n of the hyper-connected models, from 1 to 8.
 
     Returns:
-        One row an architecture, with its own number of classes: parameters and multiply-accumulates of the plain model,
+        One row per architecture, with its number of classes: parameters and multiply-accumulates of the plain model,
         and what each connection adds to both.
 
     Raises:

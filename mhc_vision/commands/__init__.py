@@ -1,1 +1,1 @@
-"""The commands of `mhc-vision`, one module each, with a `run(words)` that takes what stands behind its name."""
+"""The commands of `mhc-vision`, one module each, with a `run(words)` that takes the words after its name."""

@@ -13,7 +13,7 @@ from mhc_vision.analysis.analysis_report import check_new_directory, write_analy
 from mhc_vision.analysis.measure_model import as_hyper_connected, measure_model
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.checks import check_whole_number
-from mhc_vision.commands.command_parser import CommandParser
+from mhc_vision.commands.arguments import CommandParser
 from mhc_vision.inference.evaluate import EvaluationOptions
 from mhc_vision.inference.load_model import LoadedModel, load_model
 from mhc_vision.inference.model_identity import model_identity
@@ -114,7 +114,7 @@ def _images(arguments: argparse.Namespace, loaded: LoadedModel) -> SampleImages:
     config = run_config(checkpoint) if checkpoint.is_file() else None
     if config is None:
         raise ValueError(
-            f"data: {arguments.model} has no run directory with a config.yaml to take images from; give --data"
+            f"data: got none, expected images: {arguments.model} has no run directory with a config.yaml; give --data"
         )
     return images_of_data(load_run_data(config), *sizes)
 

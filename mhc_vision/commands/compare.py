@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mhc_vision.commands.command_parser import CommandParser
+from mhc_vision.commands.arguments import CommandParser
 from mhc_vision.termination import exit_status
 from mhc_vision.training.messages import fail
 from mhc_vision.yaml_files import parse_yaml
@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--report-only", action="store_true", help="run nothing, report on runs that have all ended")
     arguments = parser.parse_args(words)
     if sys.platform == "win32":
-        fail("error: compare locks files and signals processes as Unix does, which Windows has not", status=2)
+        fail("error: compare locks files and signals processes as only Unix can; run it there", status=2)
     command = shlex.join(["mhc-vision", "compare", *(word for word in words if word != "--report-only")])
     try:
         num_failed = _compare(arguments, command)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
-from mhc_vision.commands.command_parser import CommandParser
-from mhc_vision.commands.model_arguments import MODEL, add_inference_options, add_model_options
+from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
 from mhc_vision.inference.evaluate import EvaluationOptions
 from mhc_vision.inference.evaluate_folder import evaluate_folder
 from mhc_vision.inference.load_model import ModelOptions

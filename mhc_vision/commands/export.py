@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mhc_vision.commands.command_parser import CommandParser
-from mhc_vision.commands.model_arguments import MODEL, add_model_options
+from mhc_vision.commands.arguments import MODEL, CommandParser, add_model_options
 from mhc_vision.training.messages import fail
 
 
@@ -73,7 +72,7 @@ def _check(arguments: argparse.Namespace) -> None:
         return
     for name in ("connection", "img_size", "crop_pct"):
         if (value := getattr(arguments, name)) is not None:
-            raise ValueError(f"{name}: got {value!r}, expected it with --format onnx only: a checkpoint has its own")
+            raise ValueError(f"{name}: got {value!r}, expected none without --format onnx; a checkpoint has its own")
     if arguments.push is not None:
         _check_push(arguments.push)
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
-from mhc_vision.commands.command_parser import CommandParser
-from mhc_vision.commands.model_arguments import MODEL, add_inference_options, add_model_options
+from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
 from mhc_vision.inference.load_model import ModelOptions
 from mhc_vision.inference.logits import InferenceOptions
 from mhc_vision.inference.predict import predict_files
@@ -51,7 +50,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def csv_text(record: dict[str, Any]) -> str:
-    """CSV of what `predict_files` gives: a line an image with `image`, `class_1`, `probability_1`, `class_2`, ..."""
+    """CSV of what `predict_files` gives: a line per image with `image`, `class_1`, `probability_1`, `class_2`, ..."""
     num_classes = len(record["images"][0]["predictions"])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="files, and folders of which every file is read, at any depth; hidden ones are left out",
     )
-    add("--top-k", type=int, default=5, metavar="K", help="classes an image, at most all")
+    add("--top-k", type=int, default=5, metavar="K", help="classes per image, at most all")
     add("--format", choices=("csv", "json"), default="csv", help="json has indices, settings and versions, too")
     add("--out", type=Path, metavar="FILE", help="a new file, in place of stdout")
     add("--force", action="store_true", help="overwrite FILE")
@@ -91,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check_new(path: Path, force: bool) -> None:
     check_writable(path, "out")
     if path.exists() and not force:
-        raise ValueError(f"out: {path} is there already, expected a new file, or --force")
+        raise ValueError(f"out: got {path}, which is there already, expected a new file, or --force")
 
 
 def _account(record: dict[str, Any]) -> list[str]:

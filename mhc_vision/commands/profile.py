@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
-from mhc_vision.commands.command_parser import CommandParser
+from mhc_vision.commands.arguments import CommandParser
 from mhc_vision.training.messages import fail
 
 

@@ -30,7 +30,7 @@ def run_cli(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
     words = list(words)
     if words and not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
         hint = nearest(words[0], SUBCOMMANDS)
-        fail(f"unknown subcommand {words[0]!r}; there is: {', '.join(SUBCOMMANDS)}{hint}", status=2)
+        fail(f"error: subcommand: got {words[0]!r}, expected one of {', '.join(SUBCOMMANDS)}{hint}", status=2)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "fit")
     try:
@@ -52,4 +52,4 @@ def _train(cli_class: type[TrainCLI], words: Sequence[str]) -> None:
             print(f"report: {write_run_report(run_dir)}")
         else:
             # killed between its last checkpoint and its summary
-            print(f"no step was left to take, and {run_dir} has no summary.json: start over with --overwrite true")
+            print(f"no step was left to take, and {run_dir} has no summary.json; start over with --overwrite true")

@@ -32,7 +32,7 @@ def knn_probabilities(
         ValueError: If there are fewer training samples than neighbours, or features that are not finite.
     """
     if len(features) < k:
-        raise ValueError(f"knn_k: got {k}, but there are only {len(features)} training images")
+        raise ValueError(f"knn_k: got {k}, expected at most {len(features)}, the number of training images")
     # lengths: what overflows in them would be normalised to zero
     check_finite_rows("features", features.norm(dim=1, keepdim=True), "training images")
     check_finite_rows("queries", queries.norm(dim=1, keepdim=True), "images")

@@ -60,7 +60,7 @@ def sgd_heads(
     inputs = (features - mean) / std
     weight = torch.zeros(len(lrs), features.shape[1], num_classes, device=features.device, requires_grad=True)
     bias = torch.zeros(len(lrs), 1, num_classes, device=features.device, requires_grad=True)
-    # one learning rate a head: the gradients are scaled, as momentum is linear in them
+    # one learning rate per head: the gradients are scaled, as momentum is linear in them
     rates = torch.tensor(lrs, device=features.device).view(-1, 1, 1)
     optimizer = torch.optim.SGD([weight, bias], lr=1.0, momentum=_MOMENTUM)
     batches = math.ceil(len(inputs) / _BATCH_SIZE)
@@ -88,7 +88,7 @@ def logistic_head(features: Tensor, labels: Tensor, num_classes: int, c: float) 
 
     Args:
         features: (N, C), fp32, of the training samples.
-        labels: (N,), int64; every class must be there.
+        labels: (N,), int64, with samples of every class.
         num_classes: Number of classes.
         c: Inverse strength of the L2 regularisation.
 
@@ -98,7 +98,7 @@ def logistic_head(features: Tensor, labels: Tensor, num_classes: int, c: float) 
     """
     if absent := num_classes - len(labels.unique()):
         raise ValueError(
-            f"probe_cs: logistic regression needs samples of all {num_classes} classes, {absent} have none"
+            f"probe_cs: got {absent} of {num_classes} classes without samples, expected none; set probe_cs to []"
         )
     try:
         from sklearn.linear_model import LogisticRegression

@@ -1,4 +1,4 @@
-"""What a fine-tuning run trains."""
+"""Fine-tuning methods: which parameters each one trains."""
 
 from typing import Literal, get_args
 
@@ -34,7 +34,9 @@ def choose_parameters(model: nn.Module, method: Method, lora: LoraOptions) -> No
     check_choice("method", method, METHODS)
     connections = [parameter for _, parameter in connection_parameters(model)]
     if method == "connections" and not connections:
-        raise ValueError("method: got 'connections' for a model without; set connection to shc, dhc or mhc")
+        raise ValueError(
+            "method: got 'connections' for a plain model, expected a model with them; set connection to shc, dhc or mhc"
+        )
     if method == "full":
         return
     model.requires_grad_(False)

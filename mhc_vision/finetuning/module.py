@@ -1,4 +1,4 @@
-"""The LightningModule of fine-tuning."""
+"""LightningModule that fine-tunes or probes a pretrained ViT."""
 
 import importlib.util
 from collections.abc import Sequence

@@ -69,7 +69,7 @@ def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -
         ValueError: If there are several processes, too few images, or features that are not finite.
     """
     if trainer.world_size > 1:
-        raise ValueError(f"trainer.devices: a probe runs in one process, got {trainer.world_size}")
+        raise ValueError(f"trainer.devices: got {trainer.world_size} processes, expected one for a probe")
     splits = extract_features(trainer, module, data)
     settings = module.hparams
     if settings["method"] == "linear":
@@ -148,14 +148,14 @@ def fit_linear_probe(
     ]
     finite = [candidate for candidate, (_, fitted) in zip(candidates, tried, strict=True) if fitted.is_finite]
     if not finite:
-        raise ValueError(f"probe_lrs: got {list(lrs)}, of which all diverge, expected lower ones")
+        raise ValueError(f"probe_lrs: got {list(lrs)}, which all diverge, expected lower ones")
     best = max(finite, key=lambda candidate: candidate.accuracy)
     if best.solver == "sgd":
         (head,) = sgd_heads(train.features, train.labels, num_classes, [best.value], epochs, seed)
     else:
         head = logistic_head(train.features, train.labels, num_classes, best.value)
     if not head.is_finite:
-        raise ValueError(f"probe: the best one, {best}, diverges on all training images, expected lower probe_lrs")
+        raise ValueError(f"probe_lrs: got {best}, which diverges on all training images, expected lower ones")
     return head, best, candidates
 
 

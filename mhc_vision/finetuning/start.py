@@ -95,7 +95,7 @@ def start_from(
         weights_file=weights_file,
     )
     if is_file and loaded.in_chans != in_chans:
-        raise ValueError(f"name: {name} takes images of {loaded.in_chans} channel(s), the data has {in_chans}")
+        raise ValueError(f"name: got {name} for {loaded.in_chans} channel(s), expected {in_chans}, as the data has")
     settings = {**loaded.settings, "num_classes": num_classes, "in_chans": in_chans}
     model = loaded.model
     if settings["connection"] is not None:
@@ -134,15 +134,15 @@ def _check_connection(
     has = {**settings, **settings["model_args"]}
     if connection not in (AS_LOADED, has["connection"]):
         raise ValueError(
-            f"connection: got {_shown(connection)}, but {name} was trained with {has['connection']!r}; name that "
-            f"(connection: {has['connection']}), leave it out, or start from a model without"
+            f"connection: got {_shown(connection)}, expected {has['connection']!r}, as {name} was trained; name "
+            "that, leave it out, or start from a model without"
         )
     asked = dict(of_connection)
     if num_streams is not None:
         asked["num_streams"] = num_streams
     for option, value in asked.items():
         if value != has.get(option):
-            raise ValueError(f"{option}: got {value!r}, but {name} was trained with {has.get(option)!r}")
+            raise ValueError(f"{option}: got {value!r}, expected {has.get(option)!r}, with which {name} was trained")
 
 
 def _shown(connection: str | None) -> str:
@@ -203,5 +203,6 @@ def _check_settings(model: nn.Module, settings: dict[str, Any], name: str) -> No
     if ours != theirs:
         differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         raise ValueError(
-            f"name: {name} cannot be built again from its own record {settings}: {', '.join(differing[:3])} differ"
+            f"name: got {name}, expected a model that its own record {settings} builds again; "
+            f"{', '.join(differing[:3])} differ"
         )

@@ -26,7 +26,7 @@ def write_run_report(run_dir: Path) -> Path:
     summary_file, log = run_dir / SUMMARY, run_dir / METRICS_LOG
     for record in (summary_file, log):
         if not record.is_file():
-            raise ValueError(f"run_dir: {run_dir} has no {record.name}, expected the directory of a finished run")
+            raise ValueError(f"run_dir: got {run_dir} without {record.name}, expected the directory of a finished run")
     needed = (
         "name",
         "connection",

@@ -1,4 +1,4 @@
-"""Append-only metric log: one JSON object a line."""
+"""Append-only metric log: one JSON object per line."""
 
 import os
 import time
@@ -19,7 +19,7 @@ class JsonlLogger(Logger):
     """Writes `metrics.jsonl`: a line with `step`, `epoch`, `time` (seconds since 1970) and the metrics of that moment.
 
     Lines are appended and reach the file one by one, so a resumed run continues the file of the first and a killed run
-    keeps what it logged; see `ForgetLaterSteps` for what it logged behind its checkpoint. NaN and infinities are the
+    keeps what it logged; see `ForgetLaterSteps` for what it logged after its checkpoint. NaN and infinities are the
     texts `"nan"`, `"inf"`, `"-inf"`, which `float()` reads.
 
     Args:
@@ -94,7 +94,7 @@ class JsonlLogger(Logger):
 
 
 class ForgetLaterSteps(Callback):
-    """For a run that goes on: takes what was logged behind the checkpoint out of `metrics.jsonl`: it comes again."""
+    """Removes from `metrics.jsonl`, when a run goes on, what was logged after the checkpoint and comes again."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the checkpoint is restored, before the first step."""

@@ -31,7 +31,7 @@ def classification_loss(kind: str, label_smoothing: float = 0.0) -> Loss:
 
         return cross_entropy
     if label_smoothing > 0.0:
-        raise ValueError(f"label_smoothing must be 0 with loss 'bce', whose targets are 0 or 1, got {label_smoothing}")
+        raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 with loss 'bce'; its targets are 0 or 1")
     return _binary_cross_entropy
 
 

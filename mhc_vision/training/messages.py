@@ -1,4 +1,4 @@
-"""The last words of a command that cannot go on."""
+"""Ends a command with a message on stderr."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The LightningModule of every classification run."""
+"""LightningModule that trains and evaluates an image classifier."""
 
 import math
 from typing import Any, Literal
@@ -111,11 +111,13 @@ class ClassificationModule(LightningModule):
         if warmup_epochs is not None:
             check_number("warmup_epochs", warmup_epochs, at_least=0)
         if warmup_steps is not None and warmup_epochs is not None:
-            raise ValueError(f"give warmup_steps or warmup_epochs, not both: got {warmup_steps} and {warmup_epochs}")
+            raise ValueError(
+                f"warmup_steps: got {warmup_steps} with warmup_epochs={warmup_epochs}, expected one of them"
+            )
         check_choice("optimizer", optimizer, ("adamw", "lamb"))
         checked_metric(metric)
         if fixed_pos_embed not in (None, "sincos2d"):
-            raise ValueError(f"fixed_pos_embed must be null or 'sincos2d', got {fixed_pos_embed!r}")
+            raise ValueError(f"fixed_pos_embed: got {fixed_pos_embed!r}, expected null or 'sincos2d'")
         self.training_loss = classification_loss(loss, label_smoothing)
         self.validation_loss = classification_loss(loss)
         self.model = self.build_model()
@@ -142,8 +144,8 @@ class ClassificationModule(LightningModule):
         """Compiles the model in place, which keeps the names in its checkpoints."""
         if stage == "fit" and self.trainer.gradient_clip_algorithm not in (None, "norm"):
             raise ValueError(
-                "trainer.gradient_clip_algorithm must be 'norm', the only one this module clips by, "
-                f"got {str(self.trainer.gradient_clip_algorithm.value)!r}"
+                f"trainer.gradient_clip_algorithm: got {str(self.trainer.gradient_clip_algorithm.value)!r}, "
+                "expected 'norm', the only one this module clips by"
             )
         if stage == "fit" and self.trainer.gradient_clip_val is not None:
             check_number("trainer.gradient_clip_val", self.trainer.gradient_clip_val, at_least=0)
@@ -195,7 +197,10 @@ class ClassificationModule(LightningModule):
         optimizer = Lamb(groups, **options) if lamb else torch.optim.AdamW(groups, **options, fused=fused)
         total_steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(total_steps) or total_steps < 0:
-            raise ValueError("the schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps")
+            raise ValueError(
+                "trainer.max_steps: got a run of unknown length, expected a length for the learning-rate schedule; "
+                "set trainer.max_epochs or trainer.max_steps"
+            )
         scheduler = warmup_cosine(
             optimizer,
             warmup_steps=self._warmup_steps(),
@@ -257,7 +262,10 @@ class ClassificationModule(LightningModule):
         self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         if not math.isfinite(batches):
-            raise ValueError("warmup_epochs needs training data of known length: set warmup_steps instead")
+            raise ValueError(
+                f"warmup_epochs: got {self.hparams['warmup_epochs']}, expected null for training data of unknown "
+                "length; set warmup_steps instead"
+            )
         steps_per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         return round(self.hparams["warmup_epochs"] * steps_per_epoch)
 
@@ -268,4 +276,4 @@ def _check_model_numbers(num_classes: int, num_streams: int, in_chans: int, img_
         if name != "img_size" or value is not None:
             check_whole_number(name, value, at_least=1)
     if num_classes < 2:
-        raise ValueError(f"num_classes: got {num_classes}, expected at least 2: data of one class has nothing to learn")
+        raise ValueError(f"num_classes: got {num_classes}, expected at least 2; one class leaves nothing to learn")

@@ -75,6 +75,8 @@ def _layers(model: nn.Module, layer_decay: float) -> dict[str, int]:
         return {}
     matcher = getattr(model, "group_matcher", None)
     if matcher is None:
-        raise ValueError(f"layer_decay: got {layer_decay}, but {type(model).__name__} has no group_matcher of layers")
+        raise ValueError(
+            f"layer_decay: got {layer_decay}, expected 1: {type(model).__name__} has no group_matcher of layers"
+        )
     layers: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
     return layers

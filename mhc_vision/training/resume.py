@@ -86,11 +86,13 @@ def check_same_classes(path: Path, data: LightningDataModule) -> None:
     saved, given = distinct_names(saved), list(given)
     if set(saved) != set(given):
         raise ValueError(
-            f"data: got the classes {first_few(set(given) - set(saved))}, but {path} was made with "
-            f"{first_few(set(saved) - set(given))} in their place"
+            f"data: got the classes {first_few(set(given) - set(saved))}, expected in their place "
+            f"{first_few(set(saved) - set(given))}, with which {path} was made"
         )
     if saved != given:
-        raise ValueError(f"data: got the classes in the order {given[:5]}, but {path} was made with {saved[:5]}")
+        raise ValueError(
+            f"data: got the classes in the order {given[:5]}, expected {saved[:5]}, with which {path} was made"
+        )
 
 
 def check_same_run(path: Path, model: LightningModule, data: LightningDataModule) -> None:
@@ -103,7 +105,7 @@ def check_same_run(path: Path, model: LightningModule, data: LightningDataModule
     _compare(path, {name: saved.get(name) for name in names}, given)
     name = type(data).__qualname__
     if name not in checkpoint:
-        raise ValueError(f"data: got {name}, but {path} was made with other data")
+        raise ValueError(f"data: got {name}, expected the data with which {path} was made")
     data.load_state_dict(checkpoint[name])
     check_fits(f"ckpt_path: {path}: state_dict", checkpoint["state_dict"], model)
 
@@ -111,4 +113,6 @@ def check_same_run(path: Path, model: LightningModule, data: LightningDataModule
 def _compare(path: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
     for name in sorted(saved):
         if not same_setting(saved[name], given.get(name)):
-            raise ValueError(f"model.{name}: got {given.get(name)!r}, but {path} was made with {saved[name]!r}")
+            raise ValueError(
+                f"model.{name}: got {given.get(name)!r}, expected {saved[name]!r}, with which {path} was made"
+            )

@@ -19,14 +19,14 @@ def warmup_cosine_factor(step: int, *, warmup_steps: int, total_steps: int, fina
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_factor: float = 0.0) -> LambdaLR:
-    """Scheduler that follows `warmup_cosine_factor` in every parameter group; step it once an optimiser step.
+    """Scheduler that follows `warmup_cosine_factor` in every parameter group; step it once per optimiser step.
 
     Raises:
         ValueError: If the warm-up is longer than the run.
     """
     if warmup_steps > total_steps:
         raise ValueError(
-            f"the warm-up of {warmup_steps} steps is longer than the run of {total_steps} steps: "
+            f"warmup_steps: got {warmup_steps}, expected at most the {total_steps} steps of the run; "
             "set model.warmup_steps or model.warmup_epochs lower, or train longer"
         )
     return LambdaLR(

@@ -24,7 +24,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     tensor_parallel = mesh["tensor_parallel"].size()
     if tensor_parallel != 1:
         raise ValueError(
-            f"tensor_parallel_size must be 1, got {tensor_parallel}: "
+            f"tensor_parallel_size: got {tensor_parallel}, expected 1; "
             "set data_parallel_size of ModelParallelStrategy to the number of processes"
         )
     for name, module in model.named_modules():

@@ -16,7 +16,7 @@ def test_rows_become_a_padded_table_with_a_header():
 
 
 def test_rows_that_do_not_fit_together_are_refused():
-    with pytest.raises(ValueError, match="^rows: got none, expected at least one"):
+    with pytest.raises(ValueError, match=r"^rows: got none, expected at least one"):
         markdown_table([])
     with pytest.raises(ValueError, match=r"^rows: got one with the keys \['b'\], expected \['a'\]"):
         markdown_table([{"a": 1}, {"b": 2}])

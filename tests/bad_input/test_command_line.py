@@ -332,10 +332,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "command": (["trian", "--config", "x"], "unknown command 'trian'; there is: train"),
     "command-like": (["trian", "--config", "x"], "; nearest: train"),
     "command-none": (["xyz"], "unknown command 'xyz'; there is: train"),
-    "subcommand": (["train", "fitt"], "unknown subcommand 'fitt'; there is: fit, validate, test; nearest: fit"),
+    "subcommand": (["train", "fitt"], "subcommand: got 'fitt', expected one of fit, validate, test; nearest: fit"),
     "subcommand-finetune": (
         ["finetune", "valdate"],
-        "unknown subcommand 'valdate'; there is: fit, validate, test; nearest: validate",
+        "subcommand: got 'valdate', expected one of fit, validate, test; nearest: validate",
     ),
     "subcommand-alone": (["fitt"], "unknown command 'fitt'"),
     "train-nothing": (["train"], "model.name, data: not given, expected a --config that sets this"),
@@ -383,7 +383,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "export-option": (["export", "x.ckpt", "new", "--frmat", "onnx"], "; nearest: --format"),
     "compare-nothing": (["compare"], "the following arguments are required: matrix, --out"),
     "compare-missing": (["compare", "none.yaml", "--out", "new"], "none.yaml"),
-    "compare-key": (["compare", "matrix.yaml", "--out", "new"], "matrix.yaml: matrix: unknown key 'recipies'"),
+    "compare-key": (["compare", "matrix.yaml", "--out", "new"], "matrix.yaml: matrix: got the key 'recipies'"),
     "compare-twice": (
         ["compare", "twice_matrix.yaml", "--out", "new"],
         "twice_matrix.yaml: line 2, column 1: got the key 'name'",

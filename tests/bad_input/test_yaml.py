@@ -136,7 +136,7 @@ GIVEN: dict[str, tuple[dict[str, str], list[str], str]] = {
     "config-missing": (
         {"recipe.yaml": "a: 1\n"},
         ["-c", "recpie.yaml"],
-        "config: recpie.yaml is no file, expected a YAML",
+        "config: got recpie.yaml, which is no file, expected a YAML",
     ),
     "config-missing-like": ({"recipe.yaml": "a: 1\n"}, ["-c", "recpie.yaml"], "; nearest: recipe.yaml"),
     "config-folder": ({"f/a.yaml": "a: 1\n"}, ["-c", "f"], "config: f is a folder, expected a YAML file"),
@@ -156,10 +156,10 @@ GIVEN: dict[str, tuple[dict[str, str], list[str], str]] = {
     "inline-broken": ({}, ["--config", "model: {lr: 1"], "--config: line 2, column 1: no YAML"),
     "data-twice": ({"d.yaml": "class_path: x\nclass_path: y\n"}, ["--data", "d.yaml"], "d.yaml: line 2, column 1"),
     "data-broken": ({"d.yaml": "class_path: [x\n"}, ["--data=d.yaml"], "d.yaml: line 2, column 1: no YAML"),
-    "data-missing": ({}, ["--data", "d.yaml"], "data: d.yaml is no file, expected a YAML file"),
+    "data-missing": ({}, ["--data", "d.yaml"], "data: got d.yaml, which is no file, expected a YAML file"),
     "model-twice": ({"m.yaml": "lr: 1\nname: x\nlr: 2\n"}, ["--model", "m.yaml"], "m.yaml: line 3, column 1"),
     "model-twice-no-suffix": ({"m": "lr: 1\nlr: 2\n"}, ["--model", "m"], "m: line 2, column 1"),
-    "model-missing": ({}, ["--model", "m.yml"], "model: m.yml is no file"),
+    "model-missing": ({}, ["--model", "m.yml"], "model: got m.yml, which is no file"),
     "trainer-twice": ({"t.yaml": "max_steps: 1\nmax_steps: 2\n"}, ["--trainer", "t.yaml"], "t.yaml: line 2, column 1"),
     "nested-data": (
         {"a.yaml": "data: d.yaml\n", "d.yaml": "x: 1\nx: 2\n"},
@@ -184,7 +184,7 @@ GIVEN: dict[str, tuple[dict[str, str], list[str], str]] = {
     "nested-loop": (
         {"a.yaml": "data: b.yaml\n", "b.yaml": "x: a.yaml\n"},
         ["-c", "a.yaml"],
-        "a.yaml leads back to itself",
+        "got a.yaml, which leads back to itself",
     ),
     "callbacks-file": ({"c.yaml": "x: 1\nx: 2\n"}, ["--trainer.callbacks", "c.yaml"], "c.yaml: line 2, column 1"),
     "callbacks-append": ({"c.yaml": "x: 1\nx: 2\n"}, ["--trainer.callbacks+=c.yaml"], "c.yaml: line 2, column 1"),
@@ -251,36 +251,36 @@ MATRIX: dict[str, Any] = {
     "gpus": 0,
 }
 MATRICES: dict[str, tuple[dict[str, Any], str]] = {
-    "same-arms": ({"arms": {"a": ["mhc.yaml"], "b": ["mhc.yaml"]}}, "arms: 'a' and 'b' have equal settings on digits"),
+    "same-arms": ({"arms": {"a": ["mhc.yaml"], "b": ["mhc.yaml"]}}, "arms: got 'a' and 'b' equal on digits"),
     "same-arms-other-file": (
         {"arms": {"a": ["mhc.yaml"], "b": ["copy.yaml"]}},
-        "arms: 'a' and 'b' have equal settings on digits",
+        "arms: got 'a' and 'b' equal on digits",
     ),
     "same-arms-as-option": (
         {"arms": {"a": ["mhc.yaml"], "b": {"set": {"model.connection": "mhc"}}}},
-        "arms: 'a' and 'b' have equal settings",
+        "arms: got 'a' and 'b' equal on",
     ),
     "same-arms-overridden": (
         {"arms": {"a": ["mhc.yaml"], "b": {"config": ["plain.yaml", "mhc.yaml"]}}},
-        "arms: 'a' and 'b' have equal settings",
+        "arms: got 'a' and 'b' equal on",
     ),
     "same-as-the-recipe": (
         {"arms": {"a": {"set": {"model.lr": 1}}, "b": {"set": {}}}},
-        "arms: 'a' and 'b' have equal settings on digits",
+        "arms: got 'a' and 'b' equal on digits",
     ),
     "same-recipes": (
         {"recipes": {"a": ["recipe.yaml"], "b": ["recipe.yaml"]}},
-        "tasks: 'a' and 'b' have equal settings",
+        "tasks: got 'a' and 'b' with equal settings",
     ),
     "same-datasets": (
         {"datasets": {"a": {"set": {"data.root": "x"}}, "b": {"set": {"data.root": "x"}}}},
         "tasks: 'digits-a' and 'digits-b'",
     ),
-    "key": ({"recipies": {}}, "matrix: unknown key 'recipies'; there is: name, command, recipes"),
+    "key": ({"recipies": {}}, "matrix: got the key 'recipies', expected one of name, command, recipes"),
     "key-like": ({"recipies": {}}, "; nearest: recipes"),
     "settings-key": (
         {"arms": {"a": {"confg": []}}},
-        "arms.a: unknown key 'confg'; there is: config, set; nearest: config",
+        "arms.a: got the key 'confg', expected one of config, set; nearest: config",
     ),
     "command": ({"command": "fintune"}, "command: got 'fintune', expected one of train, finetune; nearest: finetune"),
     "baseline": ({"baseline": "plian"}, "baseline: got 'plian', expected one of the arms: mhc, plain; nearest: plain"),

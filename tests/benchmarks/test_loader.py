@@ -38,4 +38,4 @@ def test_few_images(
 def test_fewer_images_than_a_batch_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, "--images", "8")
-    assert "--images must be at least --batch-size=64" in capsys.readouterr().err
+    assert "expected at least --batch-size=64" in capsys.readouterr().err

@@ -131,7 +131,7 @@ def test_bad_input_is_a_message(write_matrix, tmp_path, capsys):
     assert _compare(tmp_path / "no.yaml", "--out", out) == 2
     assert f"mhc-vision: error: matrix: got {tmp_path / 'no.yaml'}, expected a YAML file" in capsys.readouterr().err
     assert _compare(write_matrix(extra=1), "--out", out) == 2
-    assert "unknown key 'extra'" in capsys.readouterr().err
+    assert "got the key 'extra'" in capsys.readouterr().err
     write_matrix()
     assert _compare(path, "--out", out, "--report-only") == 2
     assert "no records of 4 of 4 runs" in capsys.readouterr().err
@@ -150,5 +150,5 @@ def test_the_directory_of_another_matrix_is_refused(write_matrix, tmp_path, caps
     (out / "matrix.json").write_text('{"name": "cifar10"}')
     for words in ([], ["--report-only"]):
         assert _compare(write_matrix(), "--out", out, *words) == 2
-        assert f"--out: {out} holds the comparison 'cifar10', not 'tiny'" in capsys.readouterr().err
+        assert f"--out: got {out} with the comparison 'cifar10', expected 'tiny'" in capsys.readouterr().err
     assert [entry.name for entry in out.iterdir()] == ["matrix.json"]

@@ -24,7 +24,7 @@ def test_a_training_image_is_its_own_neighbour():
 
 
 def test_more_neighbours_than_images_are_refused():
-    with pytest.raises(ValueError, match="knn_k: got 20, but there are only 5 training images"):
+    with pytest.raises(ValueError, match="knn_k: got 20, expected at most 5"):
         knn_probabilities(torch.randn(1, 3), torch.randn(5, 3), torch.zeros(5, dtype=torch.int64), 2)
 
 

@@ -45,6 +45,6 @@ def test_a_run_too_short_to_log_a_loss_has_a_report_without_figure(run_dir):
 @pytest.mark.parametrize("missing", ["summary.json", "metrics.jsonl"])
 def test_missing_records_are_named(run_dir, missing):
     (run_dir / missing).unlink()
-    with pytest.raises(ValueError, match=f"has no {missing}"):
+    with pytest.raises(ValueError, match=f"without {missing}"):
         write_run_report(run_dir)
     assert not (run_dir / "report.md").exists()

@@ -118,8 +118,8 @@ def test_two_nodes_under_torchrun(alone, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--trainer.callbacks+=EMA"], "EMA cannot average a sharded model"),
-        (["--trainer.strategy.tensor_parallel_size", "2"], "tensor_parallel_size must be 1, got 2"),
+        (["--trainer.callbacks+=EMA"], "EMA: got a model sharded by ModelParallelStrategy, expected DDP"),
+        (["--trainer.strategy.tensor_parallel_size", "2"], "tensor_parallel_size: got 2, expected 1"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(tmp_path, words, message):

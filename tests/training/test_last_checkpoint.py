@@ -126,6 +126,6 @@ def test_an_epoch_that_ends_within_a_step_is_refused(train, capsys):
         train("--trainer.accumulate_grad_batches", "2")
     assert stopped.value.code == 2
     assert (
-        "trainer.limit_train_batches: got 3, which is 3 batches an epoch, expected a multiple"
+        "trainer.limit_train_batches: got 3, which is 3 batches per epoch, expected a multiple"
         in capsys.readouterr().err
     )

@@ -90,5 +90,5 @@ def test_a_layer_decay_out_of_range_is_refused(layer_decay):
 
 
 def test_layer_decay_needs_a_model_with_layers():
-    with pytest.raises(ValueError, match=r"layer_decay: got 0\.5, but Linear has no group_matcher"):
+    with pytest.raises(ValueError, match=r"layer_decay: got 0\.5, expected 1: Linear has no group_matcher"):
         param_groups(nn.Linear(2, 2), lr=1e-3, weight_decay=0.1, layer_decay=0.5)

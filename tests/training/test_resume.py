@@ -161,8 +161,8 @@ def test_archives_that_are_no_checkpoints_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.num_streams", "2"], "model.num_streams: got 2, but "),
-        (["--model.lr", "0.1"], "model.lr: got 0.1, but "),
+        (["--model.num_streams", "2"], "model.num_streams: got 2, expected "),
+        (["--model.lr", "0.1"], "model.lr: got 0.1, expected "),
         (["--data.batch_size", "4"], "data: batch_size is 4, but the checkpoint was made with 8"),
         (["--trainer.accumulate_grad_batches", "2"], "data: accumulate_grad_batches is 2, but the checkpoint was made"),
     ],
@@ -197,7 +197,7 @@ def test_evaluation_refuses_what_training_refuses(train, tmp_path, capsys, subco
     run_dir = train(connection="mhc")
     for words, message in (
         (["--ckpt_path", str(tmp_path / "none.ckpt")], "expected a checkpoint: there is no such file"),
-        (["--ckpt_path", "last", "--model.num_streams", "2"], "model.num_streams: got 2, but "),
+        (["--ckpt_path", "last", "--model.num_streams", "2"], "model.num_streams: got 2, expected "),
     ):
         with pytest.raises(SystemExit) as stopped:
             train(*words, connection="mhc", subcommand=subcommand)
@@ -223,7 +223,7 @@ def test_a_run_killed_behind_its_last_step_has_nothing_to_report_on(train, capsy
     (run_dir / "summary.json").unlink()
     capsys.readouterr()
     train("--ckpt_path", "last")
-    said = f"no step was left to take, and {run_dir} has no summary.json: start over with --overwrite true"
+    said = f"no step was left to take, and {run_dir} has no summary.json; start over with --overwrite true"
     assert said in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""Section: one figure of an analysis and what the page says around it."""
+"""Section of an analysis page: a figure, its heading and its caption."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""What an analysis measures of a model's connections, one measure a file."""
+"""What an analysis measures of a model's connections, one measure per file."""

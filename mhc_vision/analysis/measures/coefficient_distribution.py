@@ -120,7 +120,7 @@ def _image_means(maps: Coefficients, num_images: int) -> Tensor:
 
 
 def _most_different(share: Tensor, variance: Tensor, num_streams: int) -> list[tuple[int, int]]:
-    """(branch, entry) of the largest standard deviations between classes, largest first, one a map."""
+    """(branch, entry) of the largest standard deviations between classes, largest first, one per map."""
     between = (share.nan_to_num(0).clamp_min(0) * variance).sqrt()
     width = between.shape[1]
     chosen: dict[tuple[int, int], tuple[int, int]] = {}

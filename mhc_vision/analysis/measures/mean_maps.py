@@ -6,7 +6,7 @@ from mhc_vision.analysis.measures.token_statistics import TokenMoments
 from mhc_vision.kernels import Coefficients
 
 MAP_DIMS = (1, 1, 2)
-"""Dimensions of `pre`, `post` and `res` behind those of tokens."""
+"""Dimensions of `pre`, `post` and `res` after those of tokens."""
 
 
 class MeanMaps:

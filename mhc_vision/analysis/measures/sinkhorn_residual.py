@@ -1,4 +1,4 @@
-"""How far Sinkhorn-Knopp is from doubly stochastic maps after so many iterations, at the logits that a model makes."""
+"""Distance of Sinkhorn-Knopp from doubly stochastic maps after a number of iterations, at the logits of a model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

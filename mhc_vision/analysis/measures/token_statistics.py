@@ -1,4 +1,4 @@
-"""Statistics over the tokens of many batches, none of which has to stay in memory as a whole."""
+"""Statistics over the tokens of many batches, none of which is kept in memory."""
 
 import numpy as np
 import torch

@@ -58,7 +58,7 @@ class Cell:
         return f"{self.task}/{self.arm}/seed{self.seed}"
 
     def words(self, run_dir: Path) -> list[str]:
-        """What stands behind `mhc-vision` and the command to start this run, or to go on with it."""
+        """The words after `mhc-vision` and the command to start this run, or to go on with it."""
         words = ["fit"]
         for config in self.configs:
             words += ["--config", config]
@@ -167,7 +167,9 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
     for entry in (*tasks, *arms):
         _check_name("recipes, datasets and arms", entry)
     if FIGURES in tasks:
-        raise ValueError(f"recipes: got the name {FIGURES!r}, which is the folder of the report's figures")
+        raise ValueError(
+            f"recipes: got the name {FIGURES!r}, expected another: it is the folder of the report's figures"
+        )
     baseline = str(content.get("baseline", next(iter(arms))))
     if baseline not in arms:
         hint = nearest(baseline, arms)
@@ -224,12 +226,14 @@ def _without(patterns: Any, pairs: Mapping[tuple[str, str], Settings]) -> dict[t
         fitting = {(task, arm) for task, arm in pairs if fnmatch.fnmatchcase(f"{task}/{arm}", pattern)}
         if not fitting:
             known = ", ".join(f"{task}/{arm}" for task, arm in pairs)
-            raise ValueError(f"exclude: {pattern!r} fits no task/arm; there is: {known}")
+            raise ValueError(f"exclude: got {pattern!r}, expected a pattern that fits one of {known}")
         excluded |= fitting
     kept = {pair: settings for pair, settings in pairs.items() if pair not in excluded}
     for place, what in enumerate(("task", "arm")):
         if empty := sorted({pair[place] for pair in pairs} - {pair[place] for pair in kept}):
-            raise ValueError(f"exclude: nothing is left of the {what} {empty[0]}: leave it out of the matrix instead")
+            raise ValueError(
+                f"exclude: got all of the {what} {empty[0]}, expected some left; leave it out of the matrix instead"
+            )
     return kept
 
 
@@ -241,7 +245,7 @@ def _with_streams(arms: Mapping[str, Settings], num_streams: Any) -> dict[str, S
         raise ValueError(f"num_streams: got {num_streams!r}, expected a list of whole numbers, such as [2, 4]")
     numbers = [whole_number("num_streams", number, lowest=1) for number in num_streams]
     if all(settings.connection() is None for settings in arms.values()):
-        raise ValueError(f"num_streams: got {num_streams}, but no arm sets model.connection: expected one that does")
+        raise ValueError(f"num_streams: got {num_streams}, expected an arm that sets model.connection")
     pairs: list[tuple[str, Settings]] = []
     for name, settings in arms.items():
         if settings.connection() is None:
@@ -256,7 +260,7 @@ def _with_streams(arms: Mapping[str, Settings], num_streams: Any) -> dict[str, S
 def _unique(what: str, pairs: Sequence[tuple[str, Settings]]) -> dict[str, Settings]:
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{what}: two of them are called {', '.join(twice)}: runs need names of their own")
+        raise ValueError(f"{what}: got two called {', '.join(twice)}, expected names of their own")
     return dict(pairs)
 
 

@@ -39,16 +39,16 @@ class Settings:
     def check(self, where: str) -> None:
         """Raise ValueError unless files are there and options are left to the user; `where` is named."""
         if not self.configs:
-            raise ValueError(f"{where}: no configuration file, expected at least one in its recipe")
+            raise ValueError(f"{where}: got no configuration file, expected at least one in its recipe")
         for config in self.configs:
             if not Path(config).is_file():
-                raise ValueError(f"{where}: no file {config} below {Path.cwd()}")
+                raise ValueError(f"{where}: got {config}, expected a file below {Path.cwd()}")
             read_config(config)
         for key, value in self.options.items():
             if not isinstance(key, str) or key.startswith("-"):
-                raise ValueError(f"{where}: set has the key {key!r}, expected an option, such as model.lr")
+                raise ValueError(f"{where}: set: got the key {key!r}, expected an option, such as model.lr")
             if key in _TAKEN:
-                raise ValueError(f"{where}: set must not hold {key}: {_TAKEN[key]}")
+                raise ValueError(f"{where}: set: got {key}, expected it left out; {_TAKEN[key]}")
             try:
                 json.dumps(value)
             except TypeError as error:
@@ -84,12 +84,12 @@ def check_different(pairs: Mapping[tuple[str, str], Settings]) -> None:
     for (task, arm), settings in pairs.items():
         content = json.dumps(settings.effective(), sort_keys=True, default=str)
         if (other := arms.setdefault((task, content), arm)) != arm:
-            raise ValueError(f"arms: {other!r} and {arm!r} have equal settings on {task}, expected arms that differ")
+            raise ValueError(f"arms: got {other!r} and {arm!r} equal on {task}, expected arms that differ")
         tasks.setdefault(task, {})[arm] = content
     names: dict[str, str] = {}
     for task, contents in tasks.items():
         if (other := names.setdefault(json.dumps(contents, sort_keys=True), task)) != task:
-            raise ValueError(f"tasks: {other!r} and {task!r} have equal settings, expected tasks that differ")
+            raise ValueError(f"tasks: got {other!r} and {task!r} with equal settings, expected tasks that differ")
 
 
 def read_config(path: str) -> dict[Any, Any]:
@@ -107,7 +107,7 @@ def parse_settings(what: str, content: Any) -> dict[str, Settings]:
 
     Args:
         what: The key of the matrix, for messages.
-        content: What stands behind it.
+        content: Its value.
 
     Raises:
         ValueError: Something else is there.
@@ -130,9 +130,9 @@ def check_mapping(
         raise ValueError(f"{what}: got {content!r}, expected a mapping of keys to values")
     if known is not None and (unknown := [key for key in content if key not in known]):
         hint = nearest(str(unknown[0]), known)
-        raise ValueError(f"{what}: unknown key {unknown[0]!r}; there is: {', '.join(known)}{hint}")
+        raise ValueError(f"{what}: got the key {unknown[0]!r}, expected one of {', '.join(known)}{hint}")
     if missing := [key for key in required if key not in content]:
-        raise ValueError(f"{what}: {missing[0]} is missing; needed are {', '.join(required)}")
+        raise ValueError(f"{what}: got no {missing[0]}, expected {', '.join(required)}")
     return content
 
 

@@ -115,8 +115,8 @@ def read_results(matrix: Matrix, directory: ComparisonDirectory) -> list[TaskRes
     if unfinished:
         shown = ", ".join(unfinished[:3]) + (", ..." if len(unfinished) > 3 else "")
         raise ValueError(
-            f"{directory.path} has no records of {len(unfinished)} of {len(matrix.cells)} runs ({shown}): "
-            "run the comparison, without --report-only"
+            f"--out: got {directory.path} without records of {len(unfinished)} of {len(matrix.cells)} runs ({shown}), "
+            "expected all; run the comparison without --report-only"
         )
     results = []
     for task in matrix.tasks:

@@ -52,8 +52,8 @@ _DIVERGED = (
 _CONVERGENCE = (
     "Optimiser steps after which an arm is first as good as `{baseline}` at its end, of the mean curve and seed by "
     "seed with the baseline's run of that seed; the speed-up is the baseline's steps over these, - where it is never "
-    "reached, or the baseline's is not finite. It is only as fine as the log (validations a run: {points}). The row of "
-    "`{baseline}` itself shows how much of a speed-up is chance: its curve, too, may pass its final value before its "
+    "reached, or the baseline's is not finite. It is only as fine as the log (validations per run: {points}). The row "
+    "of `{baseline}` shows how much of a speed-up is chance: its curve, too, may pass its final value before its "
     "end."
 )
 _COST = (

@@ -1,4 +1,4 @@
-"""Processes that do not outlive the one that started them."""
+"""Starts processes that do not outlive their parent."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""The directory of a comparison: whose it is, and what has become of its runs."""
+"""The directory of a comparison: which matrix it is of, and how its runs ended."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,10 +66,12 @@ class ComparisonDirectory:
             return
         record_path = self.path / MATRIX
         if not record_path.is_file():
-            raise ValueError(f"--out: {self.path} has no {MATRIX}: expected a new directory, or that of a comparison")
+            raise ValueError(
+                f"--out: got {self.path} without {MATRIX}, expected a new directory, or that of a comparison"
+            )
         name = read_json_object("--out", record_path, ("name",))["name"]
         if name != matrix.name:
-            raise ValueError(f"--out: {self.path} holds the comparison {name!r}, not {matrix.name!r}")
+            raise ValueError(f"--out: got {self.path} with the comparison {name!r}, expected {matrix.name!r}")
         for cell in matrix.cells:
             self._check_cell(cell)
 
@@ -109,9 +111,9 @@ class ComparisonDirectory:
         `None` where the file system has no locks.
 
         Raises:
-            ValueError: Another comparison, or runs that one left behind, are at work in the directory.
+            ValueError: Another comparison, or runs that a killed one has left, are at work in the directory.
         """
-        what = "another comparison, or runs that a killed one left behind, are"
+        what = "another comparison, or runs that a killed one has left, are"
         with locked_directory(self.path, "--out", what, inherited=True) as lock:
             yield lock
 
@@ -124,10 +126,10 @@ class ComparisonDirectory:
         if not any((run_dir / name).exists() for name in (SUMMARY, METRICS_LOG, CHECKPOINTS)):
             return
         if not (run_dir / CELL).is_file():
-            raise ValueError(f"--out: {run_dir} has no {CELL}: it was not made by a comparison")
+            raise ValueError(f"--out: got {run_dir} without {CELL}, expected a run that a comparison made")
         stored = read_json_object("--out", run_dir / CELL)
         if difference := first_difference(stored, cell.identity()):
-            raise ValueError(f"--out: {run_dir} is of another matrix: {difference}")
+            raise ValueError(f"--out: got {run_dir} of another matrix, expected this one: {difference}")
 
 
 def first_difference(stored: Any, given: Any, where: str = "") -> str | None:

@@ -1,4 +1,4 @@
-"""The metrics that a report shows."""
+"""Metrics that a comparison's report shows: their names, units and digits."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class Metric:
 
     @property
     def digits(self) -> int:
-        """How many are shown behind the point."""
+        """Digits shown after the point."""
         return 2 if self.is_accuracy else 4
 
     @property

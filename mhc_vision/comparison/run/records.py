@@ -1,4 +1,4 @@
-"""What finished runs of a matrix recorded."""
+"""Reads what a finished run has recorded: summary, curves and final values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -85,13 +85,13 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
     """
     for name in (SUMMARY, METRICS_LOG):
         if not (run_dir / name).is_file():
-            raise ValueError(f"{run_dir} has no {name}, expected the records of a finished run")
+            raise ValueError(f"{run_dir}: got no {name}, expected the records of a finished run")
     path = run_dir / SUMMARY
     summary = read_json_object("summary", path)
     if missing := [key for key in _NEEDED if key not in summary]:
-        raise ValueError(f"{path} has no {', '.join(missing)}: it is not of a run of this version")
+        raise ValueError(f"{path}: got no {', '.join(missing)}, expected the summary of a run of this version")
     if summary["seed"] != cell.seed:
-        raise ValueError(f"{path} is of seed {summary['seed']}, expected seed {cell.seed}")
+        raise ValueError(f"{path}: got seed {summary['seed']}, expected seed {cell.seed}")
     curves = {VALIDATION_TOP1.key: Curve(*read_metric(run_dir / METRICS_LOG, VALIDATION_TOP1.key))}
     curves |= _logged(run_dir / METRICS_LOG, [metric.key for metric in METRICS if metric.has_curve])
     if loss := curves.get(TRAINING_LOSS.key):

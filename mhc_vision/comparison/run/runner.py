@@ -72,7 +72,7 @@ class Runner:
         self._command = command
         self._free = list(slots)
         self._running: list[_Run] = []
-        # how often a stop was asked for, and how often the runs were told
+        # stops asked for, and passed on to the runs
         self._requests = self._told = 0
         self._signum = signal.SIGINT
 

@@ -40,7 +40,7 @@ def find_slots(threads: int, gpus: int, jobs: int | None = None) -> list[Slot]:
         check_whole_number("--jobs", jobs, at_least=1)
     visible = visible_gpus() if gpus else []
     if gpus > 1 and len(visible) < gpus:
-        raise ValueError(f"gpus: got {gpus}, but {len(visible)} can be used here")
+        raise ValueError(f"gpus: got {gpus}, expected at most {len(visible)}, which can be used here")
     if not visible:
         return [Slot("")] * (jobs or max(1, available_cores() // threads))
     groups = [",".join(visible[first : first + gpus]) for first in range(0, len(visible) - gpus + 1, gpus)]

@@ -1,4 +1,4 @@
-"""The end of a training whose loss is no number any more."""
+"""Ends a run whose loss is no longer finite."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _ADVICE = "lower the learning rate, or clip gradients"
 
 
 class TrainingDiverged(RuntimeError):
-    """A run came to numbers that are none, and has no result."""
+    """A run came to NaN or infinity, and has no result."""
 
 
 class StopWhenDiverged(Callback):
@@ -54,8 +54,8 @@ class StopWhenDiverged(Callback):
         # shards of the weights lie in different processes
         if trainer.strategy.reduce_boolean_decision(bool(names), all=False):
             raise TrainingDiverged(
-                f"the run starts from NaN or infinity in {named(names)}; go on from an earlier checkpoint, such as "
-                "--ckpt_path <run directory>/checkpoints/best.ckpt"
+                f"weights: got NaN or infinity in {named(names)}, expected finite ones to start from; go on from "
+                "an earlier checkpoint, such as --ckpt_path <run directory>/checkpoints/best.ckpt"
             )
 
     def on_train_batch_end(

@@ -33,7 +33,9 @@ class EMA(WeightAveraging):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the average."""
         if isinstance(trainer.strategy, ModelParallelStrategy):
-            raise ValueError("EMA cannot average a sharded model: got it with ModelParallelStrategy, expected DDP")
+            raise ValueError(
+                "EMA: got a model sharded by ModelParallelStrategy, expected DDP; leave EMA out or train with DDP"
+            )
         with warnings.catch_warnings():
             # our configure_model shards, and does so only where the line above refuses
             warnings.filterwarnings("ignore", message=".*overrides the configure_model callback.*")

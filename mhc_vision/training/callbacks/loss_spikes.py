@@ -17,8 +17,8 @@ class LossSpikes(Callback):
     A spike is a training loss more than `threshold` standard deviations above the running mean, or one that is not
     finite. Mean and variance are exponential averages over batches; a spike enters them clipped to the threshold, so
     that one spike does not hide the next and a lasting rise becomes the new level, and a loss that is not finite does
-    not enter them. They live on the loss's device and are read once an interval. Each process looks at its own batches;
-    the first one logs.
+    not enter them. They live on the loss's device and are read once per interval. Each process looks at its own
+    batches; the first one logs.
 
     Args:
         every_n_steps: Optimiser steps between two looks at the count; best the trainer's `log_every_n_steps`.

@@ -1,4 +1,4 @@
-"""A resumed run goes on where its optimiser steps say, whatever Lightning's loops have counted."""
+"""Puts a resumed run at the batch that follows from its optimiser steps, whatever Lightning's loops have counted."""
 
 from dataclasses import fields
 from typing import Any
@@ -42,8 +42,8 @@ class ResumePosition(Callback):
             return
         if rest := int(batches) % accumulated:
             raise ValueError(
-                f"trainer.limit_train_batches: got {trainer.limit_train_batches}, which is {batches} batches an epoch, "
-                f"expected a multiple of trainer.accumulate_grad_batches={accumulated}; give "
+                f"trainer.limit_train_batches: got {trainer.limit_train_batches}, which is {batches} batches per "
+                f"epoch, expected a multiple of trainer.accumulate_grad_batches={accumulated}; give "
                 f"{max(int(batches) - rest, accumulated)}"
             )
 

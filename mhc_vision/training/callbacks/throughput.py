@@ -8,8 +8,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhc_vision.checks import check_number
-from mhc_vision.training.callbacks.device_peak import peak_flops
 from mhc_vision.training.callbacks.step_interval import StepInterval
+
+# dense bf16 in TFLOP/s, from the makers' data sheets; the first name that the card's contains
+PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0}
+
+
+def peak_flops(name: str, tflops: float | None = None) -> float | None:
+    """Floating-point operations per second of the card of this name, or None where that is not known.
+
+    Args:
+        name: As `torch.cuda.get_device_name` gives it.
+        tflops: Takes the place of the table.
+    """
+    if tflops is None:
+        tflops = next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    return None if tflops is None else 1e12 * tflops
 
 
 class Throughput(Callback):
@@ -21,7 +35,7 @@ class Throughput(Callback):
     - `perf/mfu`: floating-point operations of the model (three times a forward pass) over the card's dense bf16 peak,
       where the peak is known.
 
-    Without a GPU there is no memory. The clock is read on the host: a GPU works behind it, which evens out
+    Without a GPU there is no memory. The clock is read on the host: a GPU lags behind it, which evens out
     over an interval. As the last of the callbacks that work after a batch, it counts their work to the step.
 
     Args:

@@ -1,4 +1,4 @@
-"""From jsonargparse's accounts of all it tried to a line or two for users: what came, and what was expected."""
+"""Turns errors of jsonargparse and Lightning into a line or two for users: what came, and what was expected."""
 
 import inspect
 import re
@@ -115,7 +115,7 @@ def _unknown_key(key: str, known: Iterable[str], given: Sequence[Given]) -> str:
     known = list(known)
     last = key.rpartition(".")[2]
     elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    hint = nearest(key, known) or (f"; there is: {', '.join(elsewhere)}" if elsewhere else "")
+    hint = nearest(key, known) or (f", expected {' or '.join(elsewhere)}" if elsewhere else "")
     return f"{place}{key}: there is no such option{hint}"
 
 

@@ -1,4 +1,4 @@
-"""What each word of `train` and `finetune` sets, in order, with its files read: the parser's result does not say."""
+"""What each option of a command line sets, in order and with its files read, so that errors can name the source."""
 
 import glob
 import os
@@ -105,7 +105,7 @@ def _of_config(value: str, load: Callable[[str], Any]) -> Given:
         what = "a folder" if os.path.isdir(value) else "no file"
         folder = os.path.dirname(value)
         there = glob.glob(os.path.join(glob.escape(folder), "*.y*ml"))
-        raise ValueError(f"config: {value} is {what}, expected a YAML file{nearest(value, there)}")
+        raise ValueError(f"config: got {value}, which is {what}, expected a YAML file{nearest(value, there)}")
     if not isinstance(content, dict):
         got = "nothing" if content in (None, "") else repr(content)[:60]
         raise ValueError(f"{source}: got {got}, expected options, such as `model:` and below it `  lr: 0.001`")
@@ -122,7 +122,7 @@ def _of_option(key: str, value: str, load: Callable[[str], Any]) -> Given:
     if os.path.isfile(value) and (key in _SECTIONS or value.endswith(_SUFFIXES)):
         content, source = _expand(_read(value, load), value, load, (os.path.realpath(value),)), value
     elif key in _SECTIONS and value.endswith(_SUFFIXES):
-        raise ValueError(f"{key}: {value} is no file, expected a YAML file")
+        raise ValueError(f"{key}: got {value}, which is no file, expected a YAML file")
     elif value.lstrip()[:1] in ("{", "[") or "\n" in value:
         try:
             content = load(value)
@@ -154,5 +154,5 @@ def _expand(value: Any, file: str, load: Callable[[str], Any], above: tuple[str,
         return value
     real = os.path.realpath(path)
     if real in above:
-        raise ValueError(f"{file}: {value} leads back to itself, expected files that end somewhere")
+        raise ValueError(f"{file}: got {value}, which leads back to itself, expected files that do not")
     return _expand(_read(path, load), path, load, (*above, real))

@@ -135,9 +135,9 @@ def test_the_html_needs_no_other_file(matrix, directory, write_run):
     ("damage", "message"),
     [
         (lambda run: (run / "summary.json").unlink(), r"no records of 1 of 4 runs \(digits/plain/seed0\): run the"),
-        (lambda run: (run / "metrics.jsonl").unlink(), r"has no metrics\.jsonl"),
+        (lambda run: (run / "metrics.jsonl").unlink(), r"got no metrics\.jsonl"),
         (lambda run: (run / "summary.json").write_text("{"), r"summary\.json is no JSON"),
-        (lambda run: (run / "summary.json").write_text("{}"), r"summary\.json has no steps, epochs, seed"),
+        (lambda run: (run / "summary.json").write_text("{}"), r"summary\.json: got no steps, epochs, seed"),
         (lambda run: (run / "metrics.jsonl").write_text('{"step": 0}\n'), "has no metric 'val/top1'"),
     ],
 )
@@ -152,7 +152,7 @@ def test_missing_records_are_named_and_nothing_is_written(matrix, directory, wri
 def test_records_of_another_seed_are_refused(matrix, directory, write_run):
     _fill(directory, matrix, write_run)
     write_run(directory.run_dir(matrix.cells[0]), matrix.cells[2])
-    with pytest.raises(ValueError, match="is of seed 1, expected seed 0"):
+    with pytest.raises(ValueError, match="got seed 1, expected seed 0"):
         write_report(matrix, directory, "command")
 
 

@@ -47,11 +47,14 @@ def test_settings_that_json_does_not_have_are_the_same_again(tmp_path, content, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "other"}, "holds the comparison 'tiny', not 'other'"),
-        ({"set": {"model.depth": 3}}, "of another matrix: options.model.depth is only given (3)"),
-        ({"command": "finetune"}, "of another matrix: command is only given ('finetune')"),
-        ({"threads": 2}, "of another matrix: threads was 1, now it is 2"),
-        ({"arms": {"plain": ["mhc.yaml"]}}, "of another matrix: configs[1].model.connection was None, now it is 'mhc'"),
+        ({"name": "other"}, "with the comparison 'tiny', expected 'other'"),
+        ({"set": {"model.depth": 3}}, "of another matrix, expected this one: options.model.depth is only given (3)"),
+        ({"command": "finetune"}, "of another matrix, expected this one: command is only given ('finetune')"),
+        ({"threads": 2}, "of another matrix, expected this one: threads was 1, now it is 2"),
+        (
+            {"arms": {"plain": ["mhc.yaml"]}},
+            "of another matrix, expected this one: configs[1].model.connection was None, now it is 'mhc'",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -73,11 +76,11 @@ def test_directories_of_something_else_are_refused(tmp_path, matrix, write_run):
     new.check(matrix)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match=r"has no matrix\.json: expected a new directory"):
+    with pytest.raises(ValueError, match=r"without matrix\.json, expected a new directory"):
         ComparisonDirectory(tmp_path / "thesis").check(matrix)
     new.claim(matrix)
     write_run(new.run_dir(matrix.cells[0]), matrix.cells[0])
-    with pytest.raises(ValueError, match=r"has no cell\.json: it was not made by a comparison"):
+    with pytest.raises(ValueError, match=r"without cell\.json, expected a run that a comparison made"):
         new.check(matrix)
 
 

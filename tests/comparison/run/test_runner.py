@@ -102,7 +102,7 @@ def test_a_run_without_the_records_of_a_report_has_failed(matrix, directory):
     """
     said = _run(matrix, directory, body)
     assert said.count("FAILED with status 0") == 4
-    assert "has no steps, epochs, seed" in directory.failure(matrix.cells[0]).lines[0]
+    assert "got no steps, epochs, seed" in directory.failure(matrix.cells[0]).lines[0]
 
 
 def test_a_run_killed_behind_its_last_checkpoint_starts_over(matrix, directory):
@@ -189,7 +189,7 @@ def test_runs_left_behind_hold_the_lock(matrix, directory, monkeypatch):
     monkeypatch.setattr(runner_module, "_POLL_S", 0.01)
     with directory.locked() as lock:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
-    with pytest.raises(ValueError, match="runs that a killed one left behind, are at work in"):
+    with pytest.raises(ValueError, match="runs that a killed one has left, are at work in"):
         _run(matrix, directory)
     process.communicate(b"\n")
     _run(matrix, directory)

@@ -39,7 +39,7 @@ def test_runs_do_not_take_themselves_for_started_again_with_the_job_of_their_com
 
 @pytest.mark.usefixtures("four_gpus")
 def test_what_the_machine_has_not_is_refused():
-    with pytest.raises(ValueError, match="gpus: got 8, but 4 can be used here"):
+    with pytest.raises(ValueError, match="gpus: got 8, expected at most 4, which can be used here"):
         find_slots(1, 8)
     with pytest.raises(ValueError, match="--jobs: got 0"):
         find_slots(1, 1, jobs=0)

@@ -55,7 +55,7 @@ def test_best_stays_what_it_was_before_the_weights_were_lost(train, tmp_path, ca
     more = ("--trainer.max_epochs", "3", "--ckpt_path", str(last))
     for sanity in ((), ("--trainer.num_sanity_val_steps", "0")):
         error = _fails(train, capsys, *more, *sanity)
-        assert "error: the run starts from NaN or infinity in the weight model.head.bias" in error
+        assert "error: weights: got NaN or infinity in the weight model.head.bias" in error
     train(*more, *KEEP_GOING)
     assert best.read_bytes() == before
     for subcommand, count in (("validate", 16), ("test", 360)):

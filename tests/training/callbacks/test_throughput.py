@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from mhc_vision.training.callbacks import throughput
-from mhc_vision.training.callbacks.device_peak import peak_flops
+from mhc_vision.training.callbacks.throughput import peak_flops
 from mhc_vision.training.checkpoint import AtomicCheckpointIO
 
 

@@ -1,14 +1,31 @@
-"""What the commands that run a model on images ask for: the model, and how to run it."""
+"""Argument parser with one-line errors, and the options that name a model and say how it runs."""
 
 import argparse
+import re
+from typing import NoReturn
 
+from mhc_vision.checks import nearest
 from mhc_vision.inference.logits import InferenceOptions
 from mhc_vision.layers import CONNECTIONS
+from mhc_vision.training.messages import fail
 
 MODEL = (
     "a checkpoint of mhc-vision train, a directory of mhc-vision export, or a timm model (NAME[.TAG], hf-hub:..., "
     "local-dir:...), plain or hyper-connected"
 )
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse's, with one message for a mistake, names like a mistyped one, and no page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with status 2."""
+        hint = ""
+        if match := re.match(r"unrecognized arguments: (-[^\s=]+)", message):
+            hint = nearest(match[1], self._option_string_actions)
+        elif match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
+            hint = nearest(match[1], re.findall(r"[\w.-]+", match[2]))
+        fail(f"error: {message}{hint}; {self.prog} --help says more", status=2)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
