@@ -128,7 +128,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         "typo.yaml: model.conection: there is no such option; nearest: model.connection",
     ),
     "key-section": (["--config", "section.yaml"], "section.yaml: modle.lr: there is no such option; nearest: model.lr"),
-    "key-flat": (["--config", "flat.yaml"], "flat.yaml: lr: there is no such option; there is: model.lr"),
+    "key-flat": (["--config", "flat.yaml"], "flat.yaml: lr: there is no such option, expected model.lr"),
     "key-trainer": (
         ["--config", "trainer.yaml"],
         "trainer.yaml: trainer.max_epoch: there is no such option; nearest: trainer.max_epochs",
@@ -158,12 +158,12 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     # files
     "file-missing": (
         ["--config", "tpyo.yaml"],
-        "config: tpyo.yaml is no file, expected a YAML file; nearest: typo.yaml",
+        "config: got tpyo.yaml, which is no file, expected a YAML file; nearest: typo.yaml",
     ),
-    "file-folder": (["--config", "images"], "config: images is a folder, expected a YAML file"),
+    "file-folder": (["--config", "images"], "config: got images, which is a folder, expected a YAML file"),
     "file-broken": (["--config", "broken.yaml"], "broken.yaml: line 3, column 1: no YAML: did not find expected"),
     "file-twice": (["--config", "twice.yaml"], "twice.yaml: line 3, column 1: got the key 'model' a second time"),
-    "file-data-missing": (["--data", "none.yaml"], "data: none.yaml is no file"),
+    "file-data-missing": (["--data", "none.yaml"], "data: got none.yaml, which is no file"),
     "file-checkpoint": (["--ckpt_path", "none.ckpt"], "ckpt_path: got none.ckpt"),
     # names
     "data-module": (

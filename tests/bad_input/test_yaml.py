@@ -139,7 +139,7 @@ GIVEN: dict[str, tuple[dict[str, str], list[str], str]] = {
         "config: got recpie.yaml, which is no file, expected a YAML",
     ),
     "config-missing-like": ({"recipe.yaml": "a: 1\n"}, ["-c", "recpie.yaml"], "; nearest: recipe.yaml"),
-    "config-folder": ({"f/a.yaml": "a: 1\n"}, ["-c", "f"], "config: f is a folder, expected a YAML file"),
+    "config-folder": ({"f/a.yaml": "a: 1\n"}, ["-c", "f"], "config: got f, which is a folder, expected a YAML file"),
     "config-empty": ({"a.yaml": ""}, ["-c", "a.yaml"], "a.yaml: got nothing, expected options"),
     "config-comment": ({"a.yaml": "# nothing\n"}, ["-c", "a.yaml"], "a.yaml: got nothing, expected options"),
     "config-number": ({"a.yaml": "5\n"}, ["-c", "a.yaml"], "a.yaml: got 5, expected options"),
@@ -274,7 +274,7 @@ MATRICES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "same-datasets": (
         {"datasets": {"a": {"set": {"data.root": "x"}}, "b": {"set": {"data.root": "x"}}}},
-        "tasks: 'digits-a' and 'digits-b'",
+        "tasks: got 'digits-a' and 'digits-b'",
     ),
     "key": ({"recipies": {}}, "matrix: got the key 'recipies', expected one of name, command, recipes"),
     "key-like": ({"recipies": {}}, "; nearest: recipes"),

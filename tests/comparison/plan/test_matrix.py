@@ -142,7 +142,7 @@ def test_a_broken_configuration_file_is_named_before_a_run_starts(content, tmp_p
         ({"gpus": "1"}, "gpus: got '1', expected a whole number from 0"),
         ({"set": {"data.seed": 1}}, "set: got data.seed, expected it left out; use `seeds`"),
         ({"set": {"trainer.logger": False}}, "set: got trainer.logger"),
-        ({"set": {"--model.lr": 1}}, "set has the key '--model.lr'"),
+        ({"set": {"--model.lr": 1}}, "set: got the key '--model.lr'"),
         ({"set": {"data.root": datetime.date(2025, 1, 2)}}, "set: data.root: got datetime.date(2025, 1, 2), expected"),
         (
             {"num_streams": [2], "arms": {"plain": ["plain.yaml"]}},
