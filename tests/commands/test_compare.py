@@ -134,7 +134,7 @@ def test_bad_input_is_a_message(write_matrix, tmp_path, capsys):
     assert "got the key 'extra'" in capsys.readouterr().err
     write_matrix()
     assert _compare(path, "--out", out, "--report-only") == 2
-    assert "no records of 4 of 4 runs" in capsys.readouterr().err
+    assert "without records of 4 of 4 runs" in capsys.readouterr().err
     assert _compare(path, "--out", out, "--jobs", "0") == 2
     assert "--jobs: got 0" in capsys.readouterr().err
     assert _compare(path, "--out", out, "--set", "trainer.max_epochs") == 2
