@@ -212,7 +212,7 @@ def test_evaluation_refuses_what_training_refuses(train, tmp_path, capsys, subco
     with pytest.raises(SystemExit) as stopped:
         train("--ckpt_path", str(tmp_path / "letters.ckpt"), connection="mhc", subcommand=subcommand)
     assert stopped.value.code == 2
-    assert "data: got the classes 0, 1, 2, 3, 4 and 5 more, but" in capsys.readouterr().err
+    assert "data: got the classes 0, 1, 2, 3, 4 and 5 more, expected" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train("--ckpt_path", "last", subcommand=subcommand, run_dir=run_dir.with_name("empty"))
     assert "expected a checkpoint in" in capsys.readouterr().err
