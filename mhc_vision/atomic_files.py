@@ -110,9 +110,9 @@ def check_writable(path: Path, argument: str) -> None:
         ValueError: If it cannot.
     """
     if path.is_dir():
-        raise ValueError(f"{argument}: {path} is a directory, expected a file")
+        raise ValueError(f"{argument}: got {path}, a directory, expected a file")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{argument}: {path} is no regular file")
+        raise ValueError(f"{argument}: got {path}, expected a regular file")
     check_writable_directory(path.absolute().parent, argument)
 
 

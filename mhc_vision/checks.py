@@ -60,7 +60,7 @@ def check_numbers(
     Args:
         argument: What the error calls them.
         values: What was given.
-        length: How many there must be.
+        length: How many are expected.
         at_least: Smallest value.
         above: Value that each must exceed, in place of `at_least`.
         at_most: Largest value.

@@ -60,7 +60,7 @@ def _run(words: list[str]) -> None:
 
         if words[0] not in SUBCOMMANDS:
             hint = nearest(words[0], COMMANDS)
-            fail(f"unknown command {words[0]!r}; there is: {', '.join(COMMANDS)}{hint}", status=2)
+            fail(f"command: got {words[0]!r}, expected one of {', '.join(COMMANDS)}{hint}", status=2)
     importlib.import_module(f"mhc_vision.commands.{name}").run(words)
 
 

@@ -141,11 +141,11 @@ def _clear(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise ValueError(f"--out must be a directory, {out} is a file")
+        raise ValueError(f"--out: got {out}, a file, expected a directory")
     ours = {*CONNECTIONS, FIGURES, REPORT}
     if foreign := sorted(entry.name for entry in out.iterdir() if entry.name not in ours):
         raise ValueError(
-            f"--out is replaced, so it must hold nothing but an earlier demo; {out} also has {foreign[:5]}"
+            f"--out: got {out} with {foreign[:5]}, expected nothing but an earlier demo, which is replaced"
         )
     shutil.rmtree(out)
 

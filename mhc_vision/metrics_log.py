@@ -29,5 +29,5 @@ def read_metric(path: str | os.PathLike[str], key: str) -> tuple[list[int], list
             steps.append(record["step"])
             values.append(float(record[key]))
     if not steps:
-        raise ValueError(f"{path} has no metric {key!r}")
+        raise ValueError(f"metric: got {key!r}, expected one that {path} has")
     return steps, values

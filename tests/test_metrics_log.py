@@ -26,7 +26,7 @@ def test_steps_logged_again_after_a_resume_replace_the_earlier_ones(tmp_path):
 
 def test_a_metric_never_logged_and_a_broken_line_are_named(tmp_path):
     path = _write(tmp_path / "metrics.jsonl", [{"step": 0, "a": 1.0}])
-    with pytest.raises(ValueError, match="has no metric 'b'"):
+    with pytest.raises(ValueError, match="metric: got 'b', expected one that"):
         read_metric(path, "b")
     path.write_text('{"step": 0, "a": 1.0}\n{"step"')
     with pytest.raises(ValueError, match="line 2 is no JSON"):

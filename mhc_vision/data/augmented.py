@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch.utils.data import Dataset
 
+from mhc_vision.checks import check_choice
 from mhc_vision.data.batch_augment import BatchAugment, check_batch_augment
 from mhc_vision.data.broken_images import SkipBroken
 from mhc_vision.data.datamodule import ImageDataModule
@@ -17,7 +18,7 @@ class AugmentedDataModule(ImageDataModule):
     A subclass makes its datasets with `to_train` and `to_eval`, and hands them to `use`.
 
     Args:
-        batch_size: Images a batch in each process.
+        batch_size: Images per batch in each process.
         num_workers: Worker processes of each loader, 0 to load in the main process.
         img_size: Height and width that the model sees, in pixels.
         crop_pct: Part of the resized image's shorter side that the centre crop of evaluation covers.
@@ -26,7 +27,7 @@ class AugmentedDataModule(ImageDataModule):
         std: Their standard deviation.
         train_scale: Smallest and largest part of an image's area that a training crop covers.
         hflip: Probability of a horizontal flip in training.
-        randaugment_ops: Number of RandAugment operations an image, 0 for none.
+        randaugment_ops: Number of RandAugment operations per image, 0 for none.
         randaugment_magnitude: Their strength, 0 to 30.
         three_augment: One of grey, solarised and blurred for each image (DeiT-III), in place of RandAugment.
         color_jitter: Largest relative change of brightness, contrast and saturation, 0 for none.
@@ -74,8 +75,7 @@ class AugmentedDataModule(ImageDataModule):
         broken: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__(batch_size, num_workers, seed, repeats, total_batch_size)
-        if broken not in ("raise", "skip"):
-            raise ValueError(f"broken must be 'raise' or 'skip', got {broken!r}")
+        check_choice("broken", broken, ("raise", "skip"))
         check_batch_augment(mean, std, mixup, cutmix, erase, in_chans=self.in_chans)
         self.to_train = train_transform(
             img_size,
@@ -113,7 +113,7 @@ class AugmentedDataModule(ImageDataModule):
     def _unaugmented_train_set(self) -> Dataset:
         samples = self.train_set.dataset if isinstance(self.train_set, SkipBroken) else self.train_set
         if not hasattr(samples, "transform"):
-            raise ValueError(f"data: {type(self).__name__} cannot give training images without augmentation")
+            raise ValueError(f"data: got {type(self).__name__}, expected training images with a `transform` to replace")
         unaugmented = copy.copy(samples)
         unaugmented.transform = self.to_eval
         return unaugmented

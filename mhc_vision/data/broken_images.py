@@ -29,7 +29,7 @@ class SkipBroken(Dataset):
         """A sample.
 
         Raises:
-            ValueError: If this and the 49 samples behind it are all broken.
+            ValueError: If this and the 49 samples after it are all broken.
         """
         for tried in range(MAX_IN_A_ROW):
             place = (index + tried) % len(self)
@@ -39,5 +39,7 @@ class SkipBroken(Dataset):
                 last = error
                 if place not in self.broken:
                     self.broken.add(place)
-                    warnings.warn(f"{error}: left out, the {len(self.broken)}. in this process", stacklevel=2)
-        raise ValueError(f"{MAX_IN_A_ROW} samples in a row are broken, from number {index}") from last
+                    warnings.warn(f"{error}; left out, {len(self.broken)} so far in this process", stacklevel=2)
+        raise ValueError(
+            f"data: got {MAX_IN_A_ROW} broken samples in a row from number {index}, expected readable ones"
+        ) from last

@@ -90,6 +90,6 @@ def check_class_names(names: Sequence[str], num_classes: int, argument: str) -> 
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names, with the label behind those of several classes: ImageNet has two kinds of crane."""
+    """The names, with the label after those of several classes: ImageNet has two kinds of crane."""
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name} (label {label})" for label, name in enumerate(names)]

@@ -53,7 +53,7 @@ class ImageDataModule(LightningDataModule):
     checkpoint was written, in the middle of an epoch too, whatever the number of workers.
 
     Args:
-        batch_size: Images a batch in each process.
+        batch_size: Images per batch in each process.
         num_workers: Worker processes of each loader, 0 to load in the main process.
         seed: Seed of the training order.
         repeats: How often each sample comes in a row, differently augmented (repeated augmentation); 1 for once.
@@ -126,7 +126,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def batch_size(self) -> int:
-        """Images a batch in each process: as given, or `total_batch_size` divided as the trainer runs.
+        """Images per batch in each process: as given, or `total_batch_size` divided as the trainer runs.
 
         Raises:
             ValueError: If `total_batch_size` does not divide, or is no fixed number of batches.
@@ -137,8 +137,8 @@ class ImageDataModule(LightningDataModule):
         batch_size, rest = divmod(self.total_batch_size, processes * accumulated)
         if rest:
             raise ValueError(
-                f"total_batch_size={self.total_batch_size} must be a multiple of {processes} processes x "
-                f"{accumulated} accumulated batches (trainer.accumulate_grad_batches) = {processes * accumulated}"
+                f"total_batch_size: got {self.total_batch_size}, expected a multiple of {processes * accumulated}: "
+                f"{processes} processes x {accumulated} accumulated batches (trainer.accumulate_grad_batches)"
             )
         return batch_size
 
@@ -155,8 +155,8 @@ class ImageDataModule(LightningDataModule):
         if num_samples < needed:
             times = f" x {accumulated} accumulated batches" if accumulated > 1 else ""
             raise ValueError(
-                f"batch_size={batch_size} in each of {world_size} processes{times} needs at least {needed} training "
-                f"samples, got {num_samples}"
+                f"data: got {num_samples} training samples, expected at least {needed}: batch_size={batch_size} in "
+                f"each of {world_size} processes{times}"
             )
         # Lightning asks for them when a part of the training is done
         self._check_evaluation_size(self.eval_set)
@@ -229,7 +229,7 @@ class ImageDataModule(LightningDataModule):
             saved["class_names"] = distinct_names(saved["class_names"])
         for name in sorted(names):
             if not same_setting(given[name], saved[name]):
-                raise ValueError(f"data: {name} is {given[name]}, but the checkpoint was made with {saved[name]}")
+                raise ValueError(f"data: {name}: got {given[name]}, expected {saved[name]} as in the checkpoint")
 
     def _check_evaluation_size(self, samples: Dataset) -> None:
         """Raise ValueError unless each process has images to evaluate on; one without keeps the others waiting."""

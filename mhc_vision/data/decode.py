@@ -103,7 +103,7 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
         ValueError: If it cannot be decoded; the message has its name.
     """
     if not content:
-        raise ValueError(f"cannot decode {name}: empty")
+        raise ValueError(f"cannot decode {name}: got an empty file, expected an image")
     if _is_decodable(content):
         # a copy: torch warns of buffers that it must not write to
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
@@ -113,7 +113,7 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
             return pil_to_rgb(image)
     except UnidentifiedImageError as error:
         # its text has the address of a buffer
-        raise ValueError(f"cannot decode {name}: not an image, or of an unknown format") from error
+        raise ValueError(f"cannot decode {name}: got no image or an unknown format, expected an image") from error
     except PixelError as error:
         raise ValueError(f"cannot use {name}: {error}") from error
     except PILLOW_ERRORS as error:
@@ -127,7 +127,7 @@ def pil_to_rgb(image: Image.Image) -> Tensor:
         PixelError: If its pixels are floating-point numbers, whose white is not known, or beyond their depth.
     """
     if image.mode == "F":
-        raise PixelError("its pixels are floating-point numbers, expected integers; convert it to 8 or 16 bits")
+        raise PixelError("got floating-point pixels, expected integers; convert it to 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _deep_grey(image).repeat(3, 1, 1)
     return pil_to_tensor(image.convert("RGB"))
@@ -198,7 +198,7 @@ def _deep_grey(image: Image.Image) -> Tensor:
         values &= 2**32 - 1
     depth = bits - signed
     if values.min() < 0 or values.max() >= 2**depth:
-        raise PixelError(f"its grey values go from {values.min()} to {values.max()}, expected 0 to {2**depth - 1}")
+        raise PixelError(f"got grey values from {values.min()} to {values.max()}, expected 0 to {2**depth - 1}")
     return (values >> (depth - 8)).to(torch.uint8)
 
 
@@ -214,7 +214,7 @@ def _decode(source: str | Tensor, name: str, trouble: str = _ANY_TROUBLE) -> Ten
     except RuntimeError as error:
         raise ValueError(f"cannot decode {name}: {trouble}") from error
     if image.ndim != 3:
-        raise ValueError(f"cannot use {name}: expected a single image, got an animation of {len(image)} frames")
+        raise ValueError(f"cannot use {name}: got an animation of {len(image)} frames, expected a single image")
     return to_dtype(image, torch.uint8, scale=True)
 
 

@@ -19,7 +19,7 @@ class DigitsDataModule(InMemoryDataModule):
     normalised with mean and std 0.5, as timm's ViTs are by default.
 
     Args:
-        batch_size: Images a batch in each process.
+        batch_size: Images per batch in each process.
         num_workers: Worker processes of each loader; 0 is fastest for data in memory.
         seed: Seed of the training order.
         total_batch_size: Images of an optimiser step, over all processes and accumulated batches; takes the place of

@@ -12,7 +12,7 @@ class FakeDataModule(InMemoryDataModule):
     """Random RGB images with random labels, in memory; the same for each seed.
 
     Args:
-        batch_size: Images a batch in each process.
+        batch_size: Images per batch in each process.
         num_workers: Worker processes of each loader; 0 is fastest for data in memory.
         img_size: Height and width of the images, in pixels.
         num_classes: Number of classes.

@@ -57,7 +57,7 @@ def walk_files(folder: Path, argument: str = "folder", refuse_loops: bool = Fals
                 continue
             target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
             if refuse_loops and _contains(target, real):
-                raise ValueError(f"{argument}: the link {entry.path} leads back to {target}; take it away")
+                raise ValueError(f"{argument}: got the link {entry.path} back to {target}, expected none; take it away")
             if target not in visited and not _contains(target, start):
                 visited.add(target)
                 folders.append((entry.path, target))
@@ -116,15 +116,15 @@ def list_class_images(folder: Path, labels: Mapping[str, int], argument: str = "
         for directory, real, files in walk_files(folder / name, argument):
             if class_of.setdefault(real, name) != name:
                 raise ValueError(
-                    f"{argument}: links make {real} part of the classes {class_of[real]} and {name} in {folder}, "
-                    "expected one class an image; take a link away"
+                    f"{argument}: got links that make {real} part of the classes {class_of[real]} and {name} in "
+                    f"{folder}, expected one class per image; take a link away"
                 )
             paths += [os.path.join(directory, file) for file in files if is_image(file)]
         found += [labels[name]] * (len(paths) - count)
         if len(paths) == count:
             empty.append(folder / name)
     if empty:
-        raise ValueError(f"{argument}: no images in {first_few(empty)}")
+        raise ValueError(f"{argument}: got no images in {first_few(empty)}, expected some of each class")
     check_formats(paths, argument)
     return paths, found
 
@@ -142,7 +142,7 @@ def check_formats(paths: Iterable[str], argument: str) -> None:
     for path in paths:
         if not path.lower().endswith(DECODABLE_SUFFIXES):
             raise ValueError(
-                f"{argument}: {path} is none of {', '.join(DECODABLE_SUFFIXES)}: convert it or take it away"
+                f"{argument}: got {path}, expected {', '.join(DECODABLE_SUFFIXES)}; convert it or take it away"
             )
 
 

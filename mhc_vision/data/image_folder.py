@@ -79,7 +79,7 @@ def find_classes(
         splits["test_split"] = test_split
     for name, split in splits.items():
         if not split:
-            raise ValueError(f"{name} must be the name of a folder in {root}, got {split!r}")
+            raise ValueError(f"{name}: got {split!r}, expected the name of a folder in {root}")
     layout = "expected" + "".join(f"\n    {root}/{split}/<class name>/*.jpg" for split in splits.values())
     if not root.is_dir():
         raise ValueError(f"root: {root} is {'not a folder' if root.exists() else 'missing'}; {layout}")
@@ -100,7 +100,7 @@ def find_classes(
 
 def _checked_choice(root: Path, chosen: Sequence[str], folders: Mapping[str, set[str]]) -> list[str]:
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"classes must be different class folders, got {list(chosen)}")
+        raise ValueError(f"classes: got {list(chosen)}, expected the names of class folders, each once")
     for split, names in folders.items():
         if absent := set(chosen) - names:
             raise ValueError(f"classes: {root / split} has no folder {first_few(absent)}; it has {first_few(names)}")
@@ -111,7 +111,7 @@ class ClassFolderImages(ImageFolder):
     """torchvision's ImageFolder by our rule of what is listed; it would take hidden folders for classes, too.
 
     Args:
-        folder: Folder with one folder a class.
+        folder: Folder with one folder per class.
         transform: From what the loader gives to what the sample is; `None` to leave it.
         class_names: Names of the class folders, in the order of the labels.
         loader: Reads a file.
@@ -144,7 +144,7 @@ def list_images(folder: Path, transform: v2.Transform, class_names: Sequence[str
     """The images in the class folders of `folder`, decoded by `decode_rgb`.
 
     Args:
-        folder: Folder with one folder a class.
+        folder: Folder with one folder per class.
         transform: From uint8 (3, H, W) of any size to the model's size.
         class_names: Take these class folders only, with labels in this order; `None` takes all, in alphabetical order.
 

@@ -1,13 +1,14 @@
 """Datasets that fit in memory, on the GPU where it has room."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from mhc_vision.checks import check_choice
 from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.order import Place
 
@@ -75,7 +76,7 @@ class InMemoryDataModule(ImageDataModule):
     """Base of the datasets whose images are uint8 tensors in memory; a batch is one gather, without work per sample.
 
     Args:
-        batch_size: Images a batch in each process.
+        batch_size: Images per batch in each process.
         num_workers: Worker processes of each loader; 0 is fastest, others read images on the CPU only.
         seed: Seed of the training order.
         repeats: How often each sample comes in a row; 1 for once.
@@ -106,10 +107,11 @@ class InMemoryDataModule(ImageDataModule):
         keep_on: KeepOn = "auto",
     ) -> None:
         super().__init__(batch_size, num_workers, seed, repeats, total_batch_size)
-        if keep_on not in ("auto", "cpu", "device"):
-            raise ValueError(f"keep_on must be 'auto', 'cpu' or 'device', got {keep_on!r}")
+        check_choice("keep_on", keep_on, get_args(KeepOn))
         if keep_on == "device" and num_workers > 0:
-            raise ValueError(f"keep_on='device' needs num_workers=0, got {num_workers}: workers read on the CPU only")
+            raise ValueError(
+                f"num_workers: got {num_workers}, expected 0 with keep_on='device': workers read on the CPU"
+            )
         self.keep_on = keep_on
         self._place = torch.device("cpu")
 

@@ -27,7 +27,7 @@ class InMemoryFolderDataModule(InMemoryDataModule):
 
     Args:
         root: Folder with the two splits.
-        batch_size: Images a batch in each process.
+        batch_size: Images per batch in each process.
         img_size: Height and width of the images in memory, and of what the model sees, in pixels.
         crop_pct: Part of the resized image's shorter side that the centre crop covers.
         interpolation: Of resizing, "bilinear" or "bicubic", with antialiasing.

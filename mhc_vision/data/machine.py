@@ -49,7 +49,7 @@ def local_processes(trainer: Trainer | None) -> int:
         return trainer.num_devices
     count = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"LOCAL_WORLD_SIZE must be a whole number of at least 1, got {count!r}")
+        raise ValueError(f"LOCAL_WORLD_SIZE: got {count!r}, expected a whole number from 1")
     return int(count)
 
 
@@ -89,8 +89,7 @@ def require_memory(num_bytes: int, num_copies: int, what: str, advice: str) -> N
     if needed > available:
         times = f" in each of {num_copies} processes" if num_copies > 1 else ""
         raise ValueError(
-            f"{what}{times} need {needed / 2**30:.1f} GiB, but only {available / 2**30:.1f} GiB of memory are "
-            f"available: {advice}"
+            f"{what}{times}: got {available / 2**30:.1f} GiB of memory, expected {needed / 2**30:.1f} GiB; {advice}"
         )
 
 

@@ -36,7 +36,7 @@ class ReaderImages(Dataset):
     Args:
         reader: Gives (open file, label) for an index.
         transform: From uint8 (3, H, W) of any size to the model's size.
-        num_classes: Labels must be below it.
+        num_classes: Labels are below it.
     """
 
     def __init__(self, reader: Any, transform: Transform, num_classes: int) -> None:
@@ -69,7 +69,7 @@ class TorchvisionImages(Dataset):
     Args:
         dataset: What to wrap.
         transform: From uint8 (3, H, W) of any size to the model's size.
-        num_classes: Labels must be below it.
+        num_classes: Labels are below it.
     """
 
     def __init__(self, dataset: Dataset, transform: Transform, num_classes: int) -> None:
@@ -118,9 +118,9 @@ class FolderReader:
             if file.lower().endswith(suffixes)
         ]
         if not paths:
-            raise ValueError(f"root: no images in {root}, expected {', '.join(suffixes)} in folders with class names")
+            raise ValueError(f"root: got no images in {root}, expected {', '.join(suffixes)} in class folders")
         if outside := [path for path in paths if Path(path).parent == root]:
-            raise ValueError(f"root: {first_few(outside)}: expected images in folders with class names only")
+            raise ValueError(f"root: got {first_few(outside)}, expected images in class folders only")
         names = {path: Path(path).parent.name for path in sorted(paths, key=natural_key)}
         classes = sorted(set(names.values()), key=natural_key)
         self.class_to_idx = {name: label for label, name in enumerate(classes)}
@@ -150,7 +150,7 @@ def checked_label(label: Any, num_classes: int, name: str) -> int:
         ValueError: If it is not one of 0 to num_classes - 1; datasets mark what has no label with -1.
     """
     if not hasattr(label, "__index__") or not 0 <= int(label) < num_classes:
-        raise ValueError(f"{name} has the label {label!r}, expected a number of 0 to {num_classes - 1}")
+        raise ValueError(f"{name}: got the label {label!r}, expected a number from 0 to {num_classes - 1}")
     return int(label)
 
 
@@ -187,7 +187,7 @@ def _leave_hidden_out(reader: Any) -> None:
     parts = [Path(sample[0].path).parts for sample in reader.samples]
     kept = np.array([place for place, ones in enumerate(parts) if not any(map(is_hidden, ones))], dtype=np.int64)
     if not len(kept):
-        raise ValueError(f"root: no images in {reader.root}, hidden ones left out")
+        raise ValueError(f"root: got no images in {reader.root}, expected some that are not hidden")
     labels = [names[reader.targets[place]] for place in kept]
     known = [name for name in names if name in set(labels)]
     reader.class_name_to_idx = {name: label for label, name in enumerate(known)}
@@ -204,7 +204,7 @@ def _check_columns(reader: Any, dataset: str) -> None:
         if sample.get(key, sample.get(key.split("/")[0])) is None:
             columns = [name for name, value in sample.items() if value is not None]
             hint = nearest(key, columns)
-            raise ValueError(f"{argument}: {dataset!r} has no column {key!r}; there is: {', '.join(columns)}{hint}")
+            raise ValueError(f"{argument}: got {key!r}, expected a column of {dataset!r}: {', '.join(columns)}{hint}")
 
 
 def open_torchvision(dataset: str, root: str | None, split: str) -> Dataset:
@@ -240,14 +240,14 @@ def find_split(root: Path, split: str, tars: bool = True) -> Path:
         ValueError: If there is neither, or the split has no name.
     """
     if not split:
-        raise ValueError(f"train_split and val_split must be names of folders or tar files in {root}, got {split!r}")
+        raise ValueError(f"train_split, val_split: got {split!r}, expected a folder or tar file in {root}")
     names = [split, f"{split}.tar"] if tars else [split, *(_VALIDATION if split in _VALIDATION else ())]
     for name in names:
         if (root / name).exists():
             return root / name
     if not tars:
-        raise ValueError(f"root: {root} has no folder {split}")
-    raise ValueError(f"root: neither a folder {root / split} nor a file {root / split}.tar")
+        raise ValueError(f"root: got {root}, expected a folder {split} in it")
+    raise ValueError(f"root: got {root} without {split}, expected a folder {root / split} or a file {root / split}.tar")
 
 
 def reader_classes(source: Any) -> list[str] | None:

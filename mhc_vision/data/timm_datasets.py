@@ -79,7 +79,9 @@ class TimmDataModule(AugmentedDataModule):
             check_whole_number("num_classes", num_classes, at_least=1)
         prefix = dataset.partition("/")[0].lower() if "/" in dataset else ""
         if prefix in _NOT_REPEATABLE:
-            raise ValueError(f"dataset: {dataset!r} has no order that a run could resume; use hfds/ or wds/")
+            raise ValueError(
+                f"dataset: got {dataset!r}, expected samples in an order that a run can resume; use hfds/ or wds/"
+            )
         if prefix in _PACKAGES:
             _require(_PACKAGES[prefix], dataset)
         self.shuffle_buffer = shuffle_buffer
@@ -97,7 +99,7 @@ class TimmDataModule(AugmentedDataModule):
             wrap: Any = TorchvisionImages
         else:
             if prefix != "hfds" and dataset:
-                raise ValueError(f"dataset: expected hfds/..., wds/..., torch/... or an empty name, got {dataset!r}")
+                raise ValueError(f"dataset: got {dataset!r}, expected hfds/..., wds/..., torch/... or an empty name")
             sources = [open_reader(dataset, root, split, *keys) for split in splits]
             wrap = ReaderImages
         names = chosen_classes([reader_classes(source) for source in sources], class_names, num_classes)
@@ -159,9 +161,11 @@ class TimmDataModule(AugmentedDataModule):
 
     def _refuse_for_streams(self) -> None:
         if self.repeats != 1:
-            raise ValueError(f"repeats needs samples by index, which shards do not have: got {self.repeats} with wds/")
+            raise ValueError(f"repeats: got {self.repeats}, expected 1 with wds/: shards have no samples by index")
         if self.broken != "raise":
-            raise ValueError(f"broken={self.broken!r} needs samples by index, which shards do not have: use 'raise'")
+            raise ValueError(
+                f"broken: got {self.broken!r}, expected 'raise' with wds/: shards have no samples by index"
+            )
 
 
 def chosen_classes(known: list[list[str] | None], class_names: list[str] | None, num_classes: int | None) -> list[str]:
@@ -178,18 +182,20 @@ def chosen_classes(known: list[list[str] | None], class_names: list[str] | None,
     first, *others = known
     for split, other in zip(("validation", "test"), others, strict=False):
         if other != first:
-            raise ValueError(f"dataset: the classes of the training split {first} are not those of {split} {other}")
+            raise ValueError(f"dataset: got {split} classes {other}, expected those of the training split, {first}")
     if class_names is not None and not class_names:
         raise ValueError("class_names: got an empty list, expected a name for each class")
     names = class_names or first
     if names is None:
         if num_classes is None:
-            raise ValueError("num_classes: the dataset does not know its classes; give num_classes or class_names")
+            raise ValueError(
+                "num_classes: got none, expected a number: the dataset names no classes; give it, or class_names"
+            )
         return number_classes(num_classes)
     if num_classes not in (None, len(names)):
-        raise ValueError(f"num_classes is {num_classes}, but there are {len(names)} class names")
+        raise ValueError(f"num_classes: got {num_classes}, expected {len(names)}, the number of class names")
     if first is not None and len(names) != len(first):
-        raise ValueError(f"class_names has {len(names)} names, but the dataset has {len(first)} classes")
+        raise ValueError(f"class_names: got {len(names)}, expected one for each of the dataset's {len(first)} classes")
     check_distinct(names, "class_names" if class_names else "dataset")
     return list(names)
 

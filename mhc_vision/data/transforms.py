@@ -30,7 +30,7 @@ def train_transform(
         interpolation: "bilinear" or "bicubic", with antialiasing.
         scale: Smallest and largest part of the image's area that a crop covers.
         hflip: Probability of a horizontal flip.
-        randaugment_ops: Number of RandAugment operations an image, 0 for none.
+        randaugment_ops: Number of RandAugment operations per image, 0 for none.
         randaugment_magnitude: Their strength, 0 to 30.
         three_augment: One of grey, solarised and blurred for each image (DeiT-III, arXiv 2204.07118).
         color_jitter: Largest relative change of brightness, contrast and saturation, 0 for none.
@@ -46,7 +46,7 @@ def train_transform(
     check_whole_number("randaugment_ops", randaugment_ops, at_least=0)
     check_whole_number("randaugment_magnitude", randaugment_magnitude, at_least=0, at_most=MAX_MAGNITUDE)
     if three_augment and randaugment_ops > 0:
-        raise ValueError(f"three_augment takes the place of RandAugment: got it with randaugment_ops={randaugment_ops}")
+        raise ValueError(f"randaugment_ops: got {randaugment_ops}, expected 0: three_augment takes its place")
     check_number("color_jitter", color_jitter, at_least=0)
     mode = INTERPOLATIONS[interpolation]
     steps: list[v2.Transform] = [

@@ -1,4 +1,4 @@
-"""Where webdataset may read shards from: it runs commands for most URLs, and whatever stands behind `pipe:`."""
+"""Where webdataset may read shards from: it runs commands for most URLs, and whatever follows `pipe:`."""
 
 from collections.abc import Iterable
 from urllib.parse import urlparse

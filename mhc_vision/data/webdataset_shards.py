@@ -45,7 +45,7 @@ class Shards:
         Args:
             order: Indices of the shards.
             start: First sample, counted over the shards in this order.
-            stop: The one behind the last.
+            stop: One after the last.
 
         Raises:
             ValueError: If a shard has not as many samples as it should.
@@ -67,23 +67,27 @@ class Shards:
         name = f"sample {sample['__key__']} of {sample['__url__']}"
         content = next((sample[key] for key in self.image_keys if key in sample), None)
         if content is None:
-            raise ValueError(f"{name} has none of the files {', '.join(self.image_keys)}, which image_key names")
+            raise ValueError(f"image_key: {name}: got no image, expected one of the files {', '.join(self.image_keys)}")
         label = checked_label(self._label(sample, name), num_classes, name)
         return transform(decode_any_bytes(content, name)), label
 
     def _label(self, sample: RawSample, name: str) -> Any:
         if self.label_key is None:
             if "cls" not in sample:
-                raise ValueError(f"{name} has no file with the suffix cls; label_key reads a field of its json instead")
+                raise ValueError(
+                    f"label_key: {name}: got no file .cls, expected the label in it; or name a field of .json"
+                )
             text = sample["cls"].decode(errors="replace").strip()
             return int(text) if text.removeprefix("-").isdecimal() else text
         try:
             value = json.loads(sample.get("json", b"{}"))
         except ValueError as error:
-            raise ValueError(f"{name} has a json that cannot be read (label_key): {error}") from error
+            raise ValueError(
+                f"label_key: {name}: got a broken .json ({error}), expected one with {self.label_key!r}"
+            ) from error
         for part in self.label_key.split("/"):
             if not isinstance(value, dict) or part not in value:
-                raise ValueError(f"{name} has no field {self.label_key!r} in its json (label_key)")
+                raise ValueError(f"label_key: {name}: got a .json without {self.label_key!r}, expected the label there")
             value = value[part]
         return value
 
@@ -99,7 +103,9 @@ class Shards:
             count += 1
         if count < end or (end == expected and next(samples, None) is not None):
             found = f"only {count}" if count < end else f"more than {expected}"
-            raise ValueError(f"{url} has {found} samples, expected {expected} (of _info.json or counted at the start)")
+            raise ValueError(
+                f"root: {url}: got {found} samples, expected {expected} (of _info.json or counted at the start)"
+            )
 
 
 def open_shards(
@@ -144,7 +150,9 @@ def open_shards(
     if not lengths:
         lengths = tuple(count_samples(url) for url in urls)
     if info.num_samples and info.num_samples != sum(lengths):
-        raise ValueError(f"dataset: split {split!r} says {info.num_samples} samples, its shards have {sum(lengths)}")
+        raise ValueError(
+            f"dataset: split {split!r}: got {sum(lengths)} samples in its shards, expected {info.num_samples}"
+        )
     return Shards(urls, lengths, tuple((image_key or _IMAGE_KEYS).split(";")), label_key or info.alt_label or None)
 
 
@@ -159,7 +167,7 @@ def _check_info(info: Any, root: str, split: str) -> None:
         or not isinstance(info.alt_label, str)
     ):
         raise ValueError(
-            f"root: _info.json in {root} says of split {split!r}: {info!s:.200}; expected filenames, as many "
+            f"root: _info.json in {root}: got {info!s:.200} for split {split!r}, expected filenames, as many "
             "shard_lengths and num_samples"
         )
 
@@ -180,5 +188,5 @@ def count_samples(path: str) -> int:
             names = [member.name for member in tar if member.isreg() and not member.name.startswith("__")]
     # the others are of compressed files
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"root: {path} is no readable tar file: {error}") from error
+        raise ValueError(f"root: got {path}, expected a readable tar file: {error}") from error
     return sum(1 for _ in group_by_keys({"fname": name, "data": b"", "__url__": path} for name in names))

@@ -33,8 +33,8 @@ class TrainStream(IterableDataset[Batch]):
     Args:
         shards: What to read.
         transform: From uint8 (3, H, W) of any size to the model's size; draws from torch's generator.
-        num_classes: Labels must be below it.
-        batch_size: Samples a batch.
+        num_classes: Labels are below it.
+        batch_size: Samples per batch.
         seed: Seed of the order and of the transforms.
         rank: Index of this process.
         world_size: Number of processes.
@@ -67,8 +67,9 @@ class TrainStream(IterableDataset[Batch]):
         if self.batches_per_stream == 0:
             times = f" x {multiple} batches of each, for {accumulated} accumulated ones" if multiple > 1 else ""
             raise ValueError(
+                f"data: got {len(shards)} training samples, expected at least {streams * batch_size * multiple}: "
                 f"batch_size={batch_size} in each of {streams} streams ({world_size} processes x {self.streams} "
-                f"workers{times}) needs at least {streams * batch_size * multiple} training samples, got {len(shards)}"
+                f"workers{times})"
             )
         self.shards, self.transform, self.num_classes = shards, transform, num_classes
         self.batch_size, self.seed, self.rank, self.shuffle_buffer = batch_size, seed, rank, shuffle_buffer
@@ -122,8 +123,8 @@ class EvaluationStream(IterableDataset[Batch]):
     Args:
         shards: What to read.
         transform: From uint8 (3, H, W) of any size to the model's size.
-        num_classes: Labels must be below it.
-        batch_size: Samples a batch; the last one of each worker may have fewer.
+        num_classes: Labels are below it.
+        batch_size: Samples per batch; the last one of each worker may have fewer.
         rank: Index of this process.
         world_size: Number of processes.
         num_workers: Worker processes of the loader.
@@ -143,7 +144,9 @@ class EvaluationStream(IterableDataset[Batch]):
         num_workers: int,
     ) -> None:
         if len(shards) < world_size:
-            raise ValueError(f"evaluation needs a sample for each of {world_size} processes, got {len(shards)}")
+            raise ValueError(
+                f"data: got {len(shards)} samples to evaluate, expected one for each of {world_size} processes"
+            )
         self.shards, self.transform, self.num_classes, self.batch_size = shards, transform, num_classes, batch_size
         streams = max(1, num_workers)
         cuts = [len(shards) * part // (streams * world_size) for part in range(streams * world_size + 1)]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mhc_vision.checks import check_choice
 from mhc_vision.models.create import rebuild_classifier
 from mhc_vision.models.lora import LoraOptions, add_adapters, merge_adapters
 from mhc_vision.stored.checkpoint_files import damage, read_checkpoint
@@ -55,8 +56,7 @@ def load_checkpoint_model(
         ValueError: If the checkpoint is damaged, not one of ours or not whole, its weights or `model_args` do not fit
             its settings, or a run without `EMA` is asked for raw weights.
     """
-    if weights not in ("default", "raw"):
-        raise ValueError(f"weights: got {weights!r}, expected 'default' or 'raw'")
+    check_choice("weights", weights, ("default", "raw"))
     if reason := damage(checkpoint):
         raise ValueError(f"checkpoint: got {checkpoint}, expected a checkpoint: {reason}")
     content = read_checkpoint(checkpoint)

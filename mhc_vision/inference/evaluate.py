@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mhc_vision.accuracy import accuracies
+from mhc_vision.checks import check_choice
 from mhc_vision.inference.load_model import LoadedModel
 from mhc_vision.inference.logits import InferenceOptions, image_logits
 
@@ -30,8 +31,7 @@ class EvaluationOptions(InferenceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.broken not in ("raise", "skip"):
-            raise ValueError(f"broken must be 'raise' or 'skip', got {self.broken!r}")
+        check_choice("broken", self.broken, ("raise", "skip"))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ def evaluate(
             loss += F.cross_entropy(logits, batch_labels, reduction="sum")
     num_images = len(paths) - len(broken)
     if num_images == 0:
-        raise ValueError(f"folder: none of the {len(paths)} images can be read; the first: {broken[0]}")
+        raise ValueError(
+            f"folder: got {len(paths)} broken images, expected one that can be read; the first: {broken[0]}"
+        )
     figures = {} if targets is None else {name: value.item() for name, value in accuracy.compute().items()}
     return Evaluation(
         num_images=num_images,

@@ -43,11 +43,13 @@ def evaluate_folder(
     folder = evaluation_folder(folder)
     classes = class_folders(folder)
     if not classes and real_labels is None:
-        raise ValueError(f"folder: {folder} has no class folders, expected {folder}/<class>/*.jpg")
+        raise ValueError(f"folder: got {folder} without class folders, expected {folder}/<class>/*.jpg")
     reassessed = None if real_labels is None else load_real_labels(real_labels)
     loaded = load_model(name, **vars(model_options))
     if reassessed is not None and not is_imagenet_1k(loaded.num_classes, loaded.class_index):
-        raise ValueError(f"real_labels: {loaded.source} has {loaded.num_classes} classes that are not ImageNet's 1000")
+        raise ValueError(
+            f"real_labels: got {loaded.source} with {loaded.num_classes} classes, expected ImageNet's 1000"
+        )
     labels: list[int] | None = None
     rule = None
     if classes:

@@ -21,12 +21,14 @@ def evaluation_folder(folder: Path) -> Path:
         ValueError: If it is no folder, or has neither but `train/`.
     """
     if not folder.is_dir():
-        raise ValueError(f"folder: {folder} is {'not a folder' if folder.exists() else 'missing'}")
+        raise ValueError(
+            f"folder: got {folder}, which is {'not a folder' if folder.exists() else 'missing'}, expected a folder"
+        )
     for split in _SPLITS:
         if (folder / split).is_dir():
             return folder / split
     if (folder / "train").is_dir():
-        raise ValueError(f"folder: {folder} has train/, but no val/ or test/ to evaluate on")
+        raise ValueError(f"folder: got {folder} with train/ only, expected val/ or test/ to evaluate on")
     return folder
 
 
@@ -38,7 +40,7 @@ def list_flat_images(folder: Path) -> list[str]:
     """
     paths = images_in(folder)
     if not paths:
-        raise ValueError(f"folder: {folder} has neither class folders nor images")
+        raise ValueError(f"folder: got {folder} without class folders and images, expected some")
     check_formats(paths, "folder")
     return paths
 

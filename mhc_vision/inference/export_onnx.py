@@ -52,13 +52,13 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
         ImportError: If a package for it is missing.
     """
     if directory.exists():
-        raise ValueError(f"directory: {directory} is there already, expected a new one")
+        raise ValueError(f"directory: got {directory}, which is there already, expected a new one")
     if missing := [package for package in _PACKAGES if importlib.util.find_spec(package) is None]:
         raise ImportError(f"the ONNX export needs {', '.join(missing)}: pip install 'mhc_vision[onnx]'")
     model_options = model_options or ModelOptions()
     loaded = load_model(name, **vars(model_options), needs_rgb_classes=False)
     if not loaded.num_classes:
-        raise ValueError(f"model: {name} has no classes: its weights are those of a backbone")
+        raise ValueError(f"model: got {name}, the weights of a backbone, expected a model with classes")
     check_runs(loaded.model, loaded, torch.device("cpu"))
     sides = [loaded.in_chans, loaded.img_size, loaded.img_size]
     record: dict[str, Any] = {
@@ -137,8 +137,8 @@ def _check(loaded: LoadedModel, path: Path) -> dict[str, Any]:
     if not all(difference <= TOLERANCE for difference in differences):
         found = ", ".join(f"{difference:.2g}" for difference in differences)
         raise ValueError(
-            f"model: the ONNX file of {loaded.source} gives other logits than PyTorch: they differ by {found} of the "
-            f"largest one, expected at most {TOLERANCE:g}; nothing is kept"
+            f"model: got other logits from the ONNX file of {loaded.source} than from PyTorch: they differ by {found} "
+            f"of the largest one, expected at most {TOLERANCE:g}; nothing is kept"
         )
     return {
         "onnxruntime": onnxruntime.__version__,

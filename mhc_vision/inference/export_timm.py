@@ -53,19 +53,19 @@ def export_checkpoint(
             cannot be read or is named like another.
     """
     if directory.exists():
-        raise ValueError(f"directory: {directory} is there already, expected a new one")
+        raise ValueError(f"directory: got {directory}, which is there already, expected a new one")
     loaded = load_checkpoint_model(checkpoint, weights)
     design = loaded.settings["connection"]
     if design in DESIGNS:
         raise ValueError(
-            f"checkpoint: {checkpoint} holds a model of the design {design!r}, which timm has no name for; "
-            "expected a plain or hyper-connected one"
+            f"checkpoint: got {checkpoint} of the design {design!r}, which timm has no name for, expected a plain or "
+            "hyper-connected model"
         )
     architecture = split_name(loaded.settings["name"])._replace(connection=design).registered
     if design is not None and not is_model(architecture):
         raise ValueError(
-            f"checkpoint: {checkpoint} holds {architecture}, which timm has no name for and could not load again; "
-            "expected a model that is registered, or --format onnx"
+            f"checkpoint: got {checkpoint} of {architecture}, which timm has no name for, expected a registered model, "
+            "which timm can load again; or take --format onnx"
         )
     check_finite_weights("checkpoint", str(checkpoint), loaded.model)
     config = _timm_config(loaded)

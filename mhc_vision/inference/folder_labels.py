@@ -35,7 +35,7 @@ def folder_labels(names: Sequence[str], num_classes: int, class_index: Mapping[s
     if known:
         unknown = set(names) - set(known)
         raise ValueError(
-            f"folder: {first_few(unknown)}: not among the {num_classes} classes of the model, as others are"
+            f"folder: got {first_few(unknown)}, expected names of the model's {num_classes} classes, as others are"
         )
     if all(map(_is_number, names)) and not (class_index and all(map(_is_number, class_index))):
         return _numbers(names, num_classes), "folder names as class numbers"

@@ -17,12 +17,12 @@ def list_files(paths: Sequence[Path]) -> list[str]:
         ValueError: If a path is missing, a folder cannot be listed, or there is no file at all.
     """
     if missing := [path for path in paths if not path.exists()]:
-        raise ValueError(f"images: {first_few(missing)}: no such file or folder")
+        raise ValueError(f"images: got {first_few(missing)}, expected files or folders that are there")
     files: list[str] = []
     for path in paths:
         files.extend(_files_under(path) if path.is_dir() else [str(path)])
     if not files:
-        raise ValueError(f"images: {first_few(paths)}: no files, hidden ones left out")
+        raise ValueError(f"images: got no files in {first_few(paths)}, expected some that are not hidden")
     return files
 
 

@@ -151,11 +151,11 @@ def load_model(
     in_chans, height, width = config["input_size"]
     num_classes = getattr(model, "num_classes", 0)
     if needs_rgb_classes and not num_classes:
-        raise ValueError(f"model: {name} has no classes: its weights are those of a backbone")
+        raise ValueError(f"model: got {name}, the weights of a backbone, expected a model with classes")
     if needs_rgb_classes and in_chans != 3:
-        raise ValueError(f"model: {name} takes images of {in_chans} channel(s), expected 3: files are read as RGB")
+        raise ValueError(f"model: got {name} for images of {in_chans} channel(s), expected 3: files are read as RGB")
     if height != width:
-        raise ValueError(f"model: {name} takes images of {height} x {width}, expected square ones")
+        raise ValueError(f"model: got {name} for images of {height} x {width}, expected square ones")
     if img_size is not None and img_size != height:
         _resize(model, name, img_size)
     return LoadedModel(
@@ -204,7 +204,7 @@ def _timm_source(name: str, connection: str | None) -> str:
         return name
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
-            raise ValueError(f"model: {name} has no config.json, expected a directory that timm loads")
+            raise ValueError(f"model: got {name} without config.json, expected a directory that timm loads")
         return f"local-dir:{name}"
     if connection in DESIGNS:
         raise ValueError(
@@ -240,7 +240,7 @@ def _resize(model: nn.Module, name: str, img_size: int) -> None:
     try:
         set_input_size(img_size=(img_size, img_size))
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"img_size: got {img_size}, which {name} does not take: {error}") from error
+        raise ValueError(f"img_size: got {img_size}, expected a size that {name} takes: {error}") from error
 
 
 def _class_index(names: Sequence[str] | Mapping[str, str] | None, num_classes: int, source: str) -> dict[str, int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from mhc_vision.checks import check_whole_number
+from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.loaders import outlive_sigterm
 from mhc_vision.data.transforms import eval_transform
@@ -23,7 +23,7 @@ class InferenceOptions:
     """How to run a model; nothing but `precision` changes what comes out.
 
     Args:
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         num_workers: Processes that load images, 0 to load in the main process.
         device: `"auto"` (a GPU where there is one), or a device of torch.
         precision: `"32"`, or `"bf16"` for autocast.
@@ -40,8 +40,7 @@ class InferenceOptions:
     def __post_init__(self) -> None:
         check_whole_number("batch_size", self.batch_size, at_least=1)
         check_whole_number("num_workers", self.num_workers, at_least=0)
-        if self.precision not in ("32", "bf16"):
-            raise ValueError(f"precision must be '32' or 'bf16', got {self.precision!r}")
+        check_choice("precision", self.precision, ("32", "bf16"))
         self.torch_device()
 
     def torch_device(self) -> torch.device:
@@ -53,7 +52,7 @@ class InferenceOptions:
             # a device can be well-formed and not be there
             torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ValueError(f"device: got {self.device!r}, which torch cannot use: {error}") from error
+            raise ValueError(f"device: got {self.device!r}, expected one that torch can use: {error}") from error
         return device
 
 
@@ -142,8 +141,10 @@ def check_runs(model: nn.Module, loaded: LoadedModel, device: torch.device) -> N
         logits = model(image)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"model: {loaded.source} does not run on images of {loaded.img_size} pixels: {error}"
+            f"model: got {loaded.source}, expected one that runs on images of {loaded.img_size} pixels: {error}"
         ) from error
     if not isinstance(logits, Tensor) or logits.shape != (1, loaded.num_classes):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"model: {loaded.source} gives {got} for an image, expected logits (1, {loaded.num_classes})")
+        raise ValueError(
+            f"model: got {got} from {loaded.source} for an image, expected logits (1, {loaded.num_classes})"
+        )

@@ -32,7 +32,7 @@ def predict_files(
         paths: Files and folders, as in `list_files`.
         model_options: Of `load_model`.
         options: Of `image_logits`.
-        top_k: Classes an image, at most all.
+        top_k: Classes per image, at most all.
 
     Returns:
         `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `probabilities` (`"softmax"`, or

@@ -33,15 +33,15 @@ def load_real_labels(source: str) -> list[list[int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"real_labels: {source} cannot be read: {error}") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"real_labels: {source} is not JSON: {error}") from error
+        raise ValueError(f"real_labels: got {source}, expected JSON: {error}") from error
     if not isinstance(labels, list) or not labels:
-        raise ValueError(f"real_labels: {source} is not a list with a list of labels for each image")
+        raise ValueError(f"real_labels: got {source}, expected a list with a list of labels for each image")
     for place, entry in enumerate(labels):
         if not isinstance(entry, list) or any(
             type(label) is not int or not 0 <= label < NUM_CLASSES for label in entry
         ):
             raise ValueError(
-                f"real_labels: {source}: entry {place} is {str(entry)[:80]}, "
+                f"real_labels: {source}: entry {place}: got {str(entry)[:80]}, "
                 f"expected a list of class indices from 0 to {NUM_CLASSES - 1}"
             )
     return labels
@@ -57,13 +57,15 @@ def real_labels_of(paths: Sequence[str], labels: Sequence[Sequence[int]]) -> lis
     for path in paths:
         match = _FILE_NAME.fullmatch(Path(path).name)
         if match is None:
-            raise ValueError(f"real_labels: {path} is not named as ImageNet's validation: ILSVRC2012_val_00000001.JPEG")
+            raise ValueError(
+                f"real_labels: got {path}, expected a name as ILSVRC2012_val_00000001.JPEG, ImageNet's validation"
+            )
         number = int(match[1])
         if not 1 <= number <= len(labels):
-            raise ValueError(f"real_labels: {path} is image {number}, but there are labels for 1 to {len(labels)} only")
+            raise ValueError(f"real_labels: got {path}, image {number}, expected 1 to {len(labels)}, which have labels")
         found.append(labels[number - 1])
     if not any(found):
-        raise ValueError(f"real_labels: none of the {len(paths)} images has a label")
+        raise ValueError(f"real_labels: got {len(paths)} images without a label, expected one that has some")
     return found
 
 

@@ -59,14 +59,16 @@ def load_run_data(config: Path) -> LightningDataModule:
     """
     section = read_run_config(config).get("data")
     if not section:
-        raise ValueError(f"data: {config} has no section data; give --data")
+        raise ValueError(f"data: got {config} without a section `data`, expected one; give --data")
     module_class, arguments = _checked(config, section)
     parser = ArgumentParser(exit_on_error=False)
     # no class among the arguments' types, and no file in place of them: what is parsed is what stands there
     parser.add_class_arguments(module_class, "data", sub_configs=False)
     known = {action.dest.removeprefix("data.") for action in parser._actions if action.dest.startswith("data.")}
     if unknown := sorted(arguments.keys() - known):
-        raise ValueError(f"data: {config}: {module_class.__name__} has no argument {', '.join(unknown)}; give --data")
+        raise ValueError(
+            f"data: {config}: got {', '.join(unknown)}, expected arguments of {module_class.__name__}; give --data"
+        )
     arguments |= {name: value for name, value in _NOT_FROM_A_FILE.items() if name in known}
     try:
         parsed = parser.parse_object({"data": arguments})
@@ -75,7 +77,7 @@ def load_run_data(config: Path) -> LightningDataModule:
         reason: BaseException = error
         while isinstance(reason.__cause__, ValueError):
             reason = reason.__cause__
-        raise ValueError(f"data: {config} gives no images: {reason}; or give --data") from error
+        raise ValueError(f"data: got {config}, expected one that gives images: {reason}; or give --data") from error
     # braces in the name of a split can hide an address
     for samples in ("train_set", "eval_set", "test_set"):
         shards = vars(data).get(samples)

@@ -72,7 +72,7 @@ def images_of_data(data: LightningDataModule, num_images: int, batch_size: int) 
         data.setup("validate")
     # ours have everything from construction on; their setup is for a trainer's device
     if not is_overridden("val_dataloader", data):
-        raise ValueError(f"data: {type(data).__name__} has no validation images")
+        raise ValueError(f"data: got {type(data).__name__} without validation images, expected some")
     loader: Any = data.val_dataloader()
     loader = loader[0] if isinstance(loader, list | tuple) else loader
     return SampleImages(
@@ -107,14 +107,16 @@ def images_of_folder(folder: Path, model: LoadedModel, num_images: int, batch_si
             need not be the model's.
         model: Of RGB images.
         num_images: How many, at most all; see `sample_indices`.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
 
     Raises:
         ValueError: The folder is missing or has no images, or the model takes no RGB images. An image that cannot be
             read raises it when its batch is made.
     """
     if model.in_chans != 3:
-        raise ValueError(f"data: {model.source} takes images of {model.in_chans} channel(s); files are read as RGB")
+        raise ValueError(
+            f"data: got {model.source} for images of {model.in_chans} channel(s), expected 3: files are read as RGB"
+        )
     folder = evaluation_folder(folder)
     class_names = class_folders(folder)
     if class_names:

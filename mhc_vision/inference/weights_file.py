@@ -34,7 +34,7 @@ def create_from_file(name: str, path: Path, **arguments: Any) -> nn.Module:
         ValueError: If there is no such file or model, the file cannot be read, or the weights do not fit.
     """
     if not path.is_file():
-        raise ValueError(f"weights_file: there is no file {path}")
+        raise ValueError(f"weights_file: got {path}, expected a file that is there")
     cfg = get_pretrained_cfg(name)
     classifier = "head" if cfg is None or cfg.classifier is None else cfg.classifier
     try:
@@ -44,7 +44,7 @@ def create_from_file(name: str, path: Path, **arguments: Any) -> nn.Module:
             name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **arguments
         )
     except _READ_ERRORS as error:
-        raise ValueError(f"weights_file: {path} cannot be loaded into {name}: {short_reason(error)}") from error
+        raise ValueError(f"weights_file: got {path}, expected weights of {name}: {short_reason(error)}") from error
 
 
 def _num_classes(path: Path, classifier: str | tuple[str, ...]) -> int:

@@ -75,8 +75,7 @@ class StreamReduction(nn.Module):
 
     def __init__(self, mode: str = "mean") -> None:
         super().__init__()
-        if mode not in ("mean", "sum"):
-            raise ValueError(f"mode: got {mode!r}, expected 'mean' or 'sum'")
+        check_choice("mode", mode, ("mean", "sum"))
         self.mode = mode
 
     def forward(self, streams: Tensor) -> Tensor:

@@ -76,7 +76,9 @@ def create_classifier(
     except UnknownArgument:
         raise
     except TypeError as error:
-        raise ValueError(f"{full_name} does not take these arguments {arguments}: {error}{_like(error)}") from error
+        raise ValueError(
+            f"model_args: got {arguments}, expected arguments of {full_name}: {error}{_like(error)}"
+        ) from error
     if img_size is not None:
         check_image_size(model, full_name, img_size)
     return model
@@ -128,7 +130,7 @@ def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 def check_model_args(model_args: Mapping[str, Any]) -> None:
     """Raise ValueError if `model_args` hold what has an argument of its own, or a number out of range."""
     if taken := sorted(set(model_args) & set(OWN_ARGUMENTS)):
-        raise ValueError(f"model_args must not hold {taken}: set them as arguments of the model itself")
+        raise ValueError(f"model_args: got {taken}, expected other ones; set these as arguments of the model itself")
     check_model_arguments(model_args)
 
 
@@ -144,13 +146,13 @@ def freeze_sincos_pos_embed(model: nn.Module) -> None:
     pos_embed = getattr(model, "pos_embed", None)
     patch_embed = getattr(model, "patch_embed", None)
     if not isinstance(pos_embed, nn.Parameter) or patch_embed is None:
-        raise ValueError(f"fixed_pos_embed needs a model with a position embedding, {type(model).__name__} has none")
+        raise ValueError(f"fixed_pos_embed: got {type(model).__name__}, expected a model with a position embedding")
     dim = pos_embed.shape[-1]
     if pos_embed.shape[1] != patch_embed.num_patches or dim % 4:
         raise ValueError(
-            f"fixed_pos_embed='sincos2d' needs one position for each of the {patch_embed.num_patches} patches and an "
-            f"embed_dim divisible by 4, the model has {pos_embed.shape[1]} positions of {dim}: "
-            "set model_args.class_token to false"
+            f"fixed_pos_embed: got a model with {pos_embed.shape[1]} positions of {dim}, expected one position for "
+            f"each of the {patch_embed.num_patches} patches and an embed_dim divisible by 4; set "
+            "model_args.class_token to false"
         )
     table = build_sincos2d_pos_embed(list(patch_embed.grid_size), dim, device=pos_embed.device)
     with torch.no_grad():
@@ -174,12 +176,12 @@ def registered_name(name: str, connection: str | None) -> str:
         )
     known = timm.list_models()
     if parts.architecture not in known:
-        raise ValueError(f"unknown timm model {name!r}{nearest(parts.architecture, known)}")
+        raise ValueError(f"name: got {name!r}, expected a timm model{nearest(parts.architecture, known)}")
     if connection not in CONNECTIONS:
         return name
     connected = parts._replace(connection=connection)
     if connected.registered not in known:
         offered = [split_name(entry).architecture for entry in timm.list_models(f"*_{connection}")]
         hint = nearest(parts.architecture, offered) or f"; models with one: {', '.join(offered)}"
-        raise ValueError(f"{name!r} has no {connection} variant{hint}")
+        raise ValueError(f"name: got {name!r}, expected a model with the connection {connection!r}{hint}")
     return str(connected)

@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mhc_vision.checks import check_whole_number, nearest
+from mhc_vision.checks import check_choice, check_whole_number, nearest
 from mhc_vision.layers import (
     check_block_class,
     check_connection,
@@ -145,8 +145,7 @@ class HyperConnected(nn.Module):
         **kwargs: Any,
     ) -> Any:
         """Features after chosen blocks, each read out of its streams; arguments and results are timm's."""
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt: got {output_fmt!r}, expected 'NCHW' or 'NLC'")
+        check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
         read_out = self.blocks[-1].reduction
         grid = self.patch_embed.dynamic_feat_size(tuple(x.shape[-2:]))
 

@@ -99,7 +99,7 @@ def check_checkpoint(path: Path, content: Any) -> dict[str, Any]:
         The content; the arguments of the model without what said where weights were read once.
 
     Raises:
-        ValueError: It was made by something else, or an entry is missing or is not what it should be.
+        ValueError: It was made by something else, or an entry is missing or is of the wrong kind.
     """
     where = f"checkpoint: {path}"
     if not isinstance(content, dict) or any(not isinstance(key, str) for key in content):
@@ -166,7 +166,7 @@ def check_restorable(path: Path, content: Mapping[str, Any], *, goes_on: bool) -
         goes_on: Whether a training goes on from it, which needs more of it than an evaluation.
 
     Raises:
-        ValueError: An entry is missing or is not what it should be.
+        ValueError: An entry is missing or is of the wrong kind.
     """
     where = f"ckpt_path: {path}"
     version = content.get("pytorch-lightning_version")

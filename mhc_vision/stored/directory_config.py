@@ -76,7 +76,7 @@ def check_model_source(source: str) -> None:
         source: What `timm.create_model` takes.
 
     Raises:
-        ValueError: There is no such configuration, an entry is not what it should be, asks timm for something else
+        ValueError: There is no such configuration, an entry is of the wrong kind, asks timm for something else
             than a model, or for a larger one than the weights are of.
     """
     try:

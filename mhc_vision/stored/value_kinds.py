@@ -13,7 +13,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value must be.
+    """What is expected of a value.
 
     Attributes:
         expected: In words.

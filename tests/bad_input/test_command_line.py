@@ -184,7 +184,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         [T + "logger", "Tensorboard"],
         "got 'Tensorboard', expected the name of a Logger; nearest: TensorBoardLogger",
     ),
-    "model": (["--model.name", "test_vti"], "unknown timm model 'test_vti'; nearest: test_vit"),
+    "model": (["--model.name", "test_vti"], "name: got 'test_vti', expected a timm model; nearest: test_vit"),
     "model-hyper": (["--model.name", "test_vit_mhc"], "give name 'test_vit' with connection 'mhc'"),
     "connection": (["--model.connection", "mch"], "model.connection: got 'mch', expected 'shc', 'dhc', 'mhc'"),
     "connection-like": (["--model.connection", "mch"], "; nearest: mhc"),
@@ -329,15 +329,15 @@ def test_finetune_refuses_in_a_few_words(refused, places, row):
 
 
 COMMANDS: dict[str, tuple[list[str], str]] = {
-    "command": (["trian", "--config", "x"], "unknown command 'trian'; there is: train"),
+    "command": (["trian", "--config", "x"], "command: got 'trian', expected one of train"),
     "command-like": (["trian", "--config", "x"], "; nearest: train"),
-    "command-none": (["xyz"], "unknown command 'xyz'; there is: train"),
+    "command-none": (["xyz"], "command: got 'xyz', expected one of train"),
     "subcommand": (["train", "fitt"], "subcommand: got 'fitt', expected one of fit, validate, test; nearest: fit"),
     "subcommand-finetune": (
         ["finetune", "valdate"],
         "subcommand: got 'valdate', expected one of fit, validate, test; nearest: validate",
     ),
-    "subcommand-alone": (["fitt"], "unknown command 'fitt'"),
+    "subcommand-alone": (["fitt"], "command: got 'fitt', expected one of train"),
     "train-nothing": (["train"], "model.name, data: not given, expected a --config that sets this"),
     "train-overlay-only": (
         ["train", "--config", str(CONFIGS / "connections" / "mhc.yaml")],

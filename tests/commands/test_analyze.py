@@ -89,7 +89,7 @@ def test_bad_input_is_refused_before_any_work(checkpoint, tmp_path, capsys):
     message = refused(capsys, str(checkpoint("mhc")), *out, "--weights", "initial")
     assert "weights: got 'initial'" in message
     assert "data: " in (message := refused(capsys, str(checkpoint("mhc")), *out, "--data", str(tmp_path / "none")))
-    assert "takes images of 1 channel" in message
+    assert "for images of 1 channel" in message
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     assert "is there already" in refused(capsys, "test_vit", "--out", str(tmp_path / "mine"))
@@ -98,7 +98,7 @@ def test_bad_input_is_refused_before_any_work(checkpoint, tmp_path, capsys):
 
 def test_a_missing_folder_is_named(tmp_path, capsys):
     words = ("test_vit", "--weights", "initial", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "none"))
-    assert f"{tmp_path / 'none'} is missing" in refused(capsys, *words)
+    assert f"{tmp_path / 'none'}, which is missing" in refused(capsys, *words)
 
 
 def test_checkpoints_of_other_libraries_are_refused(tmp_path, capsys):
@@ -131,6 +131,6 @@ def test_a_run_whose_data_has_moved(checkpoint, tmp_path, capsys):
     assert "no run directory with a config.yaml" in refused(capsys, str(path), *out)
     config = run_dir / "config.yaml"
     config.write_text("model: {}\n")
-    assert "no section data" in refused(capsys, str(path), *out)
+    assert "without a section `data`" in refused(capsys, str(path), *out)
     config.write_text("data:\n  class_path: mhc_vision.data.ImageFolderDataModule\n  init_args: {root: /not/there}\n")
     assert "/not/there is missing" in refused(capsys, str(path), *out)

@@ -208,7 +208,7 @@ def test_broken_images_do_not_count(timm_directory, write_images, evaluate, refu
         assert f"cannot decode {images / folder / name}" in printed
     for path in images.rglob("*.*"):
         path.write_bytes(b"")
-    assert "none of the 21 images can be read" in refused(model, images, "--broken", "skip")
+    assert "got 21 broken images, expected one that can be read" in refused(model, images, "--broken", "skip")
 
 
 def test_a_registered_name_is_loaded_with_its_weights(monkeypatch, timm_directory, write_images, evaluate, tmp_path):
@@ -264,13 +264,13 @@ def test_models_that_cannot_be_had_are_named(run_dir, timm_directory, write_imag
         (["no/where/last.ckpt"], "there is no such file"),
         ([damaged], "it is cut short"),
         ([cut], f"model: local-dir:{cut} cannot be loaded"),
-        ([tmp_path / "empty"], "has no config.json"),
-        ([timm_directory(0)], "has no classes"),
-        ([grey], "takes images of 1 channel(s), expected 3"),
+        ([tmp_path / "empty"], "without config.json"),
+        ([timm_directory(0)], "expected a model with classes"),
+        ([grey], "for images of 1 channel(s), expected 3"),
         ([cut, "--weights", "raw"], "expected 'default' for all but training checkpoints"),
         ([cut, "--connection", "mhc"], "with a plain timm name only"),
         (["test_vit_mhc", "--connection", "mhc"], "expected the plain model"),
-        (["test_resnet", "--connection", "mhc"], "has no mhc variant"),
+        (["test_resnet", "--connection", "mhc"], "expected a model with the connection 'mhc'"),
     ):
         assert expected in refused(words[0], images, *words[1:])
 
@@ -287,7 +287,7 @@ def test_a_model_of_grey_images_is_refused(write_images, refused, tmp_path):
     )
     images = write_images(tmp_path / "images", ("0", "1"))
     message = refused(tmp_path / "run" / "checkpoints" / "best.ckpt", images)
-    assert "takes images of 1 channel(s), expected 3: files are read as RGB" in message
+    assert "for images of 1 channel(s), expected 3: files are read as RGB" in message
 
 
 def test_bad_input_is_named_before_an_image_is_read(timm_directory, write_images, refused, tmp_path, monkeypatch):
@@ -300,8 +300,8 @@ def test_bad_input_is_named_before_an_image_is_read(timm_directory, write_images
     large = write_images(tmp_path / "large", ("1", "3"))
     for words, expected in (
         ([tmp_path / "nowhere"], "is missing"),
-        ([tmp_path / "empty"], "has no class folders"),
-        ([tmp_path / "only"], "has train/, but no val/ or test/"),
+        ([tmp_path / "empty"], "without class folders"),
+        ([tmp_path / "only"], "with train/ only, expected val/ or test/"),
         ([other], "class folders cat, dog do not tell which of the model's 3 classes they are"),
         ([large], "class numbers 3 are too large for a model of 3 classes"),
         ([images, "--img-size", "17"], "expected a multiple of its patches' 8 pixels"),
@@ -309,8 +309,8 @@ def test_bad_input_is_named_before_an_image_is_read(timm_directory, write_images
         ([images, "--crop-pct", "1.5"], "crop_pct: got 1.5, expected a finite number"),
         ([images, "--batch-size", "0"], "batch_size: got 0"),
         ([images, "--num-workers", "-1"], "num_workers: got -1, expected a whole number from 0"),
-        ([images, "--real-labels", "timm"], "3 classes that are not ImageNet's 1000"),
-        ([images, "--json", images], "is a directory, expected a file"),
+        ([images, "--real-labels", "timm"], "with 3 classes, expected ImageNet's 1000"),
+        ([images, "--json", images], "a directory, expected a file"),
         ([images, "--json", images / "0" / "0.png" / "x.json"], "0.png is no directory"),
     ):
         if "--num-workers" in words:

@@ -98,7 +98,9 @@ def test_three_broken_files_among_fifty_are_named_and_left_out(model, photos, ca
         assert found == pytest.approx(values[:5], **ROUNDING)
     said = shown.err.splitlines()
     assert said[-5:-3] == ["mhc-vision: 47 of 50 files read", "mhc-vision: 3 left out:"]
-    for line, path, reason in zip(said[-3:], broken, ("not an image", "truncated", "not an image"), strict=True):
+    for line, path, reason in zip(
+        said[-3:], broken, ("expected an image", "truncated", "expected an image"), strict=True
+    ):
         assert line.startswith(f"cannot decode {path}: ")
         assert reason in line
 
@@ -214,7 +216,7 @@ def test_bad_input_is_named_before_a_file_is_read(model, photos, timm_directory,
             "expected a checkpoint, a directory or a timm model; nearest: vit_base_",
         ),
         (["test_vit_mch", photos], "nearest: test_vit"),
-        ([model, photos, tmp_path / "missing.jpg"], "missing.jpg: no such file or folder"),
+        ([model, photos, tmp_path / "missing.jpg"], "missing.jpg, expected files or folders that are there"),
         ([model, tmp_path / "empty"], "no files"),
         ([model, photos, "--top-k", "0"], "top_k: got 0, expected a whole number from 1"),
         ([model, photos, "--batch-size", "0"], "batch_size: got 0, expected a whole number from 1"),
@@ -223,8 +225,8 @@ def test_bad_input_is_named_before_a_file_is_read(model, photos, timm_directory,
         ([model, photos, "--crop-pct", "2"], "crop_pct: got 2.0, expected a finite number"),
         ([model, photos, "--connection", "mhc"], "with a plain timm name only"),
         ([model, photos, "--weights", "raw"], "expected 'default' for all but training checkpoints"),
-        ([timm_directory(3, in_chans=1), photos], "takes images of 1 channel(s), expected 3"),
-        ([model, photos, "--out", photos], "is a directory, expected a file"),
+        ([timm_directory(3, in_chans=1), photos], "for images of 1 channel(s), expected 3"),
+        ([model, photos, "--out", photos], "a directory, expected a file"),
         ([model, photos, "--out", photos / "README.txt" / "x.csv"], "README.txt is no directory"),
         ([model, photos, "--force"], "force: got it without --out"),
     ):

@@ -36,5 +36,5 @@ def test_processes_share_the_cores(
 def test_every_process_holds_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: 3 * 2**30)
     check_memory(2**10, 1, 2**10, num_copies=3)
-    with pytest.raises(ValueError, match=r"img_size: 1024 images .* in each of 4 processes need 4\.0 GiB"):
+    with pytest.raises(ValueError, match=r"img_size: 1024 images .* in each of 4 processes: got .* expected 4\.0 GiB"):
         check_memory(2**10, 1, 2**10, num_copies=4)

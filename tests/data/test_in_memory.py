@@ -106,8 +106,8 @@ def test_batches_on_the_gpu_are_those_on_the_cpu() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"keep_on": "gpu"}, "keep_on must be 'auto', 'cpu' or 'device', got 'gpu'"),
-        ({"keep_on": "device", "num_workers": 2}, "keep_on='device' needs num_workers=0, got 2"),
+        ({"keep_on": "gpu"}, "keep_on: got 'gpu', expected one of auto, cpu, device"),
+        ({"keep_on": "device", "num_workers": 2}, "num_workers: got 2, expected 0 with keep_on='device'"),
     ],
     ids=str,
 )

@@ -109,7 +109,7 @@ def test_images_that_do_not_fit_are_refused_before_they_are_decoded(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: 2**29)
-    with pytest.raises(ValueError, match=r"20 images of 3 x 4096 x 4096 need 0\.9 GiB, but only 0\.5 GiB"):
+    with pytest.raises(ValueError, match=r"20 images of 3 x 4096 x 4096: got 0\.5 GiB of memory, expected 0\.9 GiB"):
         make(root, img_size=4096)
     # what is left out takes no memory
     make(root, img_size=4096, max_train_images=3, max_val_images=3)
@@ -121,7 +121,7 @@ def test_all_processes_of_the_machine_need_memory(root: Path, monkeypatch: pytes
     data = make(root)
     data.prepare_data()
     data.trainer = SimpleNamespace(num_devices=2)
-    with pytest.raises(ValueError, match="20 images of 3 x 16 x 16 in each of 2 processes need"):
+    with pytest.raises(ValueError, match="20 images of 3 x 16 x 16 in each of 2 processes: got"):
         data.prepare_data()
     # images that are decoded have their memory: a test after training needs none
     assert (len(data.train_set), len(data.eval_set)) == (14, 6)

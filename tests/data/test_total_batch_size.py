@@ -35,16 +35,16 @@ def test_a_checkpoint_fits_where_the_division_is_the_same() -> None:
     same.trainer = with_trainer(96, 2, 1).trainer
     same.load_state_dict(saved)
     for division, difference in (
-        ((192, 2, 1), "batch_size is 96, but the checkpoint was made with 48"),
-        ((192, 2, 2), "accumulate_grad_batches is 2, but the checkpoint was made with 1"),
-        ((192, 4, 1), "num_processes is 4, but the checkpoint was made with 2"),
+        ((192, 2, 1), "batch_size: got 96, expected 48 as in the checkpoint"),
+        ((192, 2, 2), "accumulate_grad_batches: got 2, expected 1 as in the checkpoint"),
+        ((192, 4, 1), "num_processes: got 4, expected 2 as in the checkpoint"),
     ):
         with pytest.raises(ValueError, match=difference):
             with_trainer(*division).load_state_dict(saved)
 
 
 def test_a_rest_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"total_batch_size=100 must be a multiple of 2 processes x 3 .* = 6"):
+    with pytest.raises(ValueError, match=r"total_batch_size: got 100, expected a multiple of 6: 2 processes x 3 "):
         with_trainer(100, 2, 3).train_dataloader()
 
 

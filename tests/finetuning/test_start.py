@@ -126,18 +126,18 @@ def test_what_does_not_fit_is_refused(files, tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "broken.npz").write_bytes(b"PK")
     for name in ("empty.pth", "list.pth", "broken.npz"):
-        assert f"{name} cannot be loaded into" in message(name="test_vit", weights_file=tmp_path / name)
+        assert f"{name}, expected weights of" in message(name="test_vit", weights_file=tmp_path / name)
     exported, weights = str(files / "exported"), files / "weights.pth"
     assert "nearest: vit_base_patch16_224" in message(name="vit_base_patch16_244")
-    assert "there is no file" in message(name="test_vit", weights_file=tmp_path / "none.pth")
-    assert "junk.pth cannot be loaded into test_vit" in message(name="test_vit", weights_file=tmp_path / "junk.pth")
-    assert "cannot be loaded into vit_tiny_patch16_224" in message(name="vit_tiny_patch16_224", weights_file=weights)
+    assert "none.pth, expected a file that is there" in message(name="test_vit", weights_file=tmp_path / "none.pth")
+    assert "junk.pth, expected weights of test_vit" in message(name="test_vit", weights_file=tmp_path / "junk.pth")
+    assert "expected weights of vit_tiny_patch16_224" in message(name="vit_tiny_patch16_224", weights_file=weights)
     assert "with its own weights, expected a timm name" in message(name=exported, weights_file=weights)
     assert "expected 'mhc' or the plain model's name" in message(
         name="test_vit_mhc", connection="shc", weights_file=weights
     )
     assert "expected one of shc, dhc, mhc" in message(name=exported, connection="foo")
-    assert "model_args must not hold ['img_size']" in message(name=exported, model_args={"img_size": 32})
+    assert "model_args: got ['img_size']" in message(name=exported, model_args={"img_size": 32})
     assert "got tanh without a connection" in message(name=exported, model_args={"tanh": True})
     assert "expected a multiple of its patches' 16 pixels" in message(name=exported, img_size=40)
 

@@ -28,10 +28,10 @@ def test_val_is_taken_before_test_and_both_before_the_folder(tmp_path):
 
 def test_what_cannot_be_evaluated_is_named(tmp_path):
     (tmp_path / "b").mkdir()
-    with pytest.raises(ValueError, match="has neither class folders nor images"):
+    with pytest.raises(ValueError, match="without class folders and images"):
         list_flat_images(tmp_path)
     (tmp_path / "b" / "0.tiff").touch()
-    with pytest.raises(ValueError, match=r"folder: .*0.tiff is none of .jpg"):
+    with pytest.raises(ValueError, match=r"folder: .*0.tiff, expected .jpg"):
         list_flat_images(tmp_path / "b")
     with pytest.raises(ValueError, match="is not a folder"):
         evaluation_folder(tmp_path / "b" / "0.tiff")

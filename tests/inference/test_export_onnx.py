@@ -110,7 +110,7 @@ def test_a_file_that_gives_other_logits_is_not_kept(directory, refused, tmp_path
 
     monkeypatch.setattr(module, "_write", write_another)
     message = refused(directory, tmp_path / "onnx", "--format", "onnx")
-    assert f"the ONNX file of local-dir:{directory} gives other logits than PyTorch" in message
+    assert f"the ONNX file of local-dir:{directory} than from PyTorch" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
@@ -154,5 +154,5 @@ def test_a_backbone_without_classes_is_refused(directory, refused, tmp_path):
     headless = timm.create_model(f"local-dir:{directory}", pretrained=True, num_classes=0)
     save_for_hf(headless, str(tmp_path / "headless"))
     message = refused(tmp_path / "headless", tmp_path / "onnx", "--format", "onnx")
-    assert "has no classes: its weights are those of a backbone" in message
+    assert "the weights of a backbone, expected a model with classes" in message
     assert not (tmp_path / "onnx").exists()

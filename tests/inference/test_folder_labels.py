@@ -35,7 +35,7 @@ def test_wordnet_ids_are_those_of_the_set_with_as_many_classes(subset, num_class
 @pytest.mark.parametrize(
     ("names", "num_classes", "own", "message"),
     [
-        (["cat", "cow"], 2, ["cat", "dog"], "cow: not among the 2 classes of the model, as others are"),
+        (["cat", "cow"], 2, ["cat", "dog"], "folder: got cow, expected names of the model's 2 classes, as others are"),
         (
             ["3", "4"],
             3,

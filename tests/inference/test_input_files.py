@@ -40,9 +40,9 @@ def test_links_are_followed_once(tmp_path):
 
 def test_paths_without_files_are_named(tmp_path):
     (tmp_path / "empty" / ".hidden").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"images: .*empty: no files, hidden ones left out"):
+    with pytest.raises(ValueError, match=r"images: got no files in .*empty, expected some that are not hidden"):
         list_files([tmp_path / "empty"])
-    with pytest.raises(ValueError, match=r"images: .*missing.png: no such file or folder"):
+    with pytest.raises(ValueError, match=r"images: got .*missing.png, expected files or folders that are there"):
         list_files([tmp_path, tmp_path / "missing.png"])
 
 
@@ -61,7 +61,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
     Image.new("RGB", (40, 40)).save(whole)
     contents = {
         "empty.jpg": (b"", "empty"),
-        "text.jpg": (b"no image at all", "not an image"),
+        "text.jpg": (b"no image at all", "expected an image"),
         "truncated.jpg": (whole.read_bytes()[:-40], "truncated"),
     }
     for name, (content, reason) in contents.items():

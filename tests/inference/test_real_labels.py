@@ -29,11 +29,11 @@ def test_any_label_is_right_and_images_without_do_not_count():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[[1], [2", "is not JSON"),
-        ("{}", "is not a list with a list of labels for each image"),
-        ("[]", "is not a list with a list of labels for each image"),
-        ("[[1], 2]", "entry 1 is 2, expected a list of class indices from 0 to 999"),
-        ("[[1], [1000]]", r"entry 1 is \[1000\], expected a list of class indices"),
+        ("[[1], [2", "expected JSON"),
+        ("{}", "expected a list with a list of labels for each image"),
+        ("[]", "expected a list with a list of labels for each image"),
+        ("[[1], 2]", "entry 1: got 2, expected a list of class indices from 0 to 999"),
+        ("[[1], [1000]]", r"entry 1: got \[1000\], expected a list of class indices"),
         ("[[-1]]", "entry 0"),
         ("[[true]]", "entry 0"),
         ('[["cat"]]', "entry 0"),
@@ -43,7 +43,7 @@ def test_any_label_is_right_and_images_without_do_not_count():
 def test_files_that_hold_something_else_are_named(tmp_path, content, message):
     file = tmp_path / "real.json"
     file.write_text(content)
-    with pytest.raises(ValueError, match=f"real_labels: {file}.*{message}"):
+    with pytest.raises(ValueError, match=f"real_labels: .*{file}.*{message}"):
         load_real_labels(str(file))
 
 
@@ -57,10 +57,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("names", "labels", "message"),
     [
-        (["cat.jpg"], [[1]], "cat.jpg is not named as ImageNet's validation"),
-        (["ILSVRC2012_val_00000009.JPEG"], [[1]], "image 9, but there are labels for 1 to 1 only"),
-        (["ILSVRC2012_val_00000000.JPEG"], [[1]], "image 0, but"),
-        (["ILSVRC2012_val_00000001.JPEG"], [[], [1]], "none of the 1 images has a label"),
+        (["cat.jpg"], [[1]], "got .*cat.jpg, expected a name as ILSVRC2012_val_00000001.JPEG"),
+        (["ILSVRC2012_val_00000009.JPEG"], [[1]], "image 9, expected 1 to 1"),
+        (["ILSVRC2012_val_00000000.JPEG"], [[1]], "image 0, expected 1 to"),
+        (["ILSVRC2012_val_00000001.JPEG"], [[], [1]], "got 1 images without a label"),
     ],
 )
 def test_images_without_labels_of_their_own_are_named(names, labels, message):

@@ -62,7 +62,7 @@ def test_of_a_stream_the_first_images_in_batches_of_the_wanted_size():
 
 
 def test_data_without_validation_images_is_refused():
-    with pytest.raises(ValueError, match="LightningDataModule has no validation images"):
+    with pytest.raises(ValueError, match="got LightningDataModule without validation images"):
         images_of_data(LightningDataModule(), 5, batch_size=3)
 
 
@@ -95,11 +95,11 @@ def test_a_folder_of_images_is_one_class(rgb_model, tmp_path):
 
 def test_folders_and_images_that_cannot_be_used(rgb_model, tmp_path):
     grey = replace(rgb_model, in_chans=1)
-    with pytest.raises(ValueError, match="takes images of 1 channel"):
+    with pytest.raises(ValueError, match="for images of 1 channel"):
         images_of_folder(tmp_path, grey, 4, 4)
     with pytest.raises(ValueError, match="is missing"):
         images_of_folder(tmp_path / "none", rgb_model, 4, 4)
-    with pytest.raises(ValueError, match="neither class folders nor images"):
+    with pytest.raises(ValueError, match="without class folders and images"):
         images_of_folder(tmp_path, rgb_model, 4, 4)
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.png"):

@@ -163,8 +163,8 @@ def test_archives_that_are_no_checkpoints_are_told_apart(tmp_path):
     [
         (["--model.num_streams", "2"], "model.num_streams: got 2, expected "),
         (["--model.lr", "0.1"], "model.lr: got 0.1, expected "),
-        (["--data.batch_size", "4"], "data: batch_size is 4, but the checkpoint was made with 8"),
-        (["--trainer.accumulate_grad_batches", "2"], "data: accumulate_grad_batches is 2, but the checkpoint was made"),
+        (["--data.batch_size", "4"], "data: batch_size: got 4, expected 8 as in the checkpoint"),
+        (["--trainer.accumulate_grad_batches", "2"], "data: accumulate_grad_batches: got 2, expected"),
     ],
 )
 def test_a_changed_run_is_refused_before_it_starts(train, capsys, words, message):
@@ -181,8 +181,11 @@ def test_options_of_the_data_are_compared_but_for_those_that_change_nothing(tmp_
     first = FakeDataModule(batch_size=4, mixup=0.2, repeats=1)
     state = {**first.state_dict(), "options": {**first.state_dict()["options"], "num_images": 256}}
     FakeDataModule(total_batch_size=4, num_workers=2, mixup=0.2).load_state_dict(state)
-    for options, message in (({"mixup": 0.0}, "mixup is 0.0"), ({"mixup": 0.2, "repeats": 3}, "repeats is 3")):
-        with pytest.raises(ValueError, match=f"data: {message}, but the checkpoint was made with"):
+    for options, message in (
+        ({"mixup": 0.0}, "mixup: got 0.0, expected 0.2"),
+        ({"mixup": 0.2, "repeats": 3}, "repeats: got 3, expected 1"),
+    ):
+        with pytest.raises(ValueError, match=f"data: {message} as in the checkpoint"):
             FakeDataModule(batch_size=4, **options).load_state_dict(state)
 
 

@@ -151,7 +151,7 @@ def test_an_unknown_command_is_named_with_those_there_are(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["trian", "--config", "x.yaml"])
     assert stopped.value.code == 2
-    assert "unknown command 'trian'; there is: train" in capsys.readouterr().err
+    assert "command: got 'trian', expected one of train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_an_unknown_key_in_a_file_is_refused(train, tmp_path, capsys):
         (["--model.warmup_epochs", "9"], "warm-up"),
         (
             ["--data.total_batch_size", "9", "--trainer.accumulate_grad_batches", "2"],
-            r"total_batch_size=9 must be a multiple of 1 processes x 2 accumulated batches .* = 2\n",
+            r"total_batch_size: got 9, expected a multiple of 2: 1 processes x 2 accumulated batches .*\n",
         ),
-        (["--data.total_batch_size", "1438"], "batch_size=1438 in each of 1 processes needs at least 1438"),
+        (["--data.total_batch_size", "1438"], "expected at least 1438: batch_size=1438 in each of 1 processes"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -223,7 +223,7 @@ def test_what_the_setup_of_an_evaluation_refuses_is_a_message(train, capsys, mon
     with pytest.raises(SystemExit) as stopped:
         train("--data.total_batch_size", "9", "--trainer.accumulate_grad_batches", "2", subcommand=subcommand)
     assert stopped.value.code == 2
-    assert "mhc-vision: error: total_batch_size=9 must be a multiple of" in capsys.readouterr().err
+    assert "mhc-vision: error: total_batch_size: got 9, expected a multiple of" in capsys.readouterr().err
 
     def broken(module, batch, accuracy, loss_name):
         raise ValueError("from within a step")

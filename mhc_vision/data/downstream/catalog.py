@@ -354,6 +354,7 @@ def find_set(name: str) -> TorchvisionSet:
         ValueError: If there is none of this name; the message has the nearest ones.
     """
     if name not in SETS:
-        hint = nearest(name.lower(), SETS) or f"; there is: {', '.join(SETS)}"
-        raise ValueError(f"dataset: unknown {name!r}{hint}")
+        hint = nearest(name.lower(), SETS)
+        expected = f"a known one{hint}" if hint else f"one of {', '.join(SETS)}"
+        raise ValueError(f"dataset: got {name!r}, expected {expected}")
     return SETS[name]

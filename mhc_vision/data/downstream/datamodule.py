@@ -3,12 +3,12 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
-from mhc_vision.checks import check_number, check_whole_number
+from mhc_vision.checks import check_choice, check_number, check_whole_number
 from mhc_vision.data.augmented import AugmentedDataModule
 from mhc_vision.data.division import balanced_subset, draw_per_class, hold_out
 from mhc_vision.data.downstream.catalog import find_set
@@ -24,8 +24,8 @@ class DownstreamDataModule(AugmentedDataModule):
     """One of torchvision's classification datasets, with its official splits, class names and metric.
 
     Where there is no official validation split, a share of the training images of each class is held out, always the
-    same ones. Undivided datasets are divided by what their papers do: published partitions, or so many training images
-    a class, drawn at random but always the same; else a share is the test set.
+    same ones. Undivided datasets are divided as in their papers: published partitions, or a fixed number of training
+    images per class, drawn at random but always the same; else a share is the test set.
 
     Hyper-parameters are chosen with `validate_on="val"`, which does not touch the test images. With `"test"` the
     protocol is the one of published results: all that is not test trains, and validation reads the test images, so
@@ -70,14 +70,15 @@ class DownstreamDataModule(AugmentedDataModule):
     ) -> None:
         super().__init__(**augmentation)
         spec = find_set(dataset)
-        if validate_on not in ("val", "test"):
-            raise ValueError(f"validate_on must be 'val' or 'test', got {validate_on!r}")
+        check_choice("validate_on", validate_on, get_args(ValidateOn))
         for name, share in (("val_share", val_share), ("test_share", test_share)):
             check_number(name, share, above=0, below=1)
         if max_train_images is not None:
             check_whole_number("max_train_images", max_train_images, at_least=1)
         if in_memory and self.broken == "skip":
-            raise ValueError("in_memory=True decodes all images at the start: broken must be 'raise', got 'skip'")
+            raise ValueError(
+                "broken: got 'skip', expected 'raise' with in_memory=True, which decodes all images at the start"
+            )
         class_names, splits = open_splits(dataset, spec, Path(root).expanduser(), download, complete)
         if max_train_images is not None and max_train_images < len(class_names):
             raise ValueError(

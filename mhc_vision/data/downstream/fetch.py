@@ -41,7 +41,10 @@ def fetch_missing(name: str, spec: TorchvisionSet, root: Path, download: bool) -
     elif spec.fetch is None:
         reason = "nothing fetches it"
     if missing := _missing(spec, root):
-        raise ValueError(f"dataset: {root} lacks {first_few(missing)} of {name}, and {reason}; {by_hand(spec, root)}")
+        raise ValueError(
+            f"dataset: got {root} without {first_few(missing)}, expected all of {name}, and {reason}; "
+            f"{by_hand(spec, root)}"
+        )
 
 
 def require_packages(name: str, packages: Iterable[str]) -> None:
@@ -69,8 +72,8 @@ def _fetch(name: str, spec: TorchvisionSet, root: Path, missing: list[str]) -> N
     present = [place for place in spec.places if place not in missing]
     if present and spec.fetch == "download":
         raise ValueError(
-            f"dataset: {root} has {first_few(present)} of {name}, but not {first_few(missing)}. A part is not "
-            f"completed by download: move it away to have all of it fetched; {by_hand(spec, root)}"
+            f"dataset: {name}: got {first_few(present)} in {root}, expected {first_few(missing)} as well, or nothing: "
+            f"downloads do not complete a part; move it away to have all of it fetched; {by_hand(spec, root)}"
         )
     require_packages(name, spec.fetch_packages)
     options = {"download": True} if spec.fetch == "download" else {}

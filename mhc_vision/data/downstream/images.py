@@ -34,7 +34,7 @@ class LabelledImages:
         return LabelledImages(Subset(self.images, indices), [self.labels[index] for index in indices], groups)
 
     def join(self, other: LabelledImages) -> LabelledImages:
-        """These samples and the others behind them."""
+        """These samples and the others after them."""
         groups = None if self.groups is None or other.groups is None else self.groups + other.groups
         return LabelledImages(ConcatDataset([self.images, other.images]), self.labels + other.labels, groups)
 

@@ -74,6 +74,7 @@ def sun397_partition(paths: Sequence[str], root: Path, split: str) -> list[int]:
     names = [os.path.join(folder, *name.split("/")) for name in listed.read_text(encoding="utf-8").split()]
     if absent := [name for name in names if name not in index]:
         raise ValueError(
-            f"dataset: sun397 lacks {len(absent)} of the {len(names)} images of {listed}: {first_few(absent)}"
+            f"dataset: sun397: got {len(names) - len(absent)} images, expected the {len(names)} of {listed}; missing: "
+            f"{first_few(absent)}"
         )
     return [index[name] for name in names]

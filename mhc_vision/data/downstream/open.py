@@ -52,13 +52,13 @@ def open_splits(
         except Exception as error:  # torchvision's readers fail in as many ways as there are formats
             reason = str(error).partition(" You can ")[0]
             raise ValueError(
-                f"dataset: {name} in {root} cannot be read, it is damaged or only partly there: "
+                f"dataset: {name} in {root}: got a damaged or partial copy, expected a whole one: "
                 f"{type(error).__name__}: {reason}; {by_hand(spec, root)}"
             ) from error
         if complete and len(splits[split].labels) < official.num_images:
             raise ValueError(
-                f"dataset: {name} in {root} is only partly there: split {split!r} has {len(splits[split].labels)} of "
-                f"{official.num_images} images. Complete it, or accept it with complete=False; {by_hand(spec, root)}"
+                f"dataset: {name} in {root}: got {len(splits[split].labels)} images of split {split!r}, expected "
+                f"{official.num_images}; complete it, or accept it with complete=False; {by_hand(spec, root)}"
             )
         if spec.listed:
             _check_files(name, split, splits[split].images.paths)  # type: ignore[attr-defined]
@@ -102,8 +102,8 @@ def _check_files(name: str, split: str, paths: Sequence[str]) -> None:
             absent.append(path)
     if absent:
         raise ValueError(
-            f"dataset: {name} is only partly there: of the {len(paths)} images of its split {split!r} "
-            f"{len(absent)} are missing: {first_few(absent)}"
+            f"dataset: {name}: got {len(paths) - len(absent)} images of split {split!r}, expected {len(paths)}; "
+            f"missing: {first_few(absent)}"
         )
 
 
@@ -114,16 +114,16 @@ def _check_classes(name: str, names: dict[str, list[str]], splits: dict[str, Lab
         if names[other] != names[first]:
             differing = set(names[first]) ^ set(names[other])
             raise ValueError(
-                f"dataset: {name} is only partly there: the classes of its splits {first!r} and {other!r} differ: "
+                f"dataset: {name}: got classes of split {other!r} that differ from split {first!r}, expected the same: "
                 f"{first_few(differing)}"
             )
     labels = set(range(len(names[first])))
     for split, images in splits.items():
         if foreign := set(images.labels) - labels:
             raise ValueError(
-                f"dataset: {name} has {len(labels)} classes, but split {split!r} has the labels {first_few(foreign)}"
+                f"dataset: {name}: got labels {first_few(foreign)} in split {split!r}, expected 0 to {len(labels) - 1}"
             )
     if empty := labels - set(splits[first].labels):
         without = first_few(names[first][label] for label in empty)
-        raise ValueError(f"dataset: {name} is only partly there: split {first!r} has no images of {without}")
+        raise ValueError(f"dataset: {name}: got no images of {without} in split {first!r}, expected some of each class")
     return names[first]

@@ -63,7 +63,7 @@ class TorchvisionSet:
 
     @property
     def places(self) -> list[str]:
-        """The files and folders below the root that must be there."""
+        """The files and folders below the root that a copy needs."""
         return list(dict.fromkeys(_without_pattern(file) for file in self.files))
 
 

@@ -141,7 +141,7 @@ def test_the_html_needs_no_other_file(matrix, directory, write_run):
         (lambda run: (run / "metrics.jsonl").unlink(), r"got no metrics\.jsonl"),
         (lambda run: (run / "summary.json").write_text("{"), r"summary\.json is no JSON"),
         (lambda run: (run / "summary.json").write_text("{}"), r"summary\.json: got no steps, epochs, seed"),
-        (lambda run: (run / "metrics.jsonl").write_text('{"step": 0}\n'), "has no metric 'val/top1'"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"step": 0}\n'), "metric: got 'val/top1', expected one that"),
     ],
 )
 def test_missing_records_are_named_and_nothing_is_written(matrix, directory, write_run, damage, message):

@@ -121,9 +121,9 @@ def test_means_per_class_are_the_metric_of_the_papers_that_use_them() -> None:
 
 
 def test_an_unknown_name_has_its_nearest_ones() -> None:
-    with pytest.raises(ValueError, match="unknown 'CIFAR100'; nearest: cifar100, cifar10"):
+    with pytest.raises(ValueError, match="got 'CIFAR100', expected a known one; nearest: cifar100, cifar10"):
         find_set("CIFAR100")
-    with pytest.raises(ValueError, match="unknown 'flowers'; nearest: flowers102"):
+    with pytest.raises(ValueError, match="got 'flowers', expected a known one; nearest: flowers102"):
         find_set("flowers")
-    with pytest.raises(ValueError, match=r"unknown '###'; there is: caltech101, .*usps"):
+    with pytest.raises(ValueError, match=r"got '###', expected one of caltech101, .*usps"):
         find_set("###")

@@ -127,10 +127,12 @@ def test_memory_is_checked_for_all_processes(copies: Path, monkeypatch: pytest.M
     data = make(copies, "cifar10")
     data.prepare_data()
     data.trainer = SimpleNamespace(num_devices=2)
-    with pytest.raises(ValueError, match=r"in_memory: 70 images at their own size in each of 2 processes need"):
+    with pytest.raises(
+        ValueError, match=r"in_memory: 70 images at their own size in each of 2 processes: got .* expected"
+    ):
         data.prepare_data()
     monkeypatch.setattr("mhc_vision.data.machine.available_memory", lambda: needed - 1)
-    with pytest.raises(ValueError, match="are available: set in_memory=False or max_train_images"):
+    with pytest.raises(ValueError, match="GiB; set in_memory=False or max_train_images"):
         make(copies, "cifar10")
     make(copies, "cifar10", in_memory=False)
     # the test images are held once where they validate, too
@@ -141,16 +143,18 @@ def test_memory_is_checked_for_all_processes(copies: Path, monkeypatch: pytest.M
 def test_a_checkpoint_fits_the_same_division_only(copies: Path) -> None:
     saved = make(copies).state_dict()
     make(copies, in_memory=False, download=True, num_workers=1).load_state_dict(saved)
-    with pytest.raises(ValueError, match=r"data: val_share is 0\.15, but the checkpoint was made with 0\.1"):
+    with pytest.raises(ValueError, match=r"data: val_share: got 0\.15, expected 0\.1 as in the checkpoint"):
         make(copies, val_share=0.15).load_state_dict(saved)
-    with pytest.raises(ValueError, match="data: validate_on is test, but the checkpoint was made with val"):
+    with pytest.raises(ValueError, match="data: validate_on: got test, expected val as in the checkpoint"):
         make(copies, validate_on="test").load_state_dict({**saved, "num_train": 24})
-    with pytest.raises(ValueError, match="data: class_names is"):
+    with pytest.raises(ValueError, match="data: class_names: got"):
         make(copies, "dtd").load_state_dict(saved)
 
 
 def test_too_few_images_are_counted(copies: Path) -> None:
-    with pytest.raises(ValueError, match=r"split 'all' has 30 of 27000 images\. Complete it, .*complete=False"):
+    with pytest.raises(
+        ValueError, match=r"got 30 images of split 'all', expected 27000; complete it, .*complete=False"
+    ):
         make(copies, complete=True)
 
 
@@ -158,18 +162,20 @@ def test_listed_images_that_are_missing_are_counted_and_named(tmp_path: Path) ->
     write_copy("dtd", tmp_path)
     for path in sorted((tmp_path / "dtd" / "dtd" / "images" / "zigzagged").iterdir()):
         path.unlink()
-    with pytest.raises(ValueError, match=r"of the 8 images of its split 'train' 4 are missing: .*zigzagged_0002.jpg"):
+    with pytest.raises(ValueError, match=r"got 4 images of split 'train', expected 8; missing: .*zigzagged_0002.jpg"):
         make(tmp_path, "dtd")
 
 
 def test_a_class_without_images_is_named(tmp_path: Path) -> None:
     write_copy("gtsrb", tmp_path)
     shutil.rmtree(tmp_path / "gtsrb" / "GTSRB" / "Training" / "00007")
-    with pytest.raises(ValueError, match="split 'train' has no images of end of no passing for trucks"):
+    with pytest.raises(ValueError, match="got no images of end of no passing for trucks in split 'train'"):
         make(tmp_path, "gtsrb")
     write_copy("country211", tmp_path)
     shutil.rmtree(tmp_path / "country211" / "test" / "ZW")
-    with pytest.raises(ValueError, match="classes of its splits 'train' and 'test' differ: ZW"):
+    with pytest.raises(
+        ValueError, match="classes of split 'test' that differ from split 'train', expected the same: ZW"
+    ):
         make(tmp_path, "country211")
 
 
@@ -177,7 +183,7 @@ def test_labels_that_are_no_class_are_named(tmp_path: Path) -> None:
     write_copy("mnist", tmp_path)
     path = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + bytes([12]))
-    with pytest.raises(ValueError, match="mnist has 10 classes, but split 'test' has the labels 12"):
+    with pytest.raises(ValueError, match="mnist: got labels 12 in split 'test', expected 0 to 9"):
         make(tmp_path, "mnist")
 
 
@@ -193,7 +199,9 @@ def test_labels_that_are_no_class_are_named(tmp_path: Path) -> None:
 def test_damaged_files_are_reported_with_what_to_place(tmp_path: Path, dataset: str, file: str, reason: str) -> None:
     write_copy(dataset, tmp_path)
     (tmp_path / file).write_bytes(b"{")
-    with pytest.raises(ValueError, match=f"{dataset} in .* damaged or only partly there: ({reason})") as refused:
+    with pytest.raises(
+        ValueError, match=f"{dataset} in .* damaged or partial copy, expected a whole one: ({reason})"
+    ) as refused:
         make(tmp_path, dataset)
     assert "to place it by hand, take from http" in str(refused.value)
     assert (tmp_path / file).read_bytes() == b"{"
@@ -229,7 +237,7 @@ def test_broken_training_images_can_be_skipped(tmp_path: Path) -> None:
     data = make(tmp_path, broken="skip")
     with pytest.warns(UserWarning, match=r"River_\d+.jpg.*left out"):
         assert all(label < 2 for _, labels in data.train_dataloader() for label in labels)
-    with pytest.raises(ValueError, match=r"in_memory=True decodes all images .* broken must be 'raise', got 'skip'"):
+    with pytest.raises(ValueError, match=r"broken: got 'skip', expected 'raise' with in_memory=True"):
         make(tmp_path, broken="skip", in_memory=True)
 
 
@@ -241,10 +249,10 @@ def test_a_home_folder_may_be_abbreviated(copies: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"dataset": "eurosta"}, "dataset: unknown 'eurosta'; nearest: eurosat"),
+        ({"dataset": "eurosta"}, "dataset: got 'eurosta', expected a known one; nearest: eurosat"),
         ({"root": "nowhere"}, "root: nowhere is missing, expected the folder that eurosat is in"),
         ({"root": os.devnull}, f"root: {os.devnull} is not a folder"),
-        ({"validate_on": "train"}, "validate_on must be 'val' or 'test', got 'train'"),
+        ({"validate_on": "train"}, "validate_on: got 'train', expected one of val, test"),
         ({"val_share": 0.0}, "val_share: got 0.0, expected a finite number above 0"),
         ({"test_share": 1.0}, "test_share: got 1.0, expected a finite number above 0"),
         ({"batch_size": 0}, "batch_size: got 0"),
