@@ -5,12 +5,12 @@ import timm
 
 from mhc_vision.analysis.model_table import model_table
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
-def test_the_readme_shows_the_table_of_all_registered_models():
+def test_the_page_of_models_shows_the_table_of_all_registered_ones():
     table = model_table()
-    assert table in README.read_text(encoding="utf-8")
+    assert table in PAGE.read_text(encoding="utf-8")
     for name in timm.list_models("*_mhc"):
         assert f"`{name.removesuffix('_mhc')}_*`" in table
 
