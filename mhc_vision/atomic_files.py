@@ -116,6 +116,17 @@ def check_writable(path: Path, argument: str) -> None:
     check_writable_directory(path.absolute().parent, argument)
 
 
+def check_new_directory(directory: Path, argument: str) -> None:
+    """Raise ValueError unless `directory` is new or empty, in a writable place."""
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise ValueError(f"{argument}: got {directory}, which is there already, expected a new or an empty directory")
+    parent = next(path for path in directory.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(
+            f"{argument}: got {directory}, which cannot be made in {parent}, expected a place that can be written to"
+        )
+
+
 def check_writable_directory(directory: Path, argument: str) -> None:
     """Check that files can be written to a directory, which need not be there yet, by writing one.
 

@@ -17,7 +17,7 @@ def interrupted_in_words() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not _is_command():
+        if not is_command():
             raise
         print("mhc-vision: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -43,11 +43,12 @@ def readers_may_leave() -> Iterator[None]:
         sys.exit(128 + _SIGPIPE)
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
     """Whether Python was started for a command of this package, as a script or with `-m`."""
     program = sys.argv[0] if sys.argv else ""
-    # the name of a module stands in sys.argv only when it has been found, which imports its package
-    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if program == "-m" and "-m" in sys.orig_argv else []
+    # the file of a module stands in sys.argv only when it has been found, which imports its package
+    is_module = program == "-m" or program.startswith(os.path.dirname(__file__))
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if is_module and "-m" in sys.orig_argv else []
     name = os.path.basename(program).removesuffix(".exe")
     return name in _SCRIPTS or any(word.partition(".")[0] == "mhc_vision" for word in module)
 

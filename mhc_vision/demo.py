@@ -13,18 +13,22 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.cli import main as command_line
-from mhc_vision.report.curves import plot_loss_curves
+from mhc_vision.command_line.recipes import recipe_folder
+from mhc_vision.command_start import interrupted_in_words
 from mhc_vision.report.markdown import markdown_table
 from mhc_vision.run_directory import FIGURES, LOSS_FIGURE, METRICS_LOG, REPORT, SUMMARY
-from mhc_vision.training.cli import TrainCLI
+
+with interrupted_in_words():
+    import torch
+    from torch import nn
+
+    from mhc_vision.report.curves import plot_loss_curves
+    from mhc_vision.training.cli import TrainCLI
 
 CONNECTIONS = ("baseline", "shc", "dhc", "mhc")
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = recipe_folder()
 
 _QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 
@@ -46,7 +50,6 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The words of the command line; `None` takes them from `sys.argv`.
 
     Raises:
-        FileNotFoundError: If the configuration files are missing; they come with the repository, not with the package.
         ValueError: If the output directory holds something that is not from an earlier demo.
     """
     parser = argparse.ArgumentParser(prog="python -m mhc_vision.demo", description=__doc__)
@@ -58,8 +61,6 @@ def main(args: Sequence[str] | None = None) -> None:
     # Lightning reads a limit of 1 as 100 %
     if options.max_steps is not None and options.max_steps < 2:
         parser.error(f"--max-steps: got {options.max_steps}, expected a whole number from 2")
-    if not CONFIGS.is_dir():
-        raise FileNotFoundError(f"the demo runs from a checkout of the repository: no directory {CONFIGS}")
     _clear(options.out)
     _quieten_lightning()
     # operations this small gain nothing from a second thread, and lose much where the cores are busy

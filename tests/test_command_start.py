@@ -16,7 +16,12 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     "words",
-    [["-m", "mhc_vision", "train"], ["-m", "mhc_vision.demo"], ["train_imagenet.py"], ["mhc-vision", "--help"]],
+    [
+        ["-m", "mhc_vision", "train"],
+        ["-m", "mhc_vision.demo"],
+        ["train_imagenet.py"],
+        ["mhc-vision", "evaluate", "test_vit", "."],
+    ],
     ids=lambda words: " ".join(words),
 )
 def test_an_interrupt_of_the_imports_is_one_line(tmp_path, words):

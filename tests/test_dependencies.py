@@ -19,12 +19,16 @@ ALLOWED = {
     "data": {"data"},
     "stored": _STORED,
     "report": {"report"},
-    "analysis": {*_MODELS, "report", "analysis"},
-    "training": {*_STORED, "training"},
+    "command_line": {"command_line"},
+    "training": {*_STORED, "command_line", "training"},
     "inference": {*_STORED, "report", "inference"},
-    "finetuning": {*_STORED, "training", "inference", "finetuning"},
-    "comparison": {"data", "report", "comparison"},
-    "commands": {*_STORED, "report", "analysis", "training", "inference", "finetuning", "comparison", "commands"},
+    "analysis": {*_STORED, "report", "inference", "analysis"},
+    "finetuning": {*_STORED, "command_line", "training", "inference", "finetuning"},
+    "comparison": {"data", "report", "command_line", "comparison"},
+    "commands": {
+        *_STORED,
+        *("report", "command_line", "analysis", "training", "inference", "finetuning", "comparison", "commands"),
+    },
 }
 # rooms within a part, from the lowest
 ORDERED_ROOMS = ("comparison", ("plan", "run", "report"))

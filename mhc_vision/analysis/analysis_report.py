@@ -1,6 +1,5 @@
 """Writes an analysis: figures, the numbers as JSON, and one page that shows them."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,13 @@ from mhc_vision.analysis.figures.similarity_figure import SIMILARITY
 from mhc_vision.analysis.figures.sinkhorn_figure import SINKHORN
 from mhc_vision.analysis.figures.stream_figure import STREAMS
 from mhc_vision.analysis.summary_table import summary_rows
-from mhc_vision.atomic_files import json_text, new_directory
+from mhc_vision.atomic_files import check_new_directory, json_text, new_directory
 from mhc_vision.report.figures import save_figure
 from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_html
 from mhc_vision.run_directory import FIGURES
 
 # in the order of the page
 SECTIONS = [GAINS, SINKHORN, MAPS, MATRIX, SIMILARITY, STREAMS, COEFFICIENTS, CLASSES]
-
-
-def check_new_directory(directory: Path) -> None:
-    """Raise ValueError unless `directory` is new or empty, in a writable place."""
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise ValueError(f"out: got {directory}, which is there already, expected a new or an empty directory")
-    parent = next(path for path in directory.absolute().parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(
-            f"out: got {directory}, which cannot be made in {parent}, expected a place that can be written to"
-        )
 
 
 def write_analysis(record: dict[str, Any], directory: Path) -> Path:
@@ -48,7 +36,7 @@ def write_analysis(record: dict[str, Any], directory: Path) -> Path:
         ImportError: matplotlib is missing.
         ValueError: the directory is in use.
     """
-    check_new_directory(directory)
+    check_new_directory(directory, "out")
     drawn = {section.name: section.draw(record) for section in SECTIONS}
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     with new_directory(directory) as temporary:

@@ -5,9 +5,9 @@ import re
 from typing import NoReturn
 
 from mhc_vision.checks import nearest
-from mhc_vision.inference.logits import InferenceOptions
-from mhc_vision.layers import CONNECTIONS
-from mhc_vision.training.messages import fail
+from mhc_vision.command_line.catalog import catalog
+from mhc_vision.command_line.messages import fail
+from mhc_vision.inference.options import InferenceOptions
 
 MODEL = (
     "a checkpoint of mhc-vision train, a directory of mhc-vision export, or a timm model (NAME[.TAG], hf-hub:..., "
@@ -31,7 +31,7 @@ class CommandParser(argparse.ArgumentParser):
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds the fields of `ModelOptions`."""
     add = parser.add_argument
-    add("--connection", choices=CONNECTIONS, help="of a plain timm name")
+    add("--connection", choices=tuple(catalog().connections), help="of a plain timm name")
     add("--weights", choices=("default", "raw"), default="default", help="raw: not the average of EMA")
     add("--img-size", type=int, metavar="PIXELS", help="in place of the model's own")
     add("--crop-pct", type=float, metavar="PART", help="in place of the model's own")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.recipes import config_path
 from mhc_vision.commands.arguments import CommandParser
 from mhc_vision.termination import exit_status
-from mhc_vision.training.messages import fail
 from mhc_vision.yaml_files import parse_yaml
 
 
@@ -19,28 +20,34 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 for bad input, 1 if a run failed, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    parser = CommandParser(
-        prog="mhc-vision compare",
-        description="Run a matrix of trainings or fine-tunings, several at a time, and report on them. "
-        "The same command goes on where it was stopped.",
-    )
-    parser.add_argument("matrix", type=Path, help="YAML file, such as configs/compare/digits.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the runs and of the report")
-    parser.add_argument("--jobs", type=int, help="runs at a time; default: one on each GPU, or as the cores allow")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="option of all runs, such as data.root=DIR"
-    )
-    parser.add_argument("--report-only", action="store_true", help="run nothing, report on runs that have all ended")
-    arguments = parser.parse_args(words)
+    arguments = parser().parse_args(words)
     if sys.platform == "win32":
         fail("error: compare locks files and signals processes as only Unix can; run it there", status=2)
     command = shlex.join(["mhc-vision", "compare", *(word for word in words if word != "--report-only")])
     try:
+        arguments.matrix = Path(config_path(arguments.matrix))
         num_failed = _compare(arguments, command)
     except ValueError as error:
         fail(f"error: {error}", status=2)
     if num_failed:
         fail(f"{num_failed} runs failed: see the report; the same command tries them again", status=1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the words behind `compare`."""
+    made = CommandParser(
+        prog="mhc-vision compare",
+        description="Run a matrix of trainings or fine-tunings, several at a time, and report on them. "
+        "The same command goes on where it was stopped.",
+    )
+    made.add_argument("matrix", help="YAML file, or one of the recipes compare/*, such as compare/digits")
+    made.add_argument("--out", type=Path, required=True, help="directory of the runs and of the report")
+    made.add_argument("--jobs", type=int, help="runs at a time; default: one on each GPU, or as the cores allow")
+    made.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="option of all runs, such as data.root=DIR"
+    )
+    made.add_argument("--report-only", action="store_true", help="run nothing, report on runs that have all ended")
+    return made
 
 
 def _compare(arguments: argparse.Namespace, command: str) -> int:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.places import check_model, check_there
 from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
-from mhc_vision.inference.evaluate import EvaluationOptions
-from mhc_vision.inference.evaluate_folder import evaluate_folder
-from mhc_vision.inference.load_model import ModelOptions
+from mhc_vision.inference.options import EvaluationOptions, ModelOptions
 from mhc_vision.report.markdown import markdown_table
-from mhc_vision.training.messages import fail
 
 
 def run(words: Sequence[str]) -> None:
@@ -20,10 +19,14 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 for bad input.
     """
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     try:
         if arguments.json is not None:
             check_writable(arguments.json, "json")
+        check_model(arguments.model)
+        check_there("folder", [arguments.folder], "FOLDER/<class>/*")
+        from mhc_vision.inference.evaluate_folder import evaluate_folder
+
         record = evaluate_folder(
             arguments.model,
             arguments.folder,
@@ -41,19 +44,20 @@ def run(words: Sequence[str]) -> None:
         replace_text(arguments.json, json_text(record, indent=2) + "\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
+def parser() -> argparse.ArgumentParser:
+    """Of the words behind `evaluate`."""
+    made = CommandParser(
         prog="mhc-vision evaluate", description="Accuracy of a model on a folder of images, each of which counts once."
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("model", metavar="MODEL", help=MODEL)
     add("folder", metavar="FOLDER", type=Path, help="FOLDER/<class>/*, or with such a val/ or test/ in it")
     add("--real-labels", metavar="JSON", help="ReaL's real.json, or 'timm' for the copy that timm ships")
     add("--broken", choices=("raise", "skip"), default=EvaluationOptions.broken, help="images that cannot be decoded")
     add("--json", type=Path, metavar="FILE", help="where to write the figures, too")
-    add_model_options(parser)
-    add_inference_options(parser)
-    return parser
+    add_model_options(made)
+    add_inference_options(made)
+    return made
 
 
 def _report(record: dict[str, Any]) -> str:

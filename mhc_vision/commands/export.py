@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.places import check_model, check_there
 from mhc_vision.commands.arguments import MODEL, CommandParser, add_model_options
-from mhc_vision.training.messages import fail
+from mhc_vision.inference.options import ModelOptions
 
 
 def run(words: Sequence[str]) -> None:
@@ -14,7 +16,7 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 for bad input or what the Hub refuses, 1 if the Hub cannot be reached.
     """
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     try:
         _check(arguments)
         if arguments.format == "onnx":
@@ -25,12 +27,13 @@ def run(words: Sequence[str]) -> None:
         fail(f"error: {error}", status=2)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
+def parser() -> argparse.ArgumentParser:
+    """Of the words behind `export`."""
+    made = CommandParser(
         prog="mhc-vision export",
         description="Write a model that timm loads, from here or the Hugging Face Hub, or that ONNX runtimes run.",
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("model", metavar="MODEL", help=f"a checkpoint of mhc-vision train; for ONNX, {MODEL}")
     add("directory", metavar="DIRECTORY", type=Path, help="a new one; timm loads it as local-dir:DIRECTORY")
     add(
@@ -57,12 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         help="images that the model card shows with the model's answers; copied as they are, to be seen by all who see "
         "the model",
     )
-    add_model_options(parser)
-    return parser
+    add_model_options(made)
+    return made
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise ValueError for what is known to be wrong before anything is loaded."""
+    check_model(arguments.model)
+    check_there("examples", arguments.examples, "images")
     if arguments.private and arguments.push is None:
         raise ValueError("private: got it without --push, expected a repository; add --push OWNER/NAME")
     if arguments.format == "onnx":
@@ -113,7 +118,6 @@ def _export_timm(arguments: argparse.Namespace) -> None:
 
 def _export_onnx(arguments: argparse.Namespace) -> None:
     from mhc_vision.inference.export_onnx import export_onnx
-    from mhc_vision.inference.load_model import ModelOptions
 
     options = ModelOptions(arguments.connection, arguments.weights, arguments.img_size, arguments.crop_pct)
     check = export_onnx(arguments.model, arguments.directory, options)["check"]

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.places import check_model, check_there
 from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
-from mhc_vision.inference.load_model import ModelOptions
-from mhc_vision.inference.logits import InferenceOptions
-from mhc_vision.inference.predict import predict_files
-from mhc_vision.training.messages import fail
+from mhc_vision.inference.options import InferenceOptions, ModelOptions
 
 
 def run(words: Sequence[str]) -> None:
@@ -23,12 +22,16 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 for bad input and where no file can be read, 130 after an interrupt.
     """
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     try:
         if arguments.out is not None:
             _check_new(arguments.out, arguments.force)
         elif arguments.force:
             raise ValueError("force: got it without --out, expected a file to overwrite")
+        check_model(arguments.model)
+        check_there("images", arguments.images, "files or folders")
+        from mhc_vision.inference.predict import predict_files
+
         record = predict_files(
             arguments.model,
             arguments.images,
@@ -63,13 +66,14 @@ def csv_text(record: dict[str, Any]) -> str:
     return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
+def parser() -> argparse.ArgumentParser:
+    """Of the words behind `predict`."""
+    made = CommandParser(
         prog="mhc-vision predict",
         description="The most probable classes of images, as CSV or JSON. Files that cannot be read as images are "
         "named on stderr and left out. EXIF orientations are not applied, as in training and evaluation.",
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("model", metavar="MODEL", help=MODEL)
     add(
         "images",
@@ -82,9 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", choices=("csv", "json"), default="csv", help="json has indices, settings and versions, too")
     add("--out", type=Path, metavar="FILE", help="a new file, in place of stdout")
     add("--force", action="store_true", help="overwrite FILE")
-    add_model_options(parser)
-    add_inference_options(parser)
-    return parser
+    add_model_options(made)
+    add_inference_options(made)
+    return made
 
 
 def _check_new(path: Path, force: bool) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.command_line.catalog import catalog
+from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.places import check_model
 from mhc_vision.commands.arguments import CommandParser
-from mhc_vision.training.messages import fail
 
 
 def run(words: Sequence[str]) -> None:
@@ -16,27 +18,32 @@ def run(words: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 for bad input.
     """
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     try:
         _profile(arguments, words)
     except (ValueError, ImportError) as error:
         fail(f"error: {error}", status=2)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
+def parser() -> argparse.ArgumentParser:
+    """Of the words behind `profile`."""
+    made = CommandParser(
         prog="mhc-vision profile",
         description="Parameters, multiply-accumulates, memory and time of a model, plain beside connected. The two "
         "take turns, so that what else the machine does slows both. Weights are those before any training.",
     )
-    add = parser.add_argument
+    add = made.add_argument
     add(
         "model",
         metavar="MODEL",
         help="a timm name, a checkpoint of mhc-vision train, a directory of mhc-vision export, or hf-hub:...; plain or "
         "hyper-connected",
     )
-    add("--connection", help="of a plain model's twin: shc, dhc or mhc (the default)")
+    add(
+        "--connection",
+        choices=tuple(catalog().connections),
+        help="of a plain model's twin: shc, dhc or mhc (the default)",
+    )
     add("--num-streams", type=int, metavar="N", help="of a plain model's twin; default: 4")
     add("--batch-sizes", nargs="+", type=int, default=[1, 8, 32], metavar="N", help="default: 1 8 32")
     add("--img-size", type=int, metavar="PIXELS", help="in place of the model's own")
@@ -46,12 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="compile both models")
     add("--seconds", type=float, default=2.0, help="to time each model for, at each batch size; default: 2")
     add("--out", type=Path, metavar="FILE.json", help="write the figures here, too")
-    return parser
+    return made
 
 
 def _profile(arguments: argparse.Namespace, words: Sequence[str]) -> None:
     if arguments.out is not None:
         check_writable(arguments.out, "out")
+    check_model(arguments.model)
     # the profiler would tell stderr that it starts and stops
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 

@@ -58,7 +58,7 @@ def load_digits_split() -> tuple[InMemoryImages, InMemoryImages]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError("the digits need scikit-learn: pip install 'mhc_vision[demo]'") from error
+        raise ImportError("the digits need scikit-learn: pip install 'mhc-vision[demo]'") from error
     digits = load_digits()
     images = torch.from_numpy(digits.images).unsqueeze(1)  # (1797, 1, 8, 8)
     images = (images * (255 / _WHITE)).round().to(torch.uint8)

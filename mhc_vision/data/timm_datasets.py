@@ -204,4 +204,4 @@ def _require(package: str, dataset: str) -> None:
     try:
         importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f"{dataset} needs {package}: pip install 'mhc_vision[readers]'") from error
+        raise ImportError(f"{dataset} needs {package}: pip install 'mhc-vision[readers]'") from error

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.command_line.messages import fail
 from mhc_vision.data import ImageDataModule
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
@@ -18,7 +19,6 @@ from mhc_vision.training.callbacks.run_summary import RunSummary
 from mhc_vision.training.callbacks.save_config import SaveConfigOnStart
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
-from mhc_vision.training.messages import fail
 from mhc_vision.training.run_guard import BeginRun
 
 _Callback = TypeVar("_Callback", bound=Callback)

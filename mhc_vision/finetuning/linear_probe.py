@@ -103,7 +103,7 @@ def logistic_head(features: Tensor, labels: Tensor, num_classes: int, c: float) 
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise ImportError("logistic regression needs scikit-learn: pip install 'mhc_vision[finetune]'") from error
+        raise ImportError("logistic regression needs scikit-learn: pip install 'mhc-vision[finetune]'") from error
     mean, std = _moments(features)
     inputs = ((features - mean) / std).cpu().numpy()
     fitted = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS).fit(inputs, labels.cpu().numpy())

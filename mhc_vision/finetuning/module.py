@@ -124,4 +124,4 @@ def _check_probe(settings: Any) -> None:
         check_whole_number(name, settings[name], at_least=1)
     check_number("knn_temperature", settings["knn_temperature"], above=0)
     if settings["method"] == "linear" and settings["probe_cs"] and importlib.util.find_spec("sklearn") is None:
-        raise ImportError("logistic regression (probe_cs) needs scikit-learn: pip install 'mhc_vision[finetune]'")
+        raise ImportError("logistic regression (probe_cs) needs scikit-learn: pip install 'mhc-vision[finetune]'")

@@ -3,35 +3,15 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mhc_vision.accuracy import accuracies
-from mhc_vision.checks import check_choice
 from mhc_vision.inference.load_model import LoadedModel
-from mhc_vision.inference.logits import InferenceOptions, image_logits
-
-
-@dataclass(frozen=True)
-class EvaluationOptions(InferenceOptions):
-    """How to evaluate; nothing but `precision` and `broken` changes what comes out.
-
-    Args:
-        broken: What an image that cannot be decoded does: `"raise"` an error, or `"skip"`: it does not count. The
-            others are those of `InferenceOptions`.
-
-    Raises:
-        ValueError: If an option is out of range.
-    """
-
-    broken: Literal["raise", "skip"] = "raise"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("broken", self.broken, ("raise", "skip"))
+from mhc_vision.inference.logits import image_logits
+from mhc_vision.inference.options import EvaluationOptions
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.data.folders import class_folders, list_class_images
-from mhc_vision.inference.evaluate import EvaluationOptions, evaluate
+from mhc_vision.inference.evaluate import evaluate
 from mhc_vision.inference.evaluation_images import evaluation_folder, list_flat_images
 from mhc_vision.inference.folder_labels import folder_labels, is_imagenet_1k
-from mhc_vision.inference.load_model import ModelOptions, load_model
+from mhc_vision.inference.load_model import load_model
 from mhc_vision.inference.model_identity import model_identity
+from mhc_vision.inference.options import EvaluationOptions, ModelOptions
 from mhc_vision.inference.real_labels import load_real_labels, real_accuracy, real_labels_of
 from mhc_vision.version import versions
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mhc_vision.atomic_files import json_text, new_directory
 from mhc_vision.finite import check_finite_rows
-from mhc_vision.inference.load_model import LoadedModel, ModelOptions, load_model
+from mhc_vision.inference.load_model import LoadedModel, load_model
 from mhc_vision.inference.logits import check_runs
 from mhc_vision.inference.model_identity import model_identity
 from mhc_vision.inference.names_of_classes import names_of_classes
+from mhc_vision.inference.options import ModelOptions
 from mhc_vision.version import versions
 
 OPSET = 18
@@ -54,7 +55,7 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
     if directory.exists():
         raise ValueError(f"directory: got {directory}, which is there already, expected a new one")
     if missing := [package for package in _PACKAGES if importlib.util.find_spec(package) is None]:
-        raise ImportError(f"the ONNX export needs {', '.join(missing)}: pip install 'mhc_vision[onnx]'")
+        raise ImportError(f"the ONNX export needs {', '.join(missing)}: pip install 'mhc-vision[onnx]'")
     model_options = model_options or ModelOptions()
     loaded = load_model(name, **vars(model_options), needs_rgb_classes=False)
     if not loaded.num_classes:

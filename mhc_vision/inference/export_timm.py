@@ -14,9 +14,8 @@ from mhc_vision.data.class_names import check_class_names, distinct_names
 from mhc_vision.finite import check_finite_weights
 from mhc_vision.inference.checkpoint_model import CheckpointModel, load_checkpoint_model
 from mhc_vision.inference.hub_metadata import EXAMPLES
-from mhc_vision.inference.load_model import ModelOptions
-from mhc_vision.inference.logits import InferenceOptions
 from mhc_vision.inference.model_card import model_card
+from mhc_vision.inference.options import InferenceOptions, ModelOptions
 from mhc_vision.inference.predict import predict_files
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.names import split_name

@@ -67,16 +67,6 @@ class LoadedModel:
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """What `load_model` takes beside the name."""
-
-    connection: str | None = None
-    weights: Literal["default", "raw"] = "default"
-    img_size: int | None = None
-    crop_pct: float | None = None
-
-
 def load_model(
     name: str,
     *,

@@ -1,59 +1,20 @@
 """The logits of a loaded model on image files, batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.loaders import outlive_sigterm
 from mhc_vision.data.transforms import eval_transform
 from mhc_vision.finite import finite_rows
 from mhc_vision.inference.evaluation_images import EvaluationImages, collate_readable
 from mhc_vision.inference.load_model import LoadedModel
-
-
-@dataclass(frozen=True)
-class InferenceOptions:
-    """How to run a model; nothing but `precision` changes what comes out.
-
-    Args:
-        batch_size: Images per batch.
-        num_workers: Processes that load images, 0 to load in the main process.
-        device: `"auto"` (a GPU where there is one), or a device of torch.
-        precision: `"32"`, or `"bf16"` for autocast.
-
-    Raises:
-        ValueError: If an option is out of range.
-    """
-
-    batch_size: int = 128
-    num_workers: int = 4
-    device: str = "auto"
-    precision: Literal["32", "bf16"] = "32"
-
-    def __post_init__(self) -> None:
-        check_whole_number("batch_size", self.batch_size, at_least=1)
-        check_whole_number("num_workers", self.num_workers, at_least=0)
-        check_choice("precision", self.precision, ("32", "bf16"))
-        self.torch_device()
-
-    def torch_device(self) -> torch.device:
-        """The device that `device` means on this machine."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-            # a device can be well-formed and not be there
-            torch.zeros(1, device=device).item()
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ValueError(f"device: got {self.device!r}, expected one that torch can use: {error}") from error
-        return device
+from mhc_vision.inference.options import InferenceOptions
 
 
 class ImageLogits(NamedTuple):

@@ -9,10 +9,11 @@ import torch
 from mhc_vision.checks import check_whole_number
 from mhc_vision.data.decode import decode_file
 from mhc_vision.inference.input_files import list_files
-from mhc_vision.inference.load_model import LoadedModel, ModelOptions, load_model
-from mhc_vision.inference.logits import InferenceOptions, image_logits
+from mhc_vision.inference.load_model import LoadedModel, load_model
+from mhc_vision.inference.logits import image_logits
 from mhc_vision.inference.model_identity import model_identity
 from mhc_vision.inference.names_of_classes import names_of_classes
+from mhc_vision.inference.options import InferenceOptions, ModelOptions
 from mhc_vision.version import versions
 
 _SIGNIFICANT_DIGITS = 6

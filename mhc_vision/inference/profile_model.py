@@ -13,7 +13,7 @@ from torch import nn
 
 from mhc_vision.checks import check_choice, check_number, check_whole_number
 from mhc_vision.inference.load_model import load_model
-from mhc_vision.inference.logits import InferenceOptions
+from mhc_vision.inference.options import InferenceOptions
 from mhc_vision.kernels import describe
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.create import rebuild_classifier, split_options

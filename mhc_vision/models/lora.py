@@ -59,7 +59,7 @@ def add_adapters(model: nn.Module, options: LoraOptions) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ImportError("LoRA needs peft: pip install 'mhc_vision[finetune]'") from error
+        raise ImportError("LoRA needs peft: pip install 'mhc-vision[finetune]'") from error
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for target in options.targets:
         if not _ending_with(target, linear):

@@ -25,7 +25,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'mhc_vision[plots]'") from error
+        raise ImportError("figures need matplotlib: pip install 'mhc-vision[plots]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

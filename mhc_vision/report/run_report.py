@@ -64,7 +64,7 @@ def write_run_report(run_dir: Path) -> Path:
 def _loss_figure(log: Path, run_dir: Path) -> Block:
     """The loss curve, drawn if it can be."""
     if importlib.util.find_spec("matplotlib") is None:
-        return Paragraph("No figure: it needs matplotlib (`pip install 'mhc_vision[plots]'`).")
+        return Paragraph("No figure: it needs matplotlib (`pip install 'mhc-vision[plots]'`).")
     if '"train/loss"' not in log.read_text(encoding="utf-8"):
         return Paragraph("No figure: no training loss was logged (`trainer.log_every_n_steps` is longer than the run).")
     png, svg = plot_loss_curves({run_dir.resolve().name: log}, run_dir / LOSS_FIGURE)

@@ -12,6 +12,8 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 import mhc_vision.data  # noqa: F401  its classes can be named without their module
+from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.option_names import SUBCOMMANDS
 from mhc_vision.run_directory import LAST, NEWEST, SUMMARY
 from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
 from mhc_vision.training.callbacks.divergence import StopWhenDiverged
@@ -25,15 +27,13 @@ from mhc_vision.training.callbacks.setup_mark import SetupMark
 from mhc_vision.training.callbacks.throughput import Throughput
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
-from mhc_vision.training.messages import fail
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.options.errors import REFUSALS, reason_of, trainer_refusals
 from mhc_vision.training.options.parser import OptionParser, parse_options
 from mhc_vision.training.resume import check_same_classes, check_same_model, check_same_run, resume_path
 from mhc_vision.training.run_guard import BeginRun, RunDirectory
 
-EVALUATIONS = ("validate", "test")
-SUBCOMMANDS = ("fit", *EVALUATIONS)
+EVALUATIONS = SUBCOMMANDS[1:]
 DEFAULT_RUN_DIR = "runs/default"
 
 

@@ -5,8 +5,9 @@ import pytest
 import timm
 import torch
 
-from mhc_vision.analysis.analysis_report import check_new_directory, write_analysis
+from mhc_vision.analysis.analysis_report import write_analysis
 from mhc_vision.analysis.measure_model import measure_model
+from mhc_vision.atomic_files import check_new_directory
 
 
 def record(name: str, num_classes: int = 3, depth: int = 1, **options: Any) -> dict[str, Any]:
@@ -74,9 +75,9 @@ def test_a_directory_in_use_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match=r"out: .* is there already"):
         write_analysis(record("test_vit"), tmp_path)
     with pytest.raises(ValueError, match=r"out: .* is there already"):
-        check_new_directory(tmp_path / "notes.txt")
+        check_new_directory(tmp_path / "notes.txt", "out")
     with pytest.raises(ValueError, match=r"cannot be made in .*notes\.txt"):
-        check_new_directory(tmp_path / "notes.txt" / "out")
+        check_new_directory(tmp_path / "notes.txt" / "out", "out")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

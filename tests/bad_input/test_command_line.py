@@ -158,7 +158,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     # files
     "file-missing": (
         ["--config", "tpyo.yaml"],
-        "config: got tpyo.yaml, which is no file, expected a YAML file; nearest: typo.yaml",
+        "config: got tpyo.yaml, which is no file, expected a YAML file or a recipe",
     ),
     "file-folder": (["--config", "images"], "config: got images, which is a folder, expected a YAML file"),
     "file-broken": (["--config", "broken.yaml"], "broken.yaml: line 3, column 1: no YAML: did not find expected"),

@@ -25,8 +25,8 @@ from mhc_vision.data.in_memory_folder import InMemoryFolderDataModule
 from mhc_vision.data.timm_datasets import TimmDataModule
 from mhc_vision.data.transforms import eval_transform, train_transform
 from mhc_vision.finetuning.module import FinetuneModule
-from mhc_vision.inference.evaluate import EvaluationOptions
 from mhc_vision.inference.load_model import load_model
+from mhc_vision.inference.options import EvaluationOptions
 from mhc_vision.inference.predict import predict_files
 from mhc_vision.inference.sample_images import sample_indices
 from mhc_vision.kernels import branch_input, project_streams, sinkhorn_knopp, stream_logits

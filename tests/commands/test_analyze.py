@@ -88,7 +88,8 @@ def test_bad_input_is_refused_before_any_work(checkpoint, tmp_path, capsys):
     assert "num_images: got 0, expected a whole number from 1" in refused(capsys, "test_vit", *out, "--num-images", "0")
     message = refused(capsys, str(checkpoint("mhc")), *out, "--weights", "initial")
     assert "weights: got 'initial'" in message
-    assert "data: " in (message := refused(capsys, str(checkpoint("mhc")), *out, "--data", str(tmp_path / "none")))
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    assert "data: " in (message := refused(capsys, str(checkpoint("mhc")), *out, "--data", str(tmp_path / "images")))
     assert "for images of 1 channel" in message
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
@@ -98,7 +99,7 @@ def test_bad_input_is_refused_before_any_work(checkpoint, tmp_path, capsys):
 
 def test_a_missing_folder_is_named(tmp_path, capsys):
     words = ("test_vit", "--weights", "initial", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "none"))
-    assert f"{tmp_path / 'none'}, which is missing" in refused(capsys, *words)
+    assert f"{tmp_path / 'none'}, which is not there" in refused(capsys, *words)
 
 
 def test_checkpoints_of_other_libraries_are_refused(tmp_path, capsys):

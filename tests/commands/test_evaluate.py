@@ -9,7 +9,6 @@ import pytest
 import timm
 import torch
 
-import mhc_vision.commands.evaluate as command
 from mhc_vision.cli import main
 
 CLASSES = ("blue", "green", "red")
@@ -261,7 +260,7 @@ def test_models_that_cannot_be_had_are_named(run_dir, timm_directory, write_imag
     for words, expected in (
         (["test_vit_mch"], "expected a checkpoint, a directory or a timm model; nearest: test_vit"),
         (["test_vit.nonsense"], "test_vit.nonsense cannot be loaded"),
-        (["no/where/last.ckpt"], "there is no such file"),
+        (["no/where/last.ckpt"], "which is not there"),
         ([damaged], "it is cut short"),
         ([cut], f"model: local-dir:{cut} cannot be loaded"),
         ([tmp_path / "empty"], "without config.json"),
@@ -299,7 +298,7 @@ def test_bad_input_is_named_before_an_image_is_read(timm_directory, write_images
     other = write_images(tmp_path / "other", ("cat", "dog"))
     large = write_images(tmp_path / "large", ("1", "3"))
     for words, expected in (
-        ([tmp_path / "nowhere"], "is missing"),
+        ([tmp_path / "nowhere"], "which is not there"),
         ([tmp_path / "empty"], "without class folders"),
         ([tmp_path / "only"], "with train/ only, expected val/ or test/"),
         ([other], "class folders cat, dog do not tell which of the model's 3 classes they are"),
@@ -327,7 +326,7 @@ def test_an_interrupt_leaves_no_file(monkeypatch, capsys, tmp_path):
     def interrupted(*words: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "evaluate_folder", interrupted)
+    monkeypatch.setattr("mhc_vision.inference.evaluate_folder.evaluate_folder", interrupted)
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "test_vit", str(tmp_path), "--json", str(tmp_path / "figures.json")])
     assert stopped.value.code == 130

@@ -183,7 +183,7 @@ def test_nothing_is_overwritten_unless_asked(model, photos, refused, tmp_path, m
     out.write_text("precious")
     with monkeypatch.context() as patch:
         # refused before any work
-        patch.setattr(command, "predict_files", None)
+        patch.setattr("mhc_vision.inference.predict.predict_files", None)
         assert "is there already, expected a new file, or --force" in refused(model, photos, "--out", out)
     assert out.read_text() == "precious"
     main(["predict", str(model), str(photos), "--out", str(out), "--force", *QUICK])
@@ -216,7 +216,7 @@ def test_bad_input_is_named_before_a_file_is_read(model, photos, timm_directory,
             "expected a checkpoint, a directory or a timm model; nearest: vit_base_",
         ),
         (["test_vit_mch", photos], "nearest: test_vit"),
-        ([model, photos, tmp_path / "missing.jpg"], "missing.jpg, expected files or folders that are there"),
+        ([model, photos, tmp_path / "missing.jpg"], "missing.jpg, which is not there, expected files or folders"),
         ([model, tmp_path / "empty"], "no files"),
         ([model, photos, "--top-k", "0"], "top_k: got 0, expected a whole number from 1"),
         ([model, photos, "--batch-size", "0"], "batch_size: got 0, expected a whole number from 1"),
@@ -253,7 +253,7 @@ def test_an_interrupt_leaves_no_file(monkeypatch, capsys, tmp_path):
     def interrupted(*words: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "predict_files", interrupted)
+    monkeypatch.setattr("mhc_vision.inference.predict.predict_files", interrupted)
     with pytest.raises(SystemExit) as stopped:
         main(["predict", "test_vit", str(tmp_path), "--out", str(tmp_path / "predictions.csv")])
     assert stopped.value.code == 130

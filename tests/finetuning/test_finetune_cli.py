@@ -288,7 +288,7 @@ def test_a_missing_package_is_a_message_before_any_work(finetune, tmp_path, caps
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
     options = ("--data", "FakeDataModule") if method == "linear" else ()
-    assert "pip install 'mhc_vision[finetune]'" in _refused(capsys, lambda: finetune(*options, method=method))
+    assert "pip install 'mhc-vision[finetune]'" in _refused(capsys, lambda: finetune(*options, method=method))
     assert not (tmp_path / "run").exists()
 
 

@@ -146,7 +146,7 @@ def test_what_cannot_be_exported_is_named_before_any_work(directory, refused, tm
         assert message in refused(*words)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     message = refused(directory, new, "--format", "onnx")
-    assert "the ONNX export needs onnxscript: pip install 'mhc_vision[onnx]'" in message
+    assert "the ONNX export needs onnxscript: pip install 'mhc-vision[onnx]'" in message
     assert not new.exists()
 
 

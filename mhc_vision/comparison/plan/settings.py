@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.checks import check_whole_number, nearest
+from mhc_vision.command_line.recipes import find_recipe
 from mhc_vision.yaml_files import read_yaml
 
 # what the comparison itself gives to each run
@@ -164,4 +165,6 @@ def _parse(what: str, entry: Any) -> Settings:
     configs = entry.get("config", [])
     if not isinstance(configs, list) or not all(isinstance(config, str) for config in configs):
         raise ValueError(f"{what}: config: got {configs!r}, expected a list of YAML files")
-    return Settings(tuple(configs), check_mapping(f"{what}: set", entry.get("set", {})))
+    # a file of one's own first, then a recipe of that name; what is neither, `check` refuses
+    paths = [config if Path(config).is_file() else str(find_recipe(config) or config) for config in configs]
+    return Settings(tuple(paths), check_mapping(f"{what}: set", entry.get("set", {})))

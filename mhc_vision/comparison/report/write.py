@@ -150,7 +150,7 @@ def _figures(results: TaskResults, directory: Path) -> list[Block]:
     if not results.curved_metrics:
         return []
     if importlib.util.find_spec("matplotlib") is None:
-        return [Paragraph("No figures: they need matplotlib (`pip install 'mhc_vision[plots]'`).")]
+        return [Paragraph("No figures: they need matplotlib (`pip install 'mhc-vision[plots]'`).")]
     blocks: list[Block] = []
     for metric in results.curved_metrics:
         # every arm is there, so that it keeps its colour

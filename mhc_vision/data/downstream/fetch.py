@@ -55,7 +55,7 @@ def require_packages(name: str, packages: Iterable[str]) -> None:
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise ImportError(f"{name} needs {package}: pip install 'mhc_vision[datasets]'")
+            raise ImportError(f"{name} needs {package}: pip install 'mhc-vision[datasets]'")
 
 
 def by_hand(spec: TorchvisionSet, root: Path) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mhc_vision.command_line.messages import fail
 from mhc_vision.stored.weights import short_reason
 from mhc_vision.training.callbacks.divergence import TrainingDiverged
-from mhc_vision.training.messages import fail
 from mhc_vision.training.options.errors import is_refusal
 
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,9 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mhc_vision.checks import check_number, check_whole_number, nearest
-from mhc_vision.training.messages import fail
-from mhc_vision.training.options.given import Given, source_of
+from mhc_vision.command_line.given import Given, source_of
+from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.option_names import unknown_key, unknown_option_of
 
 REFUSALS = (ValueError, ImportError, MisconfigurationException)
 """What classes and Lightning raise for settings that they do not take."""
@@ -38,7 +39,7 @@ def short_message(message: str, parser: LightningArgumentParser, given: Sequence
         return _unknown_word(match[1], parser)
     if match := re.match(r"(?:Subcommand|Group) '([^']+)' does not accept option '([^']+)'", message):
         key = match[2] if message.startswith("Subcommand") else f"{match[1]}.{match[2]}"
-        return _unknown_key(key, [action.dest for action in parser._actions], given)
+        return unknown_key(key, [action.dest for action in parser._actions], source_of(given, key))
     if match := re.match(r"the following arguments are required: (.+)", message):
         names = [name.partition(".")[2] or name for name in match[1].split(", ")]
         options = " and ".join(f"--{name}" for name in names)
@@ -109,16 +110,6 @@ def _unknown_word(word: str, parser: LightningArgumentParser) -> str:
     return f"{option}: there is no such option{nearest(option, parser._option_string_actions)}"
 
 
-def _unknown_key(key: str, known: Iterable[str], given: Sequence[Given]) -> str:
-    source = source_of(given, key)
-    place = f"{source}: " if source and source != f"--{key}" else ""
-    known = list(known)
-    last = key.rpartition(".")[2]
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    hint = nearest(key, known) or (f", expected {' or '.join(elsewhere)}" if elsewhere else "")
-    return f"{place}{key}: there is no such option{hint}"
-
-
 def _value_error(key: str, rest: str, given: Sequence[Given]) -> str:
     """Of a message about a key; the first class that was tried is the one that was meant."""
     if match := _CLASS.search(rest):
@@ -142,9 +133,8 @@ def _class_error(key: str, class_path: str, rest: str, given: Sequence[Given]) -
     name = class_path.rpartition(".")[2]
     if match := re.match(r"Option '([^']+)' is not accepted", rest):
         known = _parameters(class_path)
-        source = source_of(given, f"{key}.{match[1]}")
-        place = f"{source}: " if source and not source.startswith("--") else ""
-        return f"{place}{key}.{match[1]}: {name} has no such option{nearest(match[1], known)}"
+        option = f"{key}.{match[1]}"
+        return unknown_option_of(option, name, known, source_of(given, option))
     if match := _KEY.match(rest):
         return _value_error(f"{key}.{match[1]}", rest[match.end() :].split(_NEXT_TRY)[0], given)
     return f"{key}: {name}: {_beginning(rest.split(_NEXT_TRY)[0])}"

@@ -9,9 +9,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from mhc_vision.checks import check_whole_number
-from mhc_vision.training.messages import fail
+from mhc_vision.command_line.given import Given, batch_size_is_last, given_settings
+from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.recipes import with_config_paths
 from mhc_vision.training.options.errors import short_message
-from mhc_vision.training.options.given import Given, batch_size_is_last, given_settings
 from mhc_vision.yaml_files import check_yaml
 
 _MODE = "yaml_unique_keys"
@@ -62,8 +63,9 @@ def parse_options(parser: LightningArgumentParser, words: Sequence[str]) -> Name
     """
     given: list[Given] = []
     try:
+        words = with_config_paths(words)
         given = given_settings(words, _load_values)
-        config: Namespace = parser.parse_args(list(words))
+        config: Namespace = parser.parse_args(words)
         _check_seed(_of_run(config)["seed_everything"])
     except _Refused as refused:
         fail(f"error: {short_message(str(refused), refused.parser, given)}", status=2)

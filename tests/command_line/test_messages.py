@@ -3,7 +3,7 @@ import socket
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from mhc_vision.training.messages import fail
+from mhc_vision.command_line.messages import fail
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What each option of a command line sets, in order and with its files read, so that errors can name the source."""
 
-import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mhc_vision.checks import nearest
+from mhc_vision.command_line.recipes import config_path, is_inline
 from mhc_vision.yaml_files import check_yaml, parse_yaml, read_yaml_text
 
 # each of them takes a file or a text of settings
@@ -96,16 +95,11 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _of_config(value: str, load: Callable[[str], Any]) -> Given:
-    if os.path.isfile(value):
-        content = _expand(_read(value, load), value, load, (os.path.realpath(value),))
-        source = value
-    elif ":" in value and not value.endswith(_SUFFIXES):
+    if is_inline(value):
         content, source = parse_yaml(value, "--config", load), "--config"
     else:
-        what = "a folder" if os.path.isdir(value) else "no file"
-        folder = os.path.dirname(value)
-        there = glob.glob(os.path.join(glob.escape(folder), "*.y*ml"))
-        raise ValueError(f"config: got {value}, which is {what}, expected a YAML file{nearest(value, there)}")
+        source = config_path(value)
+        content = _expand(_read(source, load), source, load, (os.path.realpath(source),))
     if not isinstance(content, dict):
         got = "nothing" if content in (None, "") else repr(content)[:60]
         raise ValueError(f"{source}: got {got}, expected options, such as `model:` and below it `  lr: 0.001`")
