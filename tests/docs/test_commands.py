@@ -184,7 +184,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         case ["mhc-vision", "profile", model, *given]:
             main(["profile", "test_vit", *given, "--batch-sizes", "1", "--seconds", "0.01"])
             assert timm.is_model(model), model
-        case ["mhc-vision", "--help"]:
+        case ["mhc-vision", "--help" | "list" | "show", *_]:
             main(words[1:])
         case ["python", "-m", module] if module in PARSED:
             assert importlib.util.find_spec(module)
