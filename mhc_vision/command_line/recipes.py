@@ -49,8 +49,12 @@ def find_recipe(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def config_path(name: str) -> str:
+def config_path(name: str, argument: str = "config") -> str:
     """The file that a name means: a file of one's own first, then a recipe.
+
+    Args:
+        name: Of the file or the recipe.
+        argument: What the error calls it.
 
     Raises:
         ValueError: There is neither.
@@ -64,7 +68,7 @@ def config_path(name: str) -> str:
     there = [str(path) for path in folder.glob("*.y*ml")] if folder.is_dir() else []
     hint = nearest(name, [*there, *(recipe.name for recipe in list_recipes())])
     raise ValueError(
-        f"config: got {name}, which is {what}, expected a YAML file or a recipe (mhc-vision list recipes){hint}"
+        f"{argument}: got {name}, which is {what}, expected a YAML file or a recipe (mhc-vision list recipes){hint}"
     )
 
 

@@ -25,7 +25,7 @@ def run(words: Sequence[str]) -> None:
         fail("error: compare locks files and signals processes as only Unix can; run it there", status=2)
     command = shlex.join(["mhc-vision", "compare", *(word for word in words if word != "--report-only")])
     try:
-        arguments.matrix = Path(config_path(arguments.matrix))
+        arguments.matrix = Path(config_path(arguments.matrix, "matrix"))
         num_failed = _compare(arguments, command)
     except ValueError as error:
         fail(f"error: {error}", status=2)

@@ -76,7 +76,7 @@ def test_it_answers_at_once(without_heavy_packages, words, said):
         (["analyze", "none.ckpt", "--out", "new"], "error: model: got 'none.ckpt'"),
         (["export", "none.ckpt", "new"], "error: model: got 'none.ckpt'"),
         (["profile", "none.ckpt"], "error: model: got 'none.ckpt'"),
-        (["compare", "nowhere", "--out", "new"], "error: config: got nowhere, which is no file"),
+        (["compare", "nowhere", "--out", "new"], "error: matrix: got nowhere, which is no file"),
         (["list", "modles"], "nearest: models"),
         (["show", "digit"], "error: recipe: got 'digit', expected the name of a recipe; nearest: digits"),
     ],

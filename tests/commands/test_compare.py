@@ -129,7 +129,10 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_summary_starts_over(wr
 def test_bad_input_is_a_message(write_matrix, tmp_path, capsys):
     path, out = write_matrix(), tmp_path / "out"
     assert _compare(tmp_path / "no.yaml", "--out", out) == 2
-    assert f"mhc-vision: error: matrix: got {tmp_path / 'no.yaml'}, expected a YAML file" in capsys.readouterr().err
+    assert (
+        f"mhc-vision: error: matrix: got {tmp_path / 'no.yaml'}, which is no file, expected a YAML"
+        in capsys.readouterr().err
+    )
     assert _compare(write_matrix(extra=1), "--out", out) == 2
     assert "got the key 'extra'" in capsys.readouterr().err
     write_matrix()

@@ -83,15 +83,15 @@ def test_what_does_not_fit_ends_the_measurement(profile, tmp_path, monkeypatch, 
     ("words", "message"),
     [
         (["test_vit_mch"], "nearest: test_vit"),
-        (["test_vit", "--connection", "mch"], "connection: got 'mch', expected one of shc, dhc, mhc"),
+        (["test_vit", "--connection", "mch"], "invalid choice: 'mch'"),
         (["test_vit_mhc", "--connection", "dhc"], "connection: got 'dhc' for test_vit_mhc, which has 'mhc'"),
         (["test_vit_mhc", "--num-streams", "2"], "num_streams: got 2 for test_vit_mhc, which has 4"),
         (["test_vit", "--batch-sizes", "0"], "batch_sizes: got 0, expected a whole number from 1"),
         (["test_vit", "--img-size", "20"], "img_size: got 20"),
-        (["test_vit", "--device", "cuda:99"], "device: got 'cuda:99', which torch cannot use"),
+        (["test_vit", "--device", "cuda:99"], "device: got 'cuda:99', expected one that torch can use"),
         (["test_vit", "--seconds", "-1"], "seconds: got -1.0, expected a finite number at least 0"),
         (["resnet18"], "model: got ResNet, expected one of timm's VisionTransformer"),
-        (["test_vit", "--out", "."], "out: . is a directory, expected a file"),
+        (["test_vit", "--out", "."], "out: got ., a directory, expected a file"),
     ],
 )
 def test_mistakes_are_named(words, message, capsys):

@@ -200,16 +200,16 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(given: list[str]) -> list[str]:
     """Words of `train` with what makes them short, and small unless it is the digits."""
-    if "configs/digits.yaml" in given:
+    if "digits" in given:
         return [*given, *SHORT]
-    if "configs/debug.yaml" in given:
+    if "debug" in given:
         return [*given, *QUIET, "--model.name", "test_vit"]
     small = [*given, *SHORT, *SMALL, *ONE_PROCESS, "--model.name", "test_vit", "--model.model_args.depth", "1"]
     if "--data.train_split" in given:
         small += ["--data.train_split", "train-{0..1}.tar", "--data.val_split", "val-{0..1}.tar"]
     if "--model.compile" in given:
         small += ["--model.compile", "false"]
-    if any(word.startswith("configs/cifar10") for word in given):
+    if any(word.startswith("cifar10") for word in given):
         return [*small, "--data.max_train_images", "10", "--data.max_val_images", "10"]
     return [*small, *NO_WORKERS]
 
@@ -218,7 +218,7 @@ def finetuned(given: list[str]) -> list[str]:
     """Words of `finetune` with what makes them short, and small unless it is the digits."""
     if "validate" in given:
         return [*given, "--trainer.limit_val_batches", "3", *QUIET]
-    if "configs/finetune/digits.yaml" in given:
+    if "finetune/digits" in given:
         return [*given, *SHORT, *PROBE]
     return [*given, *SHORT, *SMALL, *NO_WORKERS, *tiny_start(given), *copies(given)]
 

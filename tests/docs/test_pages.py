@@ -62,7 +62,7 @@ def _anchors(text: str) -> set[str]:
 def test_commands_and_options_in_the_prose_exist(page: Path) -> None:
     spans = re.findall(r"`([^`\n]+)`", prose(page.read_text()))
     named = {words[1] for words in map(str.split, spans) if words[:1] == ["mhc-vision"] and len(words) > 1}
-    assert named <= {*COMMANDS, "COMMAND", "--help"}
+    assert named <= {*COMMANDS, "COMMAND", "--help", "--version"}
     classes = {
         "model": (FinetuneModule, ClassificationModule),
         "data": (
