@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         case ["mhc-vision", "profile", model, *given]:
             main(["profile", "test_vit", *given, "--batch-sizes", "1", "--seconds", "0.01"])
             assert timm.is_model(model), model
-        case ["mhc-vision", "--help" | "list" | "show", *_]:
+        case ["mhc-vision", "--help" | "--version" | "list" | "show", *_]:
             main(words[1:])
         case ["python", "-m", module] if module in PARSED:
             assert importlib.util.find_spec(module)
@@ -200,16 +201,17 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(given: list[str]) -> list[str]:
     """Words of `train` with what makes them short, and small unless it is the digits."""
-    if "digits" in given:
+    names = recipes(given)
+    if "digits" in names:
         return [*given, *SHORT]
-    if "debug" in given:
+    if "debug" in names:
         return [*given, *QUIET, "--model.name", "test_vit"]
     small = [*given, *SHORT, *SMALL, *ONE_PROCESS, "--model.name", "test_vit", "--model.model_args.depth", "1"]
     if "--data.train_split" in given:
         small += ["--data.train_split", "train-{0..1}.tar", "--data.val_split", "val-{0..1}.tar"]
     if "--model.compile" in given:
         small += ["--model.compile", "false"]
-    if any(word.startswith("cifar10") for word in given):
+    if names[0].startswith("cifar10"):
         return [*small, "--data.max_train_images", "10", "--data.max_val_images", "10"]
     return [*small, *NO_WORKERS]
 
@@ -218,9 +220,15 @@ def finetuned(given: list[str]) -> list[str]:
     """Words of `finetune` with what makes them short, and small unless it is the digits."""
     if "validate" in given:
         return [*given, "--trainer.limit_val_batches", "3", *QUIET]
-    if "finetune/digits" in given:
+    if "finetune/digits" in recipes(given):
         return [*given, *SHORT, *PROBE]
     return [*given, *SHORT, *SMALL, *NO_WORKERS, *tiny_start(given), *copies(given)]
+
+
+def recipes(given: list[str]) -> list[str]:
+    """Names of the recipes and overlays, which may be written as paths in a checkout."""
+    named = [value for word, value in pairwise(given) if word == "--config"]
+    return [value.removeprefix("configs/").removesuffix(".yaml") for value in named]
 
 
 def tiny_start(given: list[str]) -> list[str]:
@@ -237,7 +245,7 @@ def tiny_start(given: list[str]) -> list[str]:
 
 def copies(given: list[str]) -> list[str]:
     """What a recipe's data module needs to read the small copies."""
-    recipe = Path(option(given[:2], "--config")).stem
+    recipe = Path(recipes(given)[0]).name
     if recipe == "hfds":
         return ["--data.dataset", "hfds/beans"]
     return ["--data.complete", "false"] if recipe in SETS else []
