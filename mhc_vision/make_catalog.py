@@ -16,6 +16,7 @@ from mhc_vision.finetuning.cli import FinetuneCLI
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
 from mhc_vision.training.cli import TrainCLI
+from mhc_vision.training.options.errors import parameters_of
 
 
 def make_catalog() -> Catalog:
@@ -25,7 +26,7 @@ def make_catalog() -> Catalog:
         connections={name: _first_line(connection) for name, connection in CONNECTIONS.items()},
         datasets={name: _dataset(dataset) for name, dataset in SETS.items()},
         options={command.command_name: _options(command) for command in (TrainCLI, FinetuneCLI)},
-        data_options={name: _parameters(getattr(data, name)) for name in data.__all__},
+        data_options={name: sorted(parameters_of(getattr(data, name))) for name in data.__all__},
     )
 
 
@@ -60,12 +61,6 @@ def _options(command: type[TrainCLI]) -> list[str]:
     actions = [action for parser in parsers.values() for action in parser._actions]
     words = {word.removeprefix("--") for action in actions for word in action.option_strings if word.startswith("--")}
     return sorted(words | {action.dest for action in actions})
-
-
-def _parameters(data_module: type) -> list[str]:
-    """Names of the constructor's arguments, those of base classes included."""
-    functions = [vars(base)["__init__"] for base in data_module.__mro__[:-1] if "__init__" in vars(base)]
-    return sorted({name for function in functions for name in inspect.signature(function).parameters if name != "self"})
 
 
 def _first_line(thing: type) -> str:

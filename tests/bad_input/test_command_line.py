@@ -106,6 +106,11 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         ["--data.init_args.batch_siz", "3"],
         "DigitsDataModule has no such option; nearest: batch_size",
     ),
+    # its base class has it, and it does not
+    "option-of-base": (
+        ["--data", "InMemoryFolderDataModule", "--data.num_workers", "2"],
+        "data.num_workers: InMemoryFolderDataModule has no such option",
+    ),
     "option-callback": (
         [T + "callbacks+=EMA", T + "callbacks.deca", "1"],
         "trainer.callbacks.deca: EMA has no such option; nearest: decay",

@@ -132,7 +132,7 @@ def _value_error(key: str, rest: str, given: Sequence[Given]) -> str:
 def _class_error(key: str, class_path: str, rest: str, given: Sequence[Given]) -> str:
     name = class_path.rpartition(".")[2]
     if match := re.match(r"Option '([^']+)' is not accepted", rest):
-        known = _parameters(class_path)
+        known = parameters_of(_find_class(class_path))
         option = f"{key}.{match[1]}"
         return unknown_option_of(option, name, known, source_of(given, option))
     if match := _KEY.match(rest):
@@ -147,20 +147,30 @@ def _unknown_class(key: str, name: str, rest: str) -> str:
     return f"{key}: got {name!r}, expected the name of a {what}{nearest(name.rpartition('.')[2] or name, known)}"
 
 
-def _parameters(class_path: str) -> list[str]:
-    """Names of what a class takes, base classes included; jsonargparse has imported it."""
+def parameters_of(found: type | None) -> list[str]:
+    """Names of what a class takes; of its base classes only what it passes on as keyword arguments."""
+    names: dict[str, None] = {}
+    for base in found.__mro__[:-1] if found is not None else ():
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names |= dict.fromkeys(each.name for each in parameters if each.kind in named and each.name != "self")
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+            break
+    return list(names)
+
+
+def _find_class(class_path: str) -> type | None:
+    """A class that jsonargparse has imported."""
     module, _, name = class_path.rpartition(".")
     found = getattr(sys.modules.get(module), name, None)
-    if not inspect.isclass(found):
-        return []
-    functions = [vars(base)["__init__"] for base in found.__mro__[:-1] if "__init__" in vars(base)]
-    return [name for function in functions for name in inspect.signature(function).parameters if name != "self"]
+    return found if inspect.isclass(found) else None
 
 
 def _subclasses(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    found = getattr(sys.modules.get(module), name, None)
-    names, rest = [], [found] if inspect.isclass(found) else []
+    found = _find_class(class_path)
+    names, rest = [], [] if found is None else [found]
     while rest:
         rest += (subclasses := rest.pop().__subclasses__())
         names += [subclass.__name__ for subclass in subclasses]
