@@ -20,10 +20,12 @@ import mhc_vision
 def time_ms(functions: list[Callable[[], Any]], repeats: int, warmups: int = 3) -> list[float]:
     """Median milliseconds of each function; they take turns, so that clocks and neighbours slow all of them alike.
 
+    There are no more warm-ups than timed calls: in Triton's interpreter each takes seconds.
+
     On a GPU a buffer larger than any L2 is overwritten before each call: nothing that a call needs is in the cache.
     """
     for function in functions:
-        for _ in range(warmups):
+        for _ in range(min(warmups, repeats)):
             function()
     flush = torch.empty(2**28, dtype=torch.int8, device="cuda") if torch.cuda.is_available() else None
     times: list[list[float]] = [[] for _ in functions]

@@ -2,8 +2,7 @@
 
 import importlib
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,19 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
-def dry_run(script: str, path: Path) -> list[dict]:
-    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), "--dry-run", "--json", str(path)]
-    output = subprocess.check_output(command, text=True)
-    record = json.loads(path.read_text())
-    assert record["rows"] == [json.loads(line) for line in output.splitlines()]
-    assert {"date", "command", "device", "torch", "triton", "mhc_vision"} <= set(record)
-    return record["rows"]
+@pytest.fixture
+def dry_run(run_script, capsys) -> Callable[[str, Path], list[dict]]:
+    def run(script: str, path: Path) -> list[dict]:
+        run_script(script, "--dry-run", "--json", path)
+        record = json.loads(path.read_text())
+        assert record["rows"] == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert {"date", "command", "device", "torch", "triton", "mhc_vision"} <= set(record)
+        return record["rows"]
+
+    return run
 
 
-def test_kernels(tmp_path):
+def test_kernels(dry_run, tmp_path):
     rows = dry_run("kernels.py", tmp_path / "kernels.json")
     ops = ("sinkhorn_knopp", "stream_coefficients", "read_streams", "merge_streams", "branch_input", "boundary")
     assert {(row["op"], row["pass"]) for row in rows} == {(op, way) for op in ops for way in ("forward", "backward")}
@@ -47,7 +49,7 @@ def test_bytes_of_the_boundary(benchmark):
         assert 24 < backward < 24 + 2.2 * side
 
 
-def test_model_step(tmp_path):
+def test_model_step(dry_run, tmp_path):
     rows = dry_run("model_step.py", tmp_path / "model_step.json")
     names = ("plain", "shc-4", "dhc-4", "mhc-2", "mhc-4")
     assert {(row["connection"], row["mode"]) for row in rows} == {
@@ -65,8 +67,8 @@ def test_share_of_the_peak(benchmark):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("script", ["kernels.py", "model_step.py", "peers.py"])
-def test_no_gpu_is_said(script):
-    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert "there is no GPU to time on; --dry-run runs everything at a tiny size" in run.stderr
+def test_no_gpu_is_said(script, run_script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_script(script)
+    assert stopped.value.code == 2
+    assert "there is no GPU to time on; --dry-run runs everything at a tiny size" in capsys.readouterr().err

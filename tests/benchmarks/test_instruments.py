@@ -1,16 +1,10 @@
 """The cost of the instruments, at a tiny size."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "instruments.py"
 
 
-def test_shares_of_the_training_time(tmp_path):
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), "--steps", "15", "--batch-size", "2"]
-    subprocess.run([*command, "--json", str(tmp_path / "shares.json")], check=True, capture_output=True)
+def test_shares_of_the_training_time(tmp_path, run_script):
+    run_script("instruments.py", "--steps", "15", "--batch-size", "2", "--json", tmp_path / "shares.json")
     rows = {row["instrument"]: row for row in json.loads((tmp_path / "shares.json").read_text())["rows"]}
     assert {"Throughput", "LossSpikes", "JsonlLogger", "ConnectionMonitor", "all instruments"} == set(rows)
     parts = [row["percent"] for name, row in rows.items() if name != "all instruments"]

@@ -1,40 +1,28 @@
 """The comparison with other implementations checks results before it times, and leaves nobody out in silence."""
 
+import importlib
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPT = BENCHMARKS / "peers.py"
-
-WRONG_PEER = """
-import sys
-sys.argv = ["peers.py", "--dry-run", "--peers", "liger-kernel"]
-import peer_adapters, peers
-
-def wrong(problem):
-    prepared = peer_adapters.plain(problem)
-    run = prepared.run
-    prepared.run = lambda: [1.5 * result for result in run()]
-    return prepared
-
-peer_adapters.PEERS["liger-kernel"] = wrong
-peers.main()
-"""
 
 
-def rows_of(command: list[str], **options) -> dict[str, dict]:
-    output = subprocess.check_output([sys.executable, "-W", "ignore", *command], text=True, **options)
-    rows = [json.loads(line) for line in output.splitlines()]
-    return {row["implementation"]: row for row in rows}
+@pytest.fixture
+def rows_of(run_script, capsys) -> Callable[..., dict[str, dict]]:
+    def run(*words: object) -> dict[str, dict]:
+        run_script("peers.py", "--dry-run", *words)
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return {row["implementation"]: row for row in rows}
+
+    return run
 
 
-def test_dry_run(tmp_path):
-    rows = rows_of([str(SCRIPT), "--dry-run", "--json", str(tmp_path / "peers.json")])
+def test_dry_run(rows_of, tmp_path):
+    rows = rows_of("--json", tmp_path / "peers.json")
     assert set(rows) == {
         *("ours", "plain PyTorch"),
         *("liger-kernel", "hyper-connections", "tile-kernels", "transformer-engine"),
@@ -52,7 +40,17 @@ def test_dry_run(tmp_path):
     assert {"date", "command", "device", "torch", "triton", "peers"} <= set(record)
 
 
-def test_a_peer_with_other_results_is_not_timed():
-    row = rows_of(["-c", WRONG_PEER], cwd=BENCHMARKS)["liger-kernel"]
+def test_a_peer_with_other_results_is_not_timed(rows_of, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    adapters = importlib.import_module("peer_adapters")
+
+    def wrong(problem):
+        prepared = adapters.plain(problem)
+        run = prepared.run
+        prepared.run = lambda: [1.5 * result for result in run()]
+        return prepared
+
+    monkeypatch.setitem(adapters.PEERS, "liger-kernel", wrong)
+    row = rows_of("--peers", "liger-kernel")["liger-kernel"]
     assert row["skipped"].startswith("results differ: ")
     assert "forward_ms" not in row

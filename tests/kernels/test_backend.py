@@ -1,10 +1,14 @@
+import importlib.util
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from mhc_vision import kernels
 from mhc_vision.kernels import describe, requested_backend, use_backend
 from mhc_vision.kernels.backend import runs_triton
 
@@ -37,37 +41,36 @@ def test_auto_takes_plain_pytorch_on_a_cpu():
         assert "'torch'" in describe()
 
 
-def requested_with_environment(backend: str, code: str = "pass", **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", f"{code}; import mhc_vision; print(mhc_vision.kernels.describe())"],
-        env={**os.environ, "MHC_VISION_BACKEND": backend, "TRITON_INTERPRET": "0", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def described(monkeypatch) -> Callable[..., str]:
+    """What the file that chooses says when it is imported in this environment."""
+
+    def run(backend: str, **environment: str) -> str:
+        for name, value in {"MHC_VISION_BACKEND": backend, "TRITON_INTERPRET": "0", **environment}.items():
+            monkeypatch.setenv(name, value)
+        return runpy.run_path(kernels.backend.__file__)["describe"]()
+
+    return run
 
 
-def test_environment_variable():
-    assert "requested 'torch'" in requested_with_environment("torch").stdout
-    misspelt = requested_with_environment("tritn")
-    assert misspelt.returncode != 0
-    assert "ValueError: MHC_VISION_BACKEND: got 'tritn', expected one of" in misspelt.stderr
+def test_environment_variable(described):
+    assert "requested 'torch'" in described("torch")
+    with pytest.raises(ValueError, match="MHC_VISION_BACKEND: got 'tritn', expected one of"):
+        described("tritn")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_triton_says_why_it_cannot_run():
-    without_gpu = requested_with_environment("triton")
-    assert (
-        "ValueError: MHC_VISION_BACKEND: got 'triton', expected 'torch' or 'auto': there is no GPU"
-        in without_gpu.stderr
-    )
-    hidden = "import sys; sys.modules['triton'] = None; import importlib.util as u; u.find_spec = lambda name: None"
-    without_triton = requested_with_environment("triton", hidden)
-    assert "expected 'torch' or 'auto': the package triton is not installed" in without_triton.stderr
-    interpreted = requested_with_environment("triton", TRITON_INTERPRET="1")
-    assert "requested 'triton', running 'triton' on GPUs" in interpreted.stdout
+def test_triton_says_why_it_cannot_run(described, monkeypatch):
+    refused = "MHC_VISION_BACKEND: got 'triton', expected 'torch' or 'auto': "
+    with pytest.raises(ValueError, match=f"{refused}there is no GPU"):
+        described("triton")
+    assert "requested 'triton', running 'triton' on GPUs" in described("triton", TRITON_INTERPRET="1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=f"{refused}the package triton is not installed"):
+        described("triton")
 
 
 def test_import_needs_no_triton():
-    code = "import sys; sys.modules['triton'] = None"
-    assert "requested 'auto'" in requested_with_environment("auto", code).stdout
+    code = "import sys; sys.modules['triton'] = None; import mhc_vision; print(mhc_vision.kernels.describe())"
+    environment = {**os.environ, "MHC_VISION_BACKEND": "auto", "TRITON_INTERPRET": "0"}
+    assert "requested 'auto'" in subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
