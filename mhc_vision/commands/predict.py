@@ -38,6 +38,7 @@ def run(words: Sequence[str]) -> None:
             ModelOptions(arguments.connection, arguments.weights, arguments.img_size, arguments.crop_pct),
             InferenceOptions(arguments.batch_size, arguments.num_workers, arguments.device, arguments.precision),
             arguments.top_k,
+            arguments.exif_orientation,
         )
     except ValueError as error:
         fail(f"error: {error}", status=2)
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     made = CommandParser(
         prog="mhc-vision predict",
         description="The most probable classes of images, as CSV or JSON. Files that cannot be read as images are "
-        "named on stderr and left out. EXIF orientations are not applied, as in training and evaluation.",
+        "named on stderr and left out.",
     )
     add = made.add_argument
     add("model", metavar="MODEL", help=MODEL)
@@ -85,6 +86,12 @@ def parser() -> argparse.ArgumentParser:
     add("--top-k", type=int, default=5, metavar="K", help="classes per image, at most all")
     add("--format", choices=("csv", "json"), default="csv", help="json has indices, settings and versions, too")
     add("--out", type=Path, metavar="FILE", help="a new file, in place of stdout")
+    add(
+        "--exif-orientation",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="turn photos upright; auto: as the model was trained, and on for models that do not say",
+    )
     add("--force", action="store_true", help="overwrite FILE")
     add_model_options(made)
     add_inference_options(made)

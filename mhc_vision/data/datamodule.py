@@ -36,7 +36,7 @@ DATA_FREE_TO_CHANGE = (
     *("keep_on", "in_memory", "test_split", "metric", "allow_commands", "_instantiator"),
 )
 # what the model sees and is asked; all else in a checkpoint is about training
-_OF_EVALUATION = {"class_names", "mean", "std", "crop_pct", "interpolation"}
+_OF_EVALUATION = {"class_names", "mean", "std", "crop_pct", "interpolation", "exif_orientation"}
 
 
 class ImageDataModule(LightningDataModule):
@@ -71,6 +71,7 @@ class ImageDataModule(LightningDataModule):
         batch_augment: The work on the device.
         crop_pct: Part of the shorter side that evaluation crops.
         interpolation: Of resizing.
+        exif_orientation: Whether photos are turned upright; `None` where a subclass does not say.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -85,6 +86,7 @@ class ImageDataModule(LightningDataModule):
     metric: Metric = "top1"
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
+    exif_orientation: bool | None = None
 
     def __init__(
         self, batch_size: int, num_workers: int, seed: int, repeats: int = 1, total_batch_size: int | None = None
@@ -197,12 +199,14 @@ class ImageDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What the images, labels and order of a run depend on, for its checkpoints."""
+        said = {} if self.exif_orientation is None else {"exif_orientation": self.exif_orientation}
         return {
             "class_names": list(self.class_names),
             "mean": self.batch_augment.mean.flatten().tolist(),
             "std": self.batch_augment.std.flatten().tolist(),
             "crop_pct": self.crop_pct,
             "interpolation": self.interpolation,
+            **said,
             "num_train": self.num_train,
             "batch_size": self.batch_size,
             "num_processes": self._process()[1],
@@ -221,6 +225,8 @@ class ImageDataModule(LightningDataModule):
             ValueError: If anything differs.
         """
         given, saved = ({**state.get("options", {}), **state} for state in (self.state_dict(), state_dict))
+        # before it was an option, it was not done
+        saved.setdefault("exif_orientation", False)
         names = given.keys() & saved.keys() - {"options"}
         if self.trainer is not None and self.trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             names &= _OF_EVALUATION

@@ -14,6 +14,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from mhc_vision.checks import first_few
+from mhc_vision.data.exif import ORIENTATION, orientation_of, turned_upright
 from mhc_vision.data.machine import available_cores
 
 DECODABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -32,14 +33,15 @@ class PixelError(ValueError):
     """An image can be read, but its pixels say no colours."""
 
 
-def decode_rgb(path: str) -> Tensor:
+def decode_rgb(path: str, exif_orientation: bool = False) -> Tensor:
     """Read a JPEG, PNG or WebP file, told apart by content.
 
-    Grey and CMYK become RGB, an alpha channel is dropped, 16 bits are scaled to 8. The EXIF orientation is not
-    applied, as everywhere on ImageNet: published accuracies are measured that way.
+    Grey and CMYK become RGB, an alpha channel is dropped, 16 bits are scaled to 8.
 
     Args:
         path: The file.
+        exif_orientation: Turn photos upright. It is not done anywhere on ImageNet: published accuracies are measured
+            without.
 
     Returns:
         (3, H, W), uint8.
@@ -48,7 +50,12 @@ def decode_rgb(path: str) -> Tensor:
         ValueError: If the file cannot be read or decoded; the message names it.
     """
     _check_regular(path, "decode")
-    return _decode(path, path)
+    if not exif_orientation:
+        return _decode(path, path)
+    content = read_image_file(path)
+    # torch makes no tensor of nothing
+    image = _decode(_as_tensor(content) if content else path, path)
+    return turned_upright(image, orientation_of(content))
 
 
 def read_image_file(path: str) -> bytes:
@@ -74,11 +81,12 @@ def open_unconverted(path: str) -> Image.Image:
     return Image.open(io.BytesIO(read_image_file(path)))
 
 
-def decode_file(path: str) -> Tensor:
+def decode_file(path: str, exif_orientation: bool = False) -> Tensor:
     """Read an image of any format that Pillow knows; JPEG, PNG and WebP are decoded as everywhere in this package.
 
     Args:
         path: The file, of whatever kind.
+        exif_orientation: Turn photos upright.
 
     Returns:
         (3, H, W), uint8.
@@ -86,15 +94,16 @@ def decode_file(path: str) -> Tensor:
     Raises:
         ValueError: If the file cannot be read or decoded; the message names it, and says why.
     """
-    return decode_any_bytes(read_image_file(path), path)
+    return decode_any_bytes(read_image_file(path), path, exif_orientation)
 
 
-def decode_any_bytes(content: bytes, name: str) -> Tensor:
+def decode_any_bytes(content: bytes, name: str, exif_orientation: bool = False) -> Tensor:
     """What `decode_rgb` gives for a file with this content, and the same for every other format that Pillow reads.
 
     Args:
         content: Of an image file.
         name: What an error calls the image.
+        exif_orientation: Turn photos upright; Pillow does so with TIFF always.
 
     Returns:
         (3, H, W), uint8.
@@ -105,12 +114,13 @@ def decode_any_bytes(content: bytes, name: str) -> Tensor:
     if not content:
         raise ValueError(f"cannot decode {name}: got an empty file, expected an image")
     if _is_decodable(content):
-        # a copy: torch warns of buffers that it must not write to
-        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        return _decode(encoded, name, "truncated or damaged")
+        decoded = _decode(_as_tensor(content), name, "truncated or damaged")
+        return turned_upright(decoded, orientation_of(content)) if exif_orientation else decoded
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return pil_to_rgb(image)
+            decoded = pil_to_rgb(image)
+            # asked afterwards, when that of a TIFF has been applied
+            return turned_upright(decoded, image.getexif().get(ORIENTATION, 1)) if exif_orientation else decoded
     except UnidentifiedImageError as error:
         # its text has the address of a buffer
         raise ValueError(f"cannot decode {name}: got no image or an unknown format, expected an image") from error
@@ -134,7 +144,11 @@ def pil_to_rgb(image: Image.Image) -> Tensor:
 
 
 def decode_all(
-    paths: Sequence[str], transform: Callable[[Tensor], Tensor], img_size: int, num_processes: int = 1
+    paths: Sequence[str],
+    transform: Callable[[Tensor], Tensor],
+    img_size: int,
+    num_processes: int = 1,
+    exif_orientation: bool = False,
 ) -> Tensor:
     """Decode all files, in threads, as decoding leaves Python's lock.
 
@@ -143,6 +157,7 @@ def decode_all(
         transform: From uint8 (3, H, W) of any size to (3, img_size, img_size).
         img_size: Height and width of the results.
         num_processes: Processes that share the cores of this machine and decode at the same time.
+        exif_orientation: Turn photos upright.
 
     Returns:
         (N, 3, img_size, img_size), uint8, in the order of the paths.
@@ -155,7 +170,7 @@ def decode_all(
         images = torch.empty(len(paths), 3, img_size, img_size, dtype=torch.uint8)
 
     def decode(index: int) -> None:
-        images[index] = transform(decode_rgb(paths[index]))
+        images[index] = transform(decode_rgb(paths[index], exif_orientation))
 
     decode_in_threads(decode, len(paths), num_processes)
     return images
@@ -206,6 +221,11 @@ def _check_regular(path: str, verb: str) -> None:
     # a pipe would keep its reader waiting
     if not os.path.isfile(path):
         raise ValueError(f"cannot {verb} {path}: {'no regular file' if os.path.exists(path) else 'missing'}")
+
+
+def _as_tensor(content: bytes) -> Tensor:
+    # a copy: torch warns of buffers that it must not write to
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def _decode(source: str | Tensor, name: str, trouble: str = _ANY_TROUBLE) -> Tensor:

@@ -1,17 +1,20 @@
 """ImageNet and every other dataset in its folder layout."""
 
+import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from mhc_vision.checks import first_few
+from mhc_vision.checks import check_number, first_few
 from mhc_vision.data.augmented import AugmentedDataModule
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.decode import decode_rgb
+from mhc_vision.data.division import hold_out
 from mhc_vision.data.folders import class_folders, list_class_images
 
 
@@ -23,11 +26,15 @@ class ImageFolderDataModule(AugmentedDataModule):
 
     Args:
         root: Folder with the two splits.
-        train_split: Name of the folder to train on.
-        val_split: Name of the folder for validation.
+        train_split: Name of the folder to train on; `"."` where the class folders are in `root` itself.
+        val_split: Name of the folder for validation; `None` to hold a share of the training images out, drawn class by
+            class and always the same for the same files (see `hold_out`).
         test_split: Name of the folder for test; `None` for the images of validation.
         classes: Take these class folders only, with labels in this order; `None` takes all, in alphabetical order.
         metric: By which models are compared: `"top1"`, or `"mean_per_class"`, the mean of the classes' accuracies.
+        val_share: Part of each class that is held out, where `val_split` is `None`.
+        exif_orientation: Turn photos upright by their EXIF orientation, in training and evaluation; what predicts with
+            the model does the same. Off, as everywhere on ImageNet: published accuracies are measured without.
         augmentation: The options of `AugmentedDataModule`.
 
     Raises:
@@ -38,27 +45,38 @@ class ImageFolderDataModule(AugmentedDataModule):
         self,
         root: str,
         train_split: str = "train",
-        val_split: str = "val",
+        val_split: str | None = "val",
         test_split: str | None = None,
         classes: list[str] | None = None,
         metric: Metric = "top1",
+        val_share: float = 0.1,
+        exif_orientation: bool = False,
         **augmentation: Any,
     ) -> None:
         super().__init__(**augmentation)
         self.metric = checked_metric(metric)
+        self.exif_orientation = exif_orientation
+        check_number("val_share", val_share, above=0, below=1)
         class_names = find_classes(Path(root), train_split, val_split, test_split, classes)
-        evaluated = [val_split] if test_split is None else [val_split, test_split]
-        self.use(
-            class_names,
-            list_images(Path(root) / train_split, self.to_train, class_names),
-            *(list_images(Path(root) / split, self.to_eval, class_names) for split in evaluated),
-        )
+
+        def images(split: str, transform: v2.Transform) -> ClassFolderImages:
+            return list_images(Path(root) / split, transform, class_names, exif_orientation)
+
+        train = images(train_split, self.to_train)
+        if val_split is None:
+            kept, held_out = hold_out(train.targets, val_share)
+            if not held_out:
+                raise ValueError(f"val_split: got None for {root}, where no class has two images, expected a folder")
+            train, val = train.take(kept, self.to_train), train.take(held_out, self.to_eval)
+        else:
+            val = images(val_split, self.to_eval)
+        self.use(class_names, train, val, None if test_split is None else images(test_split, self.to_eval))
 
 
 def find_classes(
     root: Path,
     train_split: str = "train",
-    val_split: str = "val",
+    val_split: str | None = "val",
     test_split: str | None = None,
     chosen: Sequence[str] | None = None,
 ) -> list[str]:
@@ -67,16 +85,15 @@ def find_classes(
     Args:
         root: Folder with the splits.
         train_split: Name of the folder to train on.
-        val_split: Name of the folder for validation.
+        val_split: Name of the folder for validation, if there is one.
         test_split: Name of the folder for test, if there is one.
         chosen: Take these only, in this order; the splits may differ in other ones.
 
     Raises:
         ValueError: If a folder is missing, has no class folders or not the chosen ones, or the splits differ.
     """
-    splits = {"train_split": train_split, "val_split": val_split}
-    if test_split is not None:
-        splits["test_split"] = test_split
+    evaluated = {"val_split": val_split, "test_split": test_split}
+    splits = {"train_split": train_split, **{name: split for name, split in evaluated.items() if split is not None}}
     for name, split in splits.items():
         if not split:
             raise ValueError(f"{name}: got {split!r}, expected the name of a folder in {root}")
@@ -120,6 +137,8 @@ class ClassFolderImages(ImageFolder):
         ValueError: If a class has no images or a file has a format that cannot be decoded.
     """
 
+    transform: v2.Transform | None
+
     def __init__(
         self,
         folder: Path,
@@ -139,16 +158,32 @@ class ClassFolderImages(ImageFolder):
         """Path and label of each image; what torchvision would list by is not asked."""
         return list(zip(*list_class_images(Path(directory), class_to_idx, "root"), strict=True))
 
+    def take(self, indices: Sequence[int], transform: v2.Transform) -> "ClassFolderImages":
+        """The images of these indices, with another transform."""
+        taken = copy.copy(self)
+        taken.samples = taken.imgs = [self.samples[index] for index in indices]
+        taken.targets = [self.targets[index] for index in indices]
+        taken.transform = transform
+        return taken
 
-def list_images(folder: Path, transform: v2.Transform, class_names: Sequence[str] | None = None) -> ClassFolderImages:
+
+def list_images(
+    folder: Path,
+    transform: v2.Transform,
+    class_names: Sequence[str] | None = None,
+    exif_orientation: bool = False,
+) -> ClassFolderImages:
     """The images in the class folders of `folder`, decoded by `decode_rgb`.
 
     Args:
         folder: Folder with one folder per class.
         transform: From uint8 (3, H, W) of any size to the model's size.
         class_names: Take these class folders only, with labels in this order; `None` takes all, in alphabetical order.
+        exif_orientation: Turn photos upright.
 
     Raises:
         ValueError: If a class has no images or a file has a format that cannot be decoded.
     """
-    return ClassFolderImages(folder, transform, class_folders(folder, "root") if class_names is None else class_names)
+    names = class_folders(folder, "root") if class_names is None else class_names
+    loader = partial(decode_rgb, exif_orientation=exif_orientation)
+    return ClassFolderImages(folder, transform, names, loader)

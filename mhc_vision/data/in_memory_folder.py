@@ -51,6 +51,7 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         test_split: Name of the folder for test; `None` for the images of validation.
         classes: Take these class folders only, with labels in this order; `None` takes all, in alphabetical order.
         metric: By which models are compared: `"top1"`, or `"mean_per_class"`, the mean of the classes' accuracies.
+        exif_orientation: Turn photos upright, as in `ImageFolderDataModule`.
 
     Raises:
         ValueError: If an argument is out of range, the folders are not laid out as above, or the images need more
@@ -85,6 +86,7 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         test_split: str | None = None,
         classes: list[str] | None = None,
         metric: Metric = "top1",
+        exif_orientation: bool = False,
     ) -> None:
         super().__init__(
             batch_size, num_workers=0, seed=seed, repeats=repeats, total_batch_size=total_batch_size, keep_on=keep_on
@@ -97,6 +99,7 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         self.img_size = img_size
         self.crop_pct, self.interpolation = crop_pct, interpolation
         self.metric = checked_metric(metric)
+        self.exif_orientation = exif_orientation
         self.class_names = find_classes(Path(root), train_split, val_split, test_split, classes)
         self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase, crop_padding, hflip)
         self._train_files = self._choose(Path(root) / train_split, "max_train_images", max_train_images)
@@ -150,6 +153,7 @@ class InMemoryFolderDataModule(InMemoryDataModule):
     def _decode(self, files: list[tuple[str, int]]) -> InMemoryImages:
         began = time.perf_counter()
         paths = [path for path, _ in files]
-        images = decode_all(paths, self._transform, self.img_size, local_processes(self.trainer))
+        processes = local_processes(self.trainer)
+        images = decode_all(paths, self._transform, self.img_size, processes, bool(self.exif_orientation))
         rank_zero_info(f"data: {len(images)} images decoded in {time.perf_counter() - began:.1f} s")
         return InMemoryImages(images, torch.tensor([label for _, label in files]))

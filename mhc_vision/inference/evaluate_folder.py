@@ -60,6 +60,7 @@ def evaluate_folder(
         paths = list_flat_images(folder)
     allowed = None if reassessed is None else real_labels_of(paths, reassessed)
     result = evaluate(loaded, paths, labels, options)
+    applied = {"exif_orientation": bool(loaded.exif_orientation)}
     metrics = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
     num_real_images = 0
     if allowed is not None:
@@ -77,6 +78,6 @@ def evaluate_folder(
         "num_real_images": num_real_images,
         "broken": result.broken,
         "images_per_s": round(result.images_per_s, 1),
-        "settings": {**loaded.data_settings(), **vars(options), "device": str(options.torch_device())},
+        "settings": {**loaded.data_settings(), **applied, **vars(options), "device": str(options.torch_device())},
         "versions": versions(),
     }

@@ -51,15 +51,15 @@ class EvaluationImages(Dataset):
     Args:
         paths: Image files.
         transform: From uint8 (3, H, W) of any size to the model's size.
-        decode: Reads a file as (3, H, W), uint8, and raises ValueError where it cannot; `None` for `decode_rgb`.
+        decode: Reads a file as (3, H, W), uint8, and raises ValueError where it cannot.
     """
 
     def __init__(
-        self, paths: Sequence[str], transform: v2.Transform, decode: Callable[[str], Tensor] | None = None
+        self, paths: Sequence[str], transform: v2.Transform, decode: Callable[[str], Tensor] = decode_rgb
     ) -> None:
         self.paths = paths
         self.transform = transform
-        self.decode = decode or decode_rgb
+        self.decode = decode
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -45,6 +45,7 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
         What is in `model.json`: `model`, `source`, what `model_identity` says, `weights`, `input` (`name`, `shape`,
             `dtype` and how to make its `values`), `output`, `opset`, `class_names` (by index; null where nothing
             names them), `mean` and `std` (for pixels in 0..1), `img_size`, `crop_pct`, `crop_mode`, `interpolation`,
+            `exif_orientation` (whether photos were turned upright in training; null where the model does not say),
             `probabilities` (what makes them of the logits), `check` and `versions`.
 
     Raises:

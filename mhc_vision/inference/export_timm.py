@@ -19,7 +19,7 @@ from mhc_vision.inference.options import InferenceOptions, ModelOptions
 from mhc_vision.inference.predict import predict_files
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.names import split_name
-from mhc_vision.stored.loss_note import loss_note
+from mhc_vision.stored.model_notes import exif_note, loss_note
 
 # what timm knows of its own weights of an architecture; a licence is for the owner of the new ones to give
 _OF_TIMM_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids")
@@ -95,15 +95,18 @@ def _answers(checkpoint: Path, weights: Literal["default", "raw"], examples: Seq
 
 
 def _timm_config(loaded: CheckpointModel) -> dict[str, Any]:
-    """What timm's config.json says of the data (size, normalisation, resizing, class names) and of the loss.
+    """What timm's config.json says of loss and data: size, normalisation, resizing, orientation, class names.
 
     What it would say otherwise belongs to timm's weights of the same architecture.
     """
     data, settings = loaded.data, loaded.settings
     of_data: dict[str, Any] = dict.fromkeys(_OF_TIMM_WEIGHTS)
     of_data |= {name: data[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in data}
-    if settings.get("loss") is not None:
-        of_data["notes"] = [loss_note(settings["loss"])]
+    notes = [] if settings.get("loss") is None else [loss_note(settings["loss"])]
+    if "exif_orientation" in data:
+        notes.append(exif_note(data["exif_orientation"]))
+    if notes:
+        of_data["notes"] = notes
     if settings["img_size"] is not None:
         of_data["input_size"] = [settings["in_chans"], settings["img_size"], settings["img_size"]]
         of_data |= {"test_input_size": None, "test_crop_pct": None}

@@ -21,8 +21,8 @@ from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.names import split_name
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.stored.directory_config import check_model_source
-from mhc_vision.stored.loss_note import noted_loss
 from mhc_vision.stored.model_args import without_weight_sources
+from mhc_vision.stored.model_notes import noted_exif, noted_loss
 from mhc_vision.stored.weights import short_reason
 
 
@@ -45,6 +45,7 @@ class LoadedModel:
         probabilities: What makes probabilities of the logits: `"sigmoid"`, for each class on its own, of a model that
             was trained so (loss `bce`), else `"softmax"`.
         settings: The arguments of `rebuild_classifier` that give a model of this architecture.
+        exif_orientation: Whether photos were turned upright in training; `None` where the model does not say.
     """
 
     model: nn.Module
@@ -60,10 +61,11 @@ class LoadedModel:
     std: tuple[float, ...]
     probabilities: Literal["softmax", "sigmoid"] = "softmax"
     settings: dict[str, Any] = field(default_factory=dict)
+    exif_orientation: bool | None = None
 
     def data_settings(self) -> dict[str, Any]:
         """How an image becomes the model's input, by timm's names."""
-        names = ("img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+        names = ("img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "exif_orientation")
         return {name: getattr(self, name) for name in names}
 
 
@@ -125,6 +127,7 @@ def load_model(
         settings = {key: loaded.settings[key] for key in MODEL_SETTINGS}
         settings["model_args"] = without_weight_sources({**(settings["model_args"] or {}), **arguments})
         loss = loaded.settings.get("loss")
+        exif_orientation = loaded.data.get("exif_orientation")
     else:
         source = _timm_source(name, connection)
         if weights_file is not None:
@@ -137,6 +140,7 @@ def load_model(
         pretrained_cfg = getattr(model, "pretrained_cfg", {})
         class_names = pretrained_cfg.get("label_names")
         loss = noted_loss(pretrained_cfg.get("notes"))
+        exif_orientation = noted_exif(pretrained_cfg.get("notes"))
     check_finite_weights("model", source, model)
     in_chans, height, width = config["input_size"]
     num_classes = getattr(model, "num_classes", 0)
@@ -162,6 +166,7 @@ def load_model(
         std=tuple(config["std"]),
         settings={**settings, "num_classes": num_classes, "in_chans": in_chans, "img_size": img_size or height},
         probabilities="sigmoid" if loss == "bce" else "softmax",
+        exif_orientation=exif_orientation,
     )
 
 

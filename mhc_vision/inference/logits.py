@@ -1,6 +1,7 @@
 """The logits of a loaded model on image files, batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.decode import decode_rgb
 from mhc_vision.data.loaders import outlive_sigterm
 from mhc_vision.data.transforms import eval_transform
 from mhc_vision.finite import finite_rows
@@ -45,7 +47,8 @@ def image_logits(
         paths: The files.
         options: How.
         description: What the bar says.
-        decode: Reads a file as (3, H, W), uint8, and raises ValueError where it cannot; `None` for `decode_rgb`.
+        decode: Reads a file as (3, H, W), uint8, and raises ValueError where it cannot; `None` for `decode_rgb`,
+            with the EXIF orientation where the model was trained with it.
 
     Raises:
         ValueError: If the data settings are out of range or the model does not run on one of its images; before the
@@ -53,6 +56,8 @@ def image_logits(
     """
     transform = eval_transform(loaded.img_size, loaded.interpolation, loaded.crop_pct, loaded.crop_mode)
     device = options.torch_device()
+    if decode is None:
+        decode = partial(decode_rgb, exif_orientation=bool(loaded.exif_orientation))
     loader = DataLoader(
         EvaluationImages(paths, transform, decode),
         batch_size=options.batch_size,

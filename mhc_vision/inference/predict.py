@@ -1,12 +1,13 @@
 """What a model says of image files."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from mhc_vision.checks import check_whole_number
+from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.data.decode import decode_file
 from mhc_vision.inference.input_files import list_files
 from mhc_vision.inference.load_model import LoadedModel, load_model
@@ -25,6 +26,7 @@ def predict_files(
     model_options: ModelOptions | None = None,
     options: InferenceOptions | None = None,
     top_k: int = 5,
+    exif_orientation: Literal["auto", "on", "off"] = "auto",
 ) -> dict[str, Any]:
     """Gives the most probable classes of image files, of all formats that Pillow reads.
 
@@ -34,6 +36,8 @@ def predict_files(
         model_options: Of `load_model`.
         options: Of `image_logits`.
         top_k: Classes per image, at most all.
+        exif_orientation: Whether photos are turned upright by their EXIF orientation; `"auto"` for what the model was
+            trained with, and for `"on"` where it does not say.
 
     Returns:
         `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `probabilities` (`"softmax"`, or
@@ -50,9 +54,11 @@ def predict_files(
     model_options = model_options or ModelOptions()
     options = options or InferenceOptions()
     check_whole_number("top_k", top_k, at_least=1)
+    check_choice("exif_orientation", exif_orientation, ("auto", "on", "off"))
     files = list_files(paths)
     loaded = load_model(name, **vars(model_options))
-    images, unreadable = _predict(loaded, files, options, top_k)
+    upright = loaded.exif_orientation is not False if exif_orientation == "auto" else exif_orientation == "on"
+    images, unreadable = _predict(loaded, files, options, top_k, upright)
     if not images:
         raise ValueError("\n".join([f"images: none of the {len(files)} files can be read:", *unreadable]))
     return {
@@ -65,19 +71,25 @@ def predict_files(
         "num_files": len(files),
         "images": images,
         "unreadable": unreadable,
-        "settings": {**loaded.data_settings(), **vars(options), "device": str(options.torch_device())},
+        "settings": {
+            **loaded.data_settings(),
+            "exif_orientation": upright,
+            **vars(options),
+            "device": str(options.torch_device()),
+        },
         "versions": versions(),
     }
 
 
 def _predict(
-    loaded: LoadedModel, files: Sequence[str], options: InferenceOptions, top_k: int
+    loaded: LoadedModel, files: Sequence[str], options: InferenceOptions, top_k: int, upright: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """A record of each readable file, and what is wrong with the others."""
     labels = names_of_classes(loaded) or [str(index) for index in range(loaded.num_classes)]
     images: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    for indices, logits, errors in image_logits(loaded, files, options, "predict", decode_file):
+    decode = partial(decode_file, exif_orientation=upright)
+    for indices, logits, errors in image_logits(loaded, files, options, "predict", decode):
         unreadable.extend(errors)
         probabilities = logits.sigmoid() if loaded.probabilities == "sigmoid" else logits.softmax(1)
         # of the logits: in fp32, sigmoids of large ones are all 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from mhc_vision.checks import check_whole_number
 from mhc_vision.data import ImageDataModule
 from mhc_vision.data.batch_augment import BatchAugment
+from mhc_vision.data.decode import decode_rgb
 from mhc_vision.data.folders import class_folders, list_class_images
 from mhc_vision.data.transforms import eval_transform
 from mhc_vision.inference.evaluation_images import (
@@ -135,8 +137,9 @@ def _file_batches(
     transform = eval_transform(model.img_size, model.interpolation, model.crop_pct, model.crop_mode)
     normalise = BatchAugment(model.mean, model.std, max(labels) + 1).eval()
     targets = torch.tensor(labels)
+    decode = partial(decode_rgb, exif_orientation=bool(model.exif_orientation))
     for indices, images, errors in DataLoader(
-        EvaluationImages(paths, transform), batch_size, collate_fn=collate_readable
+        EvaluationImages(paths, transform, decode), batch_size, collate_fn=collate_readable
     ):
         if errors:
             raise ValueError(errors[0])

@@ -10,8 +10,8 @@ from mhc_vision import data as data_modules
 from mhc_vision.data.datamodule import Metric
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
-from mhc_vision.stored.loss_note import LOSSES
 from mhc_vision.stored.model_args import check_model_args_of_file
+from mhc_vision.stored.model_notes import LOSSES
 from mhc_vision.stored.value_kinds import (
     FLAG,
     MAPPING,
@@ -143,6 +143,7 @@ def _check_data(where: str, record: Any, settings: Mapping[str, Any]) -> None:
         "std": list_of(number(above=0), in_chans, "numbers"),
         "crop_pct": number(above=0),
         "interpolation": TEXT,
+        "exif_orientation": FLAG,
         "num_train": whole(0),
         "batch_size": whole(1),
         "num_processes": whole(1),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mhc_vision.checks import check_choice, check_number
-from mhc_vision.stored.loss_note import LOSSES
+from mhc_vision.stored.model_notes import LOSSES
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
