@@ -50,18 +50,15 @@ def source_of(given: Sequence[Given], key: str) -> str | None:
 
     Of a key within a list, what sets the list.
     """
-    first, _, rest = key.partition(".")
     for one in reversed(given):
-        names = rest.split(".") if rest else []
-        for path in ([first, *names], [first, "init_args", *names]):
-            found: Any = one.settings
-            for name in path:
-                found = found[name] if isinstance(found, dict) and name in found else None
-                if found is None:
-                    break
-            if found is not None:
-                return one.source
+        if _setting(one, key) is not None:
+            return one.source
     return source_of(given, key.rpartition(".")[0]) if key.count(".") > 1 else None
+
+
+def value_of(given: Sequence[Given], key: str) -> Any:
+    """The last value of a key, such as `data.batch_size`, with or without `init_args`; of an option, its text."""
+    return next((value for one in reversed(given) if (value := _setting(one, key)) is not None), None)
 
 
 def batch_size_is_last(given: Sequence[Given]) -> bool:
@@ -78,6 +75,19 @@ def batch_size_is_last(given: Sequence[Given]) -> bool:
         elif "batch_size" in options:
             is_last = True
     return is_last
+
+
+def _setting(one: Given, key: str) -> Any:
+    first, *names = key.split(".")
+    for path in ([first, *names], [first, "init_args", *names]):
+        found: Any = one.settings
+        for name in path:
+            found = found[name] if isinstance(found, dict) and name in found else None
+            if found is None:
+                break
+        if found is not None:
+            return found
+    return None
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:

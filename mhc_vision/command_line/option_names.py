@@ -31,7 +31,7 @@ def check_option_names(command: str, given: Sequence[Given]) -> None:
             if key not in known and key.partition(".")[0] != "data":
                 raise ValueError(unknown_key(key, known, one.source))
         data = one.settings.get("data")
-        data_class = _class_name(data) or data_class
+        data_class = data_class_name(data) or data_class
         _check_data(one, data, data_class)
 
 
@@ -67,6 +67,12 @@ def unknown_option_of(key: str, class_name: str, known: Iterable[str], source: s
     return f"{place}{key}: {class_name} has no such option{nearest(name, known)}"
 
 
+def data_class_name(data: Any) -> str | None:
+    """The class that a section `data` names, without its module; `None` where it names none."""
+    path = data.get("class_path") if isinstance(data, Mapping) else data
+    return path.rpartition(".")[2] if isinstance(path, str) else None
+
+
 def _keys(settings: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
     """Keys with their sections; what is below an option is its value."""
     for section, content in settings.items():
@@ -76,11 +82,6 @@ def _keys(settings: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
             yield from (f"{section}.{key}" for key in content)
         else:
             yield section
-
-
-def _class_name(data: Any) -> str | None:
-    path = data.get("class_path") if isinstance(data, Mapping) else data
-    return path.rpartition(".")[2] if isinstance(path, str) else None
 
 
 def _check_data(one: Given, data: Any, data_class: str | None) -> None:
