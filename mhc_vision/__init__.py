@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mhc_vision.api import finetune, predict, train
 from mhc_vision.command_start import is_command
 from mhc_vision.version import __version__
 
@@ -11,7 +12,18 @@ if TYPE_CHECKING or not is_command():
     from mhc_vision import kernels, layers
     from mhc_vision.models import HyperEva, HyperVisionTransformer, collapse, hyperconnect  # type: ignore[no-redef]
 
-__all__ = ["HyperEva", "HyperVisionTransformer", "__version__", "collapse", "hyperconnect", "kernels", "layers"]
+__all__ = [
+    "HyperEva",
+    "HyperVisionTransformer",
+    "__version__",
+    "collapse",
+    "finetune",
+    "hyperconnect",
+    "kernels",
+    "layers",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

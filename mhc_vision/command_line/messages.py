@@ -1,21 +1,44 @@
 """Ends a command with a message on stderr."""
 
 import os
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NoReturn
 
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 # from the environment, before Lightning has found out itself
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
+_ERRORS: dict[int, type[BaseException]] = {2: ValueError, 128 + signal.SIGINT: KeyboardInterrupt}
+_raises: ContextVar[bool] = ContextVar("raises", default=False)
+
+
+@contextmanager
+def failures_raised() -> Iterator[None]:
+    """In here `fail` raises, for callers in Python: ValueError for status 2, KeyboardInterrupt for 130.
+
+    Raises:
+        RuntimeError: For every other status.
+    """
+    token = _raises.set(True)
+    try:
+        yield
+    finally:
+        _raises.reset(token)
+
 
 def fail(message: str, *, status: int) -> NoReturn:
-    """Ends the program with a message on stderr.
+    """Ends the program with a message on stderr; within `failures_raised`, raises it.
 
     Of a run of several processes the first one speaks, and the first one on every other machine, where something else
     may be wrong.
     """
+    if _raises.get():
+        raise _ERRORS.get(status, RuntimeError)(message.removeprefix("error: "))
     rank = process_rank()
     if rank == 0:
         print(f"mhc-vision: {message}", file=sys.stderr)

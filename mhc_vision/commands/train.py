@@ -86,25 +86,25 @@ def checked_words(command: str, words: Sequence[str], help_text: str) -> list[st
     return words
 
 
-def run_cli(cli_class: "type[TrainCLI]", words: Sequence[str]) -> None:
-    """Runs a checked command line of `TrainCLI` or one like it, as `run` does."""
+def run_cli(cli_class: "type[TrainCLI]", words: Sequence[str]) -> "TrainCLI":
+    """Runs a checked command line of `TrainCLI` or one like it, as `run` does; returns what has run."""
     from mhc_vision.training.callbacks.divergence import TrainingDiverged
     from mhc_vision.training.callbacks.interrupt import TrainingInterrupted
 
     try:
-        _train(cli_class, words)
+        return _train(cli_class, words)
     except TrainingDiverged as diverged:
         fail(f"error: {diverged}", status=1)
     except TrainingInterrupted as interrupt:
         fail(str(interrupt), status=exit_status(interrupt.signum))
 
 
-def _train(cli_class: "type[TrainCLI]", words: Sequence[str]) -> None:
+def _train(cli_class: "type[TrainCLI]", words: Sequence[str]) -> "TrainCLI":
     from mhc_vision.report.run_report import write_run_report
 
     cli = cli_class(words)
     if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return
+        return cli
     # without a logger there are no records to report on
     if words[0] == "fit" and cli.trainer.loggers and cli.trainer.is_global_zero:
         run_dir = Path(cli.trainer.default_root_dir)
@@ -113,3 +113,4 @@ def _train(cli_class: "type[TrainCLI]", words: Sequence[str]) -> None:
         else:
             # killed between its last checkpoint and its summary
             print(f"no step was left to take, and {run_dir} has no summary.json; start over with --overwrite true")
+    return cli

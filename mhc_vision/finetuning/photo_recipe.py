@@ -124,7 +124,8 @@ def photo_recipe(num_train: int, images: StartImages, has_gpu: bool, given: Sequ
         "trainer.max_epochs": epochs,
         "data.total_batch_size": batch_size,
         "model.lr": float(f"{BASE_LR * math.sqrt(min(1.0, batch_size / BASE_BATCH)):.2g}"),
-        "model.warmup_epochs": round(epochs / 10, 2),
+        # the same for all usual lengths: a run that is made longer goes on
+        "model.warmup_epochs": min(1.0, round(epochs / 10, 3)),
         **_AS_THERE,
         "data.img_size": images.img_size,
         "data.crop_pct": images.crop_pct,

@@ -61,7 +61,8 @@ def _account(recipe: Mapping[str, Any], num_train: int, images: StartImages) -> 
     if "trainer.max_epochs" in recipe:
         said.append(f"{recipe['trainer.max_epochs']} epochs")
     if (batch_size := recipe.get("data.total_batch_size")) is not None:
-        said.append(f"{num_train // batch_size} steps of {batch_size} images an epoch")
+        steps = num_train // batch_size
+        said.append(f"{steps} step{'' if steps == 1 else 's'} of {batch_size} images an epoch")
     if "model.lr" in recipe:
         said.append(f"learning rate {recipe['model.lr']:g}")
     if (img_size := recipe.get("data.img_size")) is not None:
