@@ -75,7 +75,7 @@ def start_images(name: str) -> StartImages:
         name: As in `load_model`. The weights of a timm name are not loaded.
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no such model, or it takes no RGB images.
     """
     if timm.is_model(split_name(name).registered) and not Path(name).exists():
         try:
@@ -88,6 +88,10 @@ def start_images(name: str) -> StartImages:
         own_size = config["input_size"][-1]
     else:
         loaded = load_model(name, needs_rgb_classes=False)
+        if loaded.in_chans != 3:
+            raise ValueError(
+                f"model: got {name} for images of {loaded.in_chans} channel(s), expected 3: photos are read as RGB"
+            )
         model, config, own_size = loaded.model, vars(loaded), loaded.img_size
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))[0]
     return StartImages(
