@@ -84,12 +84,19 @@ def finetune(
         ValueError: For bad input, where the command ends with status 2.
         RuntimeError: The run has diverged.
     """
+    from mhc_vision.command_line.recipes import find_recipe, list_recipes
     from mhc_vision.commands.finetune import full_words
 
     name = str(data)
     given = [*_configs(config), "--model.name", str(model), *_words("finetune", out, options)]
-    # as on the command line, a folder and no recipe of the same name
-    words = [name, *given] if Path(name).is_dir() else ["--config", name, *given]
+    is_folder = Path(name).is_dir()
+    if not (is_folder or Path(name).is_file() or find_recipe(name)):
+        hint = nearest(name, [recipe.name for recipe in list_recipes()])
+        raise ValueError(
+            f"data: got {name}, which is not there, expected a folder with class folders, a configuration file or a "
+            f"recipe (mhc-vision list recipes){hint}"
+        )
+    words = [name, *given] if is_folder else ["--config", name, *given]
     with _as_errors():
         words = full_words(words)
         from mhc_vision.finetuning.cli import FinetuneCLI

@@ -16,7 +16,7 @@ from mhc_vision.version import __version__
 
 COMMANDS = {
     "train": "train, validate or test a model on a dataset",
-    "finetune": "fine-tune or probe a pretrained ViT, plain or with connections, on another dataset",
+    "finetune": "fine-tune or probe a pretrained ViT, plain or with connections, on a dataset or a folder of photos",
     "evaluate": "accuracy of a checkpoint or a timm model on a folder of images",
     "predict": "the most probable classes of images: files or folders, as CSV or JSON",
     "analyze": "what the connections of a model do: gains, maps, streams, as figures, numbers and a page",

@@ -62,7 +62,7 @@ def _account(recipe: Mapping[str, Any], num_train: int, images: StartImages) -> 
         said.append(f"{recipe['trainer.max_epochs']} epochs")
     if (batch_size := recipe.get("data.total_batch_size")) is not None:
         steps = num_train // batch_size
-        said.append(f"{steps} step{'' if steps == 1 else 's'} of {batch_size} images an epoch")
+        said.append(f"{steps} step{'' if steps == 1 else 's'} of {batch_size} images per epoch")
     if "model.lr" in recipe:
         said.append(f"learning rate {recipe['model.lr']:g}")
     if (img_size := recipe.get("data.img_size")) is not None:

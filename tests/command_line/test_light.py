@@ -20,6 +20,15 @@ def without_heavy_packages(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def photos(without_heavy_packages) -> Path:
+    """A folder with two class folders, where commands run."""
+    folder = without_heavy_packages / "photos"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+    return folder
+
+
 def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
     root = Path(__file__).parents[2]
     return subprocess.run(
@@ -67,6 +76,11 @@ def test_it_answers_at_once(without_heavy_packages, words, said):
             ["finetune", "--config", "finetune/cifar10", "--data.bathc_size", "3"],
             "DownstreamDataModule has no such option",
         ),
+        (["finetune", "nowhere", "--model", "test_vit"], "error: PHOTOS: got nowhere, which is not there"),
+        (["finetune", "photos/cat", "--model", "test_vit"], "got photos/cat without class folders"),
+        (["finetune", "photos", "--model", "vit_base_patch16_22_mhc"], "nearest: vit_base_patch16_224_mhc"),
+        (["finetune", "photos", "--model", "test_vit", "--data.bathc_size", "3"], "nearest: batch_size"),
+        (["finetune", "photos"], "error: model: got none, expected --model NAME"),
         (["evaluate", "none.ckpt", "."], "error: model: got 'none.ckpt'"),
         (["evaluate", "vit_base_patch16_224_mhc", "nowhere"], "error: folder: got nowhere"),
         (["evaluate", "vit_base_patch16_22_mhc", "."], "nearest: vit_base_patch16_224_mhc"),

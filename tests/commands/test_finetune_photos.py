@@ -80,7 +80,8 @@ def test_a_folder_alone_trains_and_leaves_what_a_configuration_file_leaves(
     words = ["photos", "--model", str(timm_directory(7)), "--config", "connections/mhc", *QUIET]
     main(["finetune", *words, "--trainer.max_epochs", "10"])
     said = capsys.readouterr().out
-    assert "recipe: 24 images of 3 classes to train on, 6 held out to validate on; 1 step of 16 images" in said
+    assert "recipe: 24 images of 3 classes to train on, 6 held out to validate on" in said
+    assert "; 1 step of 16 images per epoch, learning rate 3.5e-05, 16 pixels, precision 32-true\n" in said
     run = tmp_path / "runs" / "photos"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["class_path"] == "mhc_vision.data.ImageFolderDataModule"

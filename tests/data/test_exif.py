@@ -110,7 +110,7 @@ def test_a_run_goes_on_with_the_orientation_it_was_trained_with(folder: Path) ->
     data.load_state_dict(saved)
     # checkpoints from before it was an option
     del saved["exif_orientation"], saved["options"]["exif_orientation"]
-    with pytest.raises(ValueError, match="exif_orientation is True, but the checkpoint was made with False"):
+    with pytest.raises(ValueError, match="exif_orientation: got True, expected False as in the checkpoint"):
         data.load_state_dict(saved)
     ImageFolderDataModule(str(folder)).load_state_dict(saved)
 
