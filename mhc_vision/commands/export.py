@@ -18,7 +18,9 @@ def run(words: Sequence[str]) -> None:
     """
     arguments = parser().parse_args(words)
     try:
-        _check(arguments)
+        _check_options(arguments)
+        check_model(arguments.model)
+        check_there("examples", arguments.examples, "images")
         if arguments.format == "onnx":
             _export_onnx(arguments)
         else:
@@ -64,10 +66,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for what is known to be wrong before anything is loaded."""
-    check_model(arguments.model)
-    check_there("examples", arguments.examples, "images")
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not go together or cannot work, before anything is loaded."""
     if arguments.private and arguments.push is None:
         raise ValueError("private: got it without --push, expected a repository; add --push OWNER/NAME")
     if arguments.format == "onnx":

@@ -92,7 +92,7 @@ def test_examples_that_cannot_be_shown_are_named(checkpoint, tmp_path, refused, 
         (of_photos, [photo, write_photo(tmp_path / "other" / "photo.png", "red")], "examples: got photo.png more than"),
         (of_photos, [photo, tmp_path / "broken.png"], "examples: some cannot be read"),
         (of_photos, [tmp_path / "other"], "expected image files"),
-        (of_photos, [tmp_path / "none.png"], "no such file"),
+        (of_photos, [tmp_path / "none.png"], "which is not there"),
         (checkpoint, [photo], "expected 3: files are read as RGB"),
     ):
         assert message in refused(2, trained, tmp_path / "exported", "--examples", *examples)

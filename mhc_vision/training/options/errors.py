@@ -170,9 +170,11 @@ def _find_class(class_path: str) -> type | None:
 
 def _subclasses(class_path: str) -> list[str]:
     found = _find_class(class_path)
-    names, rest = [], [] if found is None else [found]
+    rest: list[type] = [] if found is None else [found]
+    names: list[str] = []
     while rest:
-        rest += (subclasses := rest.pop().__subclasses__())
+        subclasses = rest.pop().__subclasses__()
+        rest += subclasses
         names += [subclass.__name__ for subclass in subclasses]
     return names
 
