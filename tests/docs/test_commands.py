@@ -173,7 +173,8 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         case ["mhc-vision", "finetune", *given]:
             main(["finetune", *finetuned(given)])
             if "validate" not in given:
-                assert (Path(option(given, "--trainer.default_root_dir")) / "report.md").is_file()
+                out = "--out" if "--out" in given else "--trainer.default_root_dir"
+                assert (Path(option(given, out)) / "report.md").is_file()
         case ["mhc-vision", "compare", *_]:
             # its runs are other tests' matter; the matrix is read, and has to find that there are none yet
             with pytest.raises(SystemExit, match="2"):
@@ -222,6 +223,8 @@ def finetuned(given: list[str]) -> list[str]:
         return [*given, "--trainer.limit_val_batches", "3", *QUIET]
     if "finetune/digits" in recipes(given):
         return [*given, *SHORT, *PROBE]
+    if not given[0].startswith("-"):
+        return [*given, *SHORT, *SMALL, *NO_WORKERS, *tiny_start(["--model.name", option(given, "--model")])]
     return [*given, *SHORT, *SMALL, *NO_WORKERS, *tiny_start(given), *copies(given)]
 
 
