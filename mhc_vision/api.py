@@ -166,7 +166,7 @@ def predict(
     Raises:
         ValueError: For bad input, where the command ends with status 2, and where no file can be read.
     """
-    from mhc_vision.command_line.places import check_model, check_there
+    from mhc_vision.command_line.named_paths import check_model, check_there
     from mhc_vision.inference.options import InferenceOptions, ModelOptions
 
     paths = [Path(path) for path in ([images] if isinstance(images, str | PathLike) else images)]

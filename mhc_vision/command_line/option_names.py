@@ -5,7 +5,7 @@ from typing import Any
 
 from mhc_vision.checks import nearest
 from mhc_vision.command_line.catalog import catalog
-from mhc_vision.command_line.given import Given
+from mhc_vision.command_line.given_settings import Given
 
 SUBCOMMANDS = ("fit", "validate", "test")
 _DATA = ("class_path", "init_args", "help")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mhc_vision.checks import nearest
-from mhc_vision.command_line.given import Given, given_settings, value_of
+from mhc_vision.command_line.given_settings import Given, given_settings, value_of
+from mhc_vision.command_line.named_paths import check_model
 from mhc_vision.command_line.option_names import SUBCOMMANDS, check_option_names, data_class_name
-from mhc_vision.command_line.places import check_model
 from mhc_vision.command_line.recipes import with_config_paths
 from mhc_vision.yaml_files import safe_load
 

@@ -8,7 +8,7 @@ from mhc_vision.analysis.options import RANDOM, AnalysisOptions
 from mhc_vision.atomic_files import check_new_directory
 from mhc_vision.command_line.catalog import catalog
 from mhc_vision.command_line.messages import fail
-from mhc_vision.command_line.places import check_model, check_there
+from mhc_vision.command_line.named_paths import check_model, check_there
 from mhc_vision.commands.arguments import CommandParser
 
 

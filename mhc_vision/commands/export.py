@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mhc_vision.command_line.messages import fail
-from mhc_vision.command_line.places import check_model, check_there
+from mhc_vision.command_line.named_paths import check_model, check_there
 from mhc_vision.commands.arguments import MODEL, CommandParser, add_model_options
 from mhc_vision.inference.options import ModelOptions
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
 from mhc_vision.command_line.messages import fail
-from mhc_vision.command_line.places import check_model, check_there
+from mhc_vision.command_line.named_paths import check_model, check_there
 from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
 from mhc_vision.inference.options import InferenceOptions, ModelOptions
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mhc_vision.atomic_files import check_writable, json_text, replace_text
 from mhc_vision.command_line.catalog import catalog
 from mhc_vision.command_line.messages import fail
-from mhc_vision.command_line.places import check_model
+from mhc_vision.command_line.named_paths import check_model
 from mhc_vision.commands.arguments import CommandParser
 
 

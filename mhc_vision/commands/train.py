@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mhc_vision.checks import nearest
-from mhc_vision.command_line.given import given_settings
+from mhc_vision.command_line.given_settings import given_settings
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.option_names import SUBCOMMANDS, check_option_names
 from mhc_vision.command_line.recipes import with_config_paths

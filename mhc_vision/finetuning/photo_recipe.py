@@ -10,7 +10,7 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 
-from mhc_vision.command_line.given import Given, source_of, value_of
+from mhc_vision.command_line.given_settings import Given, source_of, value_of
 from mhc_vision.data.machine import available_cores
 from mhc_vision.data.transforms import INTERPOLATIONS
 from mhc_vision.inference.load_model import load_model

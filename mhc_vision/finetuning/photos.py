@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from mhc_vision.command_line.given import Given, source_of, value_of
+from mhc_vision.command_line.given_settings import Given, source_of, value_of
 from mhc_vision.command_line.photos import ARGUMENT, DATA_MODULE, PhotoFolder
 from mhc_vision.data.division import hold_out
 from mhc_vision.data.folders import list_class_images

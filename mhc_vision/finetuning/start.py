@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mhc_vision.data.class_names import check_class_names
-from mhc_vision.inference.class_match import match_classes
+from mhc_vision.finetuning.head_classes import match_classes
 from mhc_vision.inference.load_model import LoadedModel, load_model
 from mhc_vision.models import hyperconnect
 from mhc_vision.models.create import check_model_args, rebuild_classifier, split_options

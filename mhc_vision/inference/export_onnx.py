@@ -13,8 +13,8 @@ from mhc_vision.atomic_files import json_text, new_directory
 from mhc_vision.finite import check_finite_rows
 from mhc_vision.inference.load_model import LoadedModel, load_model
 from mhc_vision.inference.logits import check_runs
+from mhc_vision.inference.model_class_names import names_of_classes
 from mhc_vision.inference.model_identity import model_identity
-from mhc_vision.inference.names_of_classes import names_of_classes
 from mhc_vision.inference.options import ModelOptions
 from mhc_vision.version import versions
 

@@ -12,8 +12,8 @@ from mhc_vision.data.decode import decode_file
 from mhc_vision.inference.input_files import list_files
 from mhc_vision.inference.load_model import LoadedModel, load_model
 from mhc_vision.inference.logits import image_logits
+from mhc_vision.inference.model_class_names import names_of_classes
 from mhc_vision.inference.model_identity import model_identity
-from mhc_vision.inference.names_of_classes import names_of_classes
 from mhc_vision.inference.options import InferenceOptions, ModelOptions
 from mhc_vision.version import versions
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from jsonargparse import get_loader
 
-from mhc_vision.command_line.given import batch_size_is_last, given_settings
+from mhc_vision.command_line.given_settings import batch_size_is_last, given_settings
 from mhc_vision.comparison.plan.matrix import load_matrix
 from mhc_vision.training.options.parser import _load
 from mhc_vision.yaml_files import MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mhc_vision.checks import check_number, check_whole_number, nearest
-from mhc_vision.command_line.given import Given, source_of
+from mhc_vision.command_line.given_settings import Given, source_of
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.option_names import unknown_key, unknown_option_of
 
@@ -173,7 +173,7 @@ def _subclasses(class_path: str) -> list[str]:
     rest: list[type] = [] if found is None else [found]
     names: list[str] = []
     while rest:
-        subclasses = rest.pop().__subclasses__()
+        subclasses: list[type] = rest.pop().__subclasses__()
         rest += subclasses
         names += [subclass.__name__ for subclass in subclasses]
     return names

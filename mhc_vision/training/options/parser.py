@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from mhc_vision.checks import check_whole_number
-from mhc_vision.command_line.given import Given, batch_size_is_last, given_settings
+from mhc_vision.command_line.given_settings import Given, batch_size_is_last, given_settings
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.recipes import with_config_paths
 from mhc_vision.training.options.errors import short_message

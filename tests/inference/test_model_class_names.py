@@ -1,7 +1,7 @@
 from torch import nn
 
 from mhc_vision.inference.load_model import LoadedModel
-from mhc_vision.inference.names_of_classes import names_of_classes
+from mhc_vision.inference.model_class_names import names_of_classes
 
 
 def loaded(source: str, num_classes: int, **class_index: int) -> LoadedModel:

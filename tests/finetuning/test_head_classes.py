@@ -2,7 +2,7 @@ import pytest
 from timm.data import ImageNetInfo
 from torch import nn
 
-from mhc_vision.inference.class_match import match_classes
+from mhc_vision.finetuning.head_classes import match_classes
 from mhc_vision.inference.load_model import LoadedModel
 
 INFO = ImageNetInfo("imagenet-1k")
