@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mhc_vision.checks import nearest
-from mhc_vision.command_line.messages import fail, process_rank
+from mhc_vision.command_line.messages import fail, process_rank, shown_notes
 from mhc_vision.command_line.option_names import SUBCOMMANDS
 from mhc_vision.command_start import readers_may_leave
+from mhc_vision.silenced import silenced
 from mhc_vision.termination import Terminated, exit_status, terminable
 from mhc_vision.version import __version__
 
@@ -51,7 +52,8 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         with terminable():
             try:
-                _run(words)
+                with silenced(), shown_notes():
+                    _run(words)
             except KeyboardInterrupt as interrupt:
                 _end(interrupt)
             except SystemExit as stop:

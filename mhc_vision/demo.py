@@ -5,11 +5,9 @@ Runs on a CPU in a few minutes, from the same configuration files and through th
 
 import argparse
 import json
-import logging
 import shutil
 import statistics
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from mhc_vision.command_line.recipes import recipe_folder
 from mhc_vision.command_start import interrupted_in_words
 from mhc_vision.report.markdown import markdown_table
 from mhc_vision.run_directory import FIGURES, LOSS_FIGURE, METRICS_LOG, REPORT, SUMMARY
+from mhc_vision.silenced import silenced
 
 with interrupted_in_words():
     import torch
@@ -29,8 +28,6 @@ with interrupted_in_words():
 
 CONNECTIONS = ("baseline", "shc", "dhc", "mhc")
 CONFIGS = recipe_folder()
-
-_QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 
 _REPORT = """# Handwritten digits: plain residual and hyper-connections
 
@@ -62,16 +59,17 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.max_steps is not None and options.max_steps < 2:
         parser.error(f"--max-steps: got {options.max_steps}, expected a whole number from 2")
     _clear(options.out)
-    _quieten_lightning()
     # operations this small gain nothing from a second thread, and lose much where the cores are busy
     torch.set_num_threads(1)
 
     for connection in CONNECTIONS:
         print(f"training {connection} ...", flush=True)
-        command_line([*_run_arguments(connection, options.out, options.max_steps), *_QUIET])
+        command_line(_run_arguments(connection, options.out, options.max_steps))
     rounds = 40 if options.max_steps is None else 2
     print("measuring step times ...", flush=True)
-    ratios = step_time_ratios({connection: _untrained(connection, options.out) for connection in CONNECTIONS}, rounds)
+    with silenced():
+        untrained = {connection: _untrained(connection, options.out) for connection in CONNECTIONS}
+    ratios = step_time_ratios(untrained, rounds)
     table = markdown_table([_table_row(connection, options.out, ratios[connection]) for connection in CONNECTIONS])
     figures = plot_loss_curves(
         {connection: options.out / connection / METRICS_LOG for connection in CONNECTIONS},
@@ -120,7 +118,7 @@ def _run_arguments(connection: str, out: Path, max_steps: int | None) -> list[st
 
 
 def _untrained(connection: str, out: Path) -> nn.Module:
-    cli = TrainCLI([*_run_arguments(connection, out, None), *_QUIET], run=False)
+    cli = TrainCLI(_run_arguments(connection, out, None), run=False)
     return cli.model.model
 
 
@@ -149,14 +147,6 @@ def _clear(out: Path) -> None:
             f"--out: got {out} with {foreign[:5]}, expected nothing but an earlier demo, which is replaced"
         )
     shutil.rmtree(out)
-
-
-def _quieten_lightning() -> None:
-    """Four runs would otherwise print the same notes four times."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from mhc_vision.analysis.figures.sinkhorn_figure import SINKHORN
 from mhc_vision.analysis.figures.stream_figure import STREAMS
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.atomic_files import check_new_directory, json_text, new_directory
+from mhc_vision.progress import note
 from mhc_vision.report.figures import save_figure
 from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_html
 from mhc_vision.run_directory import FIGURES
@@ -37,6 +38,7 @@ def write_analysis(record: dict[str, Any], directory: Path) -> Path:
         ValueError: the directory is in use.
     """
     check_new_directory(directory, "out")
+    note("drawing the figures")
     drawn = {section.name: section.draw(record) for section in SECTIONS}
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     with new_directory(directory) as temporary:

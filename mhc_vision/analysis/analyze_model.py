@@ -17,6 +17,7 @@ from mhc_vision.inference.options import InferenceOptions
 from mhc_vision.inference.run_data import load_run_data, run_config
 from mhc_vision.inference.sample_images import SampleImages, images_of_data, images_of_folder, random_images
 from mhc_vision.models.names import split_name
+from mhc_vision.progress import ShortBar, note
 from mhc_vision.version import versions
 
 
@@ -40,6 +41,7 @@ def analyze_model(name: str, data: str | None, options: AnalysisOptions) -> dict
     _check_kind(name)
     loaded = load_model(name, connection=options.connection, weights=options.weights, needs_rgb_classes=False)
     images = _images(name, data, loaded, options)
+    note(f"measuring up to {options.num_images} images: {images.source}")
     identity = model_identity(loaded)
     record = measure_model(loaded.model.to(device), _on_device(images, device), images.class_names)
     # measured figures follow, of which two have the same names
@@ -71,5 +73,7 @@ def _images(name: str, data: str | None, loaded: LoadedModel, options: AnalysisO
 
 
 def _on_device(images: SampleImages, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch, labels in images.batches:
-        yield batch.to(device), labels
+    with ShortBar(desc="measuring", unit="images") as bar:
+        for batch, labels in images.batches:
+            yield batch.to(device), labels
+            bar.update(len(batch))

@@ -1,5 +1,6 @@
-"""Ends a command with a message on stderr."""
+"""What a command says on stderr: the message that ends it, and notes on what it does."""
 
+import logging
 import os
 import signal
 import socket
@@ -53,3 +54,24 @@ def process_rank() -> int:
     if rank_zero is not None:
         return getattr(rank_zero.rank_zero_only, "rank", None) or 0
     return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+
+
+@contextmanager
+def shown_notes() -> Iterator[None]:
+    """Around a command: what `mhc_vision.progress.note` says is shown on stderr, by the first process."""
+    logger, handler = logging.getLogger("mhc_vision.progress"), _Notes()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if process_rank() == 0:
+            # stderr of now: it may have been replaced
+            print(record.getMessage(), file=sys.stderr, flush=True)

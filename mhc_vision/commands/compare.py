@@ -58,6 +58,7 @@ def _compare(arguments: argparse.Namespace, command: str) -> int:
     from mhc_vision.comparison.run.progress import Progress
     from mhc_vision.comparison.run.runner import ComparisonInterrupted, Runner
     from mhc_vision.comparison.run.slots import describe, find_slots
+    from mhc_vision.progress import note
 
     matrix = load_matrix(arguments.matrix, _options(arguments.set))
     directory = ComparisonDirectory(arguments.out)
@@ -72,6 +73,7 @@ def _compare(arguments: argparse.Namespace, command: str) -> int:
             finished = sum(directory.is_finished(cell) for cell in matrix.cells)
             said = f"interrupted: {finished} of {len(matrix.cells)} runs finished; go on with {command}"
             fail(said, status=exit_status(interrupt.signum))
+    note("writing the report")
     print(f"report: {write_report(matrix, directory, command)}")
     return sum(directory.failure(cell) is not None for cell in matrix.cells)
 

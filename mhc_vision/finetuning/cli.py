@@ -17,6 +17,7 @@ from mhc_vision.finetuning.probe import run_probe
 from mhc_vision.run_directory import BEST, LAST, NEWEST, PROBE
 from mhc_vision.training.callbacks.run_summary import RunSummary
 from mhc_vision.training.callbacks.save_config import SaveConfigOnStart
+from mhc_vision.training.callbacks.validation_lines import figures_line
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.training.run_guard import BeginRun
@@ -98,6 +99,11 @@ class FinetuneCLI(TrainCLI):
         except ValueError as error:
             fail(f"error: {error}", status=2)
         seconds = time.monotonic() - started
+        if result.chosen is not None:
+            print(f"chosen: {result.chosen.description}")
+        for stage, name in (("val", "validation"), ("test", "test")):
+            if f"{stage}/top1" in result.metrics:
+                print(figures_line(name, stage, result.metrics, seconds), flush=True)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # what an earlier probe has left

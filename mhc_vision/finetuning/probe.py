@@ -15,6 +15,7 @@ from mhc_vision.finetuning.knn import knn_probabilities
 from mhc_vision.finetuning.linear_probe import LinearHead, logistic_head, sgd_heads
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finite import check_finite_rows, right_rows
+from mhc_vision.progress import note
 
 _HELD_OUT = 0.1
 """Share of the training features by which a linear probe chooses."""
@@ -39,6 +40,12 @@ class Candidate:
     solver: str
     value: float
     accuracy: float
+
+    @property
+    def description(self) -> str:
+        """In words."""
+        fitted = f"SGD with learning rate {self.value:g}" if self.solver == "sgd" else f"logistic, C = {self.value:g}"
+        return f"{fitted}, {100 * self.accuracy:.2f} % of the held-out training images"
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ def fit_linear_probe(
     """
     kept, held_out = (train.at(indices) for indices in hold_out(train.labels.tolist(), _HELD_OUT))
     lrs, cs, epochs = settings["probe_lrs"], settings["probe_cs"], settings["probe_epochs"]
+    note(f"fitting a head for each of {len(lrs)} learning rates and {len(cs)} strengths of regularisation")
     tried = [
         *zip(lrs, sgd_heads(kept.features, kept.labels, num_classes, lrs, epochs, seed), strict=True),
         *((c, logistic_head(kept.features, kept.labels, num_classes, c)) for c in cs),
@@ -150,6 +158,7 @@ def fit_linear_probe(
     if not finite:
         raise ValueError(f"probe_lrs: got {list(lrs)}, which all diverge, expected lower ones")
     best = max(finite, key=lambda candidate: candidate.accuracy)
+    note("fitting the best of them again, to all training images")
     if best.solver == "sgd":
         (head,) = sgd_heads(train.features, train.labels, num_classes, [best.value], epochs, seed)
     else:

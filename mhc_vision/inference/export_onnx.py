@@ -16,6 +16,7 @@ from mhc_vision.inference.logits import check_runs
 from mhc_vision.inference.model_class_names import names_of_classes
 from mhc_vision.inference.model_identity import model_identity
 from mhc_vision.inference.options import ModelOptions
+from mhc_vision.progress import note
 from mhc_vision.version import versions
 
 OPSET = 18
@@ -81,7 +82,9 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
         "probabilities": loaded.probabilities,
     }
     with new_directory(directory) as temporary:
+        note("tracing the model and writing it as ONNX")
         _write(loaded, temporary / "model.onnx")
+        note(f"running the file in onnxruntime, on {' and '.join(map(str, _BATCH_SIZES))} images")
         record["check"] = _check(loaded, temporary / "model.onnx")
         record["versions"] = versions()
         (temporary / "model.json").write_text(json_text(record, indent=2) + "\n", encoding="utf-8")

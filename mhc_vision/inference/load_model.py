@@ -19,6 +19,7 @@ from mhc_vision.models.create import OWN_ARGUMENTS, registered_name
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.names import split_name
+from mhc_vision.progress import note
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.stored.directory_config import check_model_source
 from mhc_vision.stored.model_args import without_weight_sources
@@ -114,6 +115,8 @@ def load_model(
     if weights_file is not None and (not is_name or weights == "initial"):
         raise ValueError(f"weights_file: got {weights_file} for {name} with its own weights, expected a timm name")
     arguments = dict(model_args or {})
+    fetches = is_name and weights != "initial" and weights_file is None
+    note(f"loading {name}{', with its published weights, fetched if they are not here' if fetches else ''}")
     if is_checkpoint:
         loaded = load_checkpoint_model(path, "raw" if weights == "raw" else "default", arguments)
         model, source = loaded.model, f"checkpoint {path}"

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.decode import decode_rgb
@@ -17,6 +16,7 @@ from mhc_vision.finite import finite_rows
 from mhc_vision.inference.evaluation_images import EvaluationImages, collate_readable
 from mhc_vision.inference.load_model import LoadedModel
 from mhc_vision.inference.options import InferenceOptions
+from mhc_vision.progress import ShortBar
 
 
 class ImageLogits(NamedTuple):
@@ -81,11 +81,12 @@ def image_logits(
 
     def batches() -> Iterator[ImageLogits]:
         lost: list[str] = []
-        # disable=None: no bar where stderr is a file
-        for indices, images, errors in tqdm(loader, desc=description, unit="batch", disable=None):
-            logits = logits_of(images, indices)
-            lost += [paths[index] for index in indices[~finite_rows(logits).cpu()].tolist()]
-            yield ImageLogits(indices, logits, errors)
+        with ShortBar(desc=description, total=len(paths), unit="images") as bar:
+            for indices, images, errors in loader:
+                logits = logits_of(images, indices)
+                lost += [paths[index] for index in indices[~finite_rows(logits).cpu()].tolist()]
+                yield ImageLogits(indices, logits, errors)
+                bar.update(len(indices) + len(errors))
         if lost:
             raise ValueError(
                 f"model: {loaded.source} gives logits with NaN or infinity for {len(lost)} of {len(paths)} images, "

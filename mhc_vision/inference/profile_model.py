@@ -20,6 +20,7 @@ from mhc_vision.models.create import rebuild_classifier, split_options
 from mhc_vision.models.instruments.costs import count_parameters, image_macs
 from mhc_vision.models.instruments.steps import Step
 from mhc_vision.models.instruments.timing import alternate
+from mhc_vision.progress import note
 from mhc_vision.report.markdown import markdown_table
 from mhc_vision.version import versions
 
@@ -100,6 +101,7 @@ def profile_model(
                     variant: _step(arguments, images, train, precision == "bf16", compiled)
                     for variant, arguments in variants.items()
                 }
+                note(f"timing {' and '.join(steps)} with batches of {size}")
                 record["rows"] += _rows(steps, size, seconds)
             except torch.OutOfMemoryError:
                 record["out_of_memory"] = size

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, ModelInfo, metadata_load, metadata_save
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from mhc_vision.inference.hub_metadata import OF_WEIGHTS
+from mhc_vision.progress import note
 from mhc_vision.stored.weights import short_reason
 from mhc_vision.version import __version__
 
@@ -53,6 +54,7 @@ def push_to_hub(directory: Path, repository: str, private: bool = False) -> str:
             api.create_repo(repository, private=private or None)
         else:
             _keep_metadata(api, repository, directory / CARD)
+        note(f"uploading {directory} to {repository}")
         message = "Add model" if existing is None else "Update model"
         api.upload_folder(repo_id=repository, folder_path=directory, commit_message=message)
     return f"{api.endpoint}/{repository} ({'new' if existing is None else 'updated: it was there already'})"

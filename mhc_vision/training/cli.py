@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,7 +24,9 @@ from mhc_vision.training.callbacks.resume_position import ResumePosition
 from mhc_vision.training.callbacks.run_summary import RunSummary
 from mhc_vision.training.callbacks.save_config import SaveConfigOnStart
 from mhc_vision.training.callbacks.setup_mark import SetupMark
+from mhc_vision.training.callbacks.short_progress_bar import ShortProgressBar
 from mhc_vision.training.callbacks.throughput import Throughput
+from mhc_vision.training.callbacks.validation_lines import ValidationLines
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.module import ClassificationModule
@@ -58,7 +60,12 @@ class TrainCLI(LightningCLI):
             self.module_class,
             LightningDataModule,
             save_config_callback=SaveConfigOnStart,
-            trainer_defaults={"default_root_dir": DEFAULT_RUN_DIR, "use_distributed_sampler": False},
+            trainer_defaults={
+                "default_root_dir": DEFAULT_RUN_DIR,
+                "use_distributed_sampler": False,
+                # `ValidationLines` says what there is to say of the model
+                "enable_model_summary": False,
+            },
             seed_everything_default=0,
             subclass_mode_data=True,
             args=self.command,
@@ -82,6 +89,9 @@ class TrainCLI(LightningCLI):
         if add_subcommands:
             for parser in self._subcommand_parsers.values():
                 parser.set_defaults(weights_only=True)
+            for name in EVALUATIONS:
+                # `ValidationLines` prints the figures
+                self._subcommand_parsers[name].set_defaults(verbose=False)
             self._subcommand_parsers["fit"].add_argument(
                 "--overwrite",
                 type=bool,
@@ -233,8 +243,9 @@ class TrainCLI(LightningCLI):
         added.append(ForgetLaterSteps())
         # explicit: Lightning would choose Rich where it is importable, which is unreadable in a log file
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
-            # each refresh reads the loss and so waits for the GPU
-            added.append(TQDMProgressBar(refresh_rate=every_n_steps))
+            added.append(ShortProgressBar())
+        # after the bar, which has made room then
+        added += _missing([ValidationLines()], configured)
         if saves:
             added.extend(checkpoint_callbacks(run_dir, self.model.hparams["metric"]))
         return added

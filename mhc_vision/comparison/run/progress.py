@@ -12,6 +12,7 @@ from mhc_vision.comparison.plan.matrix import Cell
 from mhc_vision.comparison.run.directory import Failure
 from mhc_vision.comparison.run.metrics import VALIDATION_LOSS
 from mhc_vision.comparison.run.records import RunRecord
+from mhc_vision.progress import duration
 from mhc_vision.run_directory import METRICS_LOG
 
 _REFRESH_S = 1.0
@@ -86,17 +87,11 @@ class Progress:
         if not left:
             return ""
         seconds = (time.monotonic() - self._began) / self._ended_here * left
-        return f"; about {_duration(seconds)} left"
+        return f"; about {duration(seconds)} left"
 
     def _print(self, line: str) -> None:
         self._stream.write(("\r\x1b[K" if self._live else "") + line + "\n")
         self._stream.flush()
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _position(log: Path) -> str:

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from mhc_vision.checks import first_few
 from mhc_vision.data.downstream.spec import TorchvisionSet
+from mhc_vision.progress import note
 
 
 def fetch_missing(name: str, spec: TorchvisionSet, root: Path, download: bool) -> None:
@@ -37,6 +38,7 @@ def fetch_missing(name: str, spec: TorchvisionSet, root: Path, download: bool) -
             with FileLock(lock):
                 missing = _missing(spec, root)
                 if set(missing) - set(spec.unfetched):
+                    note(f"fetching {name} to {root}")
                     _fetch(name, spec, root, missing)
     elif spec.fetch is None:
         reason = "nothing fetches it"
