@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 FEW_CORES = 4
-"""Up to so many, more workers than Lightning complains of would take the cores from the training."""
+"""Up to so many cores, the advice on the number of workers does not help."""
 
 
 class SilencedRecord(NamedTuple):
@@ -79,6 +79,12 @@ WARNINGS_OF_SMALL_MACHINES = (
         _LIGHTNING,
         UserWarning,
         "there are no cores for them",
+    ),
+    SilencedWarning(
+        r"This DataLoader will create \d+ worker processes in total",
+        r"torch\.utils\.data",
+        UserWarning,
+        "recipes have the workers for the machine that they name; on this one, they take turns",
     ),
 )
 

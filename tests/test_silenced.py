@@ -57,7 +57,8 @@ def test_workers_are_asked_for_where_there_are_cores(recwarn, monkeypatch, cores
     monkeypatch.setattr(messages.os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
     with silenced():
         _warn("The 'val_dataloader' does not have many workers which may be", UserWarning, "lightning.pytorch.trainer")
-    assert bool(len(recwarn)) == is_shown
+        _warn("This DataLoader will create 12 worker processes in total.", UserWarning, "torch.utils.data.dataloader")
+    assert len(recwarn) == (2 if is_shown else 0)
 
 
 def test_the_loggers_are_those_that_say_it():
