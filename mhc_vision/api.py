@@ -16,6 +16,7 @@ from mhc_vision.command_line.catalog import catalog
 from mhc_vision.command_line.messages import failures_raised
 from mhc_vision.json_files import read_json_object
 from mhc_vision.run_directory import BEST, LAST, SUMMARY
+from mhc_vision.silenced import silenced
 
 if TYPE_CHECKING:
     from mhc_vision.training.cli import TrainCLI
@@ -187,9 +188,9 @@ def predict(
 
 @contextmanager
 def _as_errors() -> Iterator[None]:
-    """What would end the program is raised."""
+    """What would end the program is raised; other packages' notes are not shown, as in a command."""
     try:
-        with failures_raised():
+        with failures_raised(), silenced():
             yield
     except SystemExit as stop:
         # what Lightning makes of Ctrl-C inside the trainer
