@@ -258,7 +258,7 @@ def test_blocks_can_be_deleted(family, connection, removed, trained_like):
         torch.testing.assert_close(hyper(x), plain(x), **ROUNDING)
 
 
-WRAPPERS = {"block": lambda block: block, "checkpoint": checkpoint_wrapper, "compile": torch.compile}
+WRAPPERS = {"block": lambda block: block, "checkpoint": checkpoint_wrapper, "compile": compiled}
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)

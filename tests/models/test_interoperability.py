@@ -33,6 +33,13 @@ VARIANTS = {
     "Eva": (EVA, {}),
     "Eva-post-norm": (EVA, {"use_post_norm": True, "swiglu_mlp": True}),
 }
+# graphs take seconds: other blocks than the families' own have the largest connection
+PAIRS = [
+    *((family, connection) for family in ("ViT", "Eva") for connection in CONNECTIONS),
+    *((name, "mhc") for name in VARIANTS if name not in ("ViT", "Eva")),
+]
+# every iteration is a part of a graph
+FEW_ITERATIONS = {"mhc": {"sinkhorn_iters": 3}}
 
 
 @pytest.fixture(params=[VIT, EVA], ids=["ViT", "Eva"])
@@ -56,6 +63,7 @@ def part_of_block(name: str) -> str:
 
 def variant_of(name: str, connection: str, **options: Any) -> nn.Module:
     family, of_blocks = VARIANTS[name]
+    options = {**FEW_ITERATIONS.get(connection, {}), **options}
     return family.connected(connection, dynamic_img_size=False, **of_blocks, **options)
 
 
@@ -148,7 +156,7 @@ def test_causal_mask_is_the_causal_flag_is_the_plain_models(family, connection, 
 
 
 def test_eva_compiled_in_one_graph(connection, trained_like):
-    model, x = trained_like(EVA.connected(connection, depth=1)), images()
+    model, x = trained_like(EVA.connected(connection, depth=1, **FEW_ITERATIONS.get(connection, {}))), images()
     model(x).square().sum().backward()
     expected = [model(x), *(parameter.grad.clone() for parameter in model.parameters())]
     model.zero_grad()
@@ -160,7 +168,7 @@ def test_eva_compiled_in_one_graph(connection, trained_like):
 
 
 def test_eva_exports_with_a_dynamic_batch(connection, trained_like):
-    model = trained_like(EVA.connected(connection, dynamic_img_size=False)).eval()
+    model = trained_like(variant_of("Eva", connection)).eval()
     exported = torch.export.export(model, (images(2),), dynamic_shapes=DYNAMIC_BATCH).module()
     with torch.no_grad():
         for x in (images(2), images(5)):
@@ -168,14 +176,14 @@ def test_eva_exports_with_a_dynamic_batch(connection, trained_like):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:FutureWarning")
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "ViT"])
+@pytest.mark.parametrize(("variant", "connection"), [pair for pair in PAIRS if pair[0] != "ViT"])
 def test_scripts(variant, connection, trained_like):
     model, x = trained_like(variant_of(variant, connection)).eval(), images()
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.script(model)(x), model(x), **ROUNDING)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "connection"), PAIRS)
 def test_fx_graph_computes_the_same_bits(variant, connection, trained_like):
     model, x = trained_like(variant_of(variant, connection, stream_reduce="gated")).eval(), images()
     _, nodes = get_graph_node_names(model)
@@ -192,9 +200,8 @@ def test_fx_graph_computes_the_same_bits(variant, connection, trained_like):
 def test_onnx_export(variant, connection, trained_like, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    # every block and every iteration is a part of the graph
-    options = {"sinkhorn_iters": 3} if connection == "mhc" else {}
-    model = trained_like(variant_of(variant, connection, depth=1, **options)).eval()
+    # every block is a part of the graph
+    model = trained_like(variant_of(variant, connection, depth=1)).eval()
     torch.onnx.export(
         model, (images(),), tmp_path / "model.onnx", dynamo=True, dynamic_shapes=DYNAMIC_BATCH, verbose=False
     )
@@ -208,7 +215,7 @@ def test_onnx_export(variant, connection, trained_like, tmp_path):
 
 # of timm's own branches on is_causal and attn_mask
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "connection"), PAIRS)
 def test_legacy_onnx_export(variant, connection, trained_like):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -1,9 +1,14 @@
 """Whole models on the Triton kernels: on a GPU where there is one, else in Triton's interpreter."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
 from families import EVA, VIT
+from interpreter import prepared_interpreter
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -18,6 +23,14 @@ from mhc_vision.layers.blocks.fused_stack import can_fuse
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# tokens that fit one tile: `test_backends_agree` has several
+SMALL = VIT.having(img_size=8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def interpreter() -> Iterator[None]:
+    with prepared_interpreter():
+        yield
 
 
 @pytest.mark.parametrize(
@@ -41,8 +54,8 @@ def test_backends_agree(family, connection, options, trained_like):
 
 
 def test_compiled_and_checkpointed_models_run_the_kernels(trained_like):
-    model = trained_like(VIT.connected("mhc", depth=1)).to(DEVICE)
-    x = torch.randn(2, 3, 16, 16, device=DEVICE)
+    model = trained_like(SMALL.connected("mhc", depth=1)).to(DEVICE)
+    x = torch.randn(2, 3, 8, 8, device=DEVICE)
     with use_backend("triton"):
         expected = model(x)
         expected.square().sum().backward()
@@ -63,8 +76,8 @@ def test_compiled_and_checkpointed_models_run_the_kernels(trained_like):
     ids=str,
 )
 def test_fused_stack_is_the_blocks_one_by_one(options, trained_like):
-    model = trained_like(VIT.connected("mhc", depth=2, **options)).to(DEVICE).train()
-    x = torch.randn(3, 3, 16, 16, device=DEVICE)
+    model = trained_like(SMALL.connected("mhc", depth=2, **options)).to(DEVICE).train()
+    x = torch.randn(3, 3, 8, 8, device=DEVICE)
     results = []
     for backend in ("torch", "triton"):
         model.zero_grad()
@@ -110,8 +123,8 @@ def test_other_connections_run_block_by_block(connection, options):
 
 
 def test_streams_kept_at_every_second_boundary_give_the_same_bits(trained_like):
-    model = trained_like(VIT.connected("mhc", depth=3, init_values=0.5, drop_path_rate=0.5)).to(DEVICE).train()
-    x = torch.randn(3, 3, 16, 16, device=DEVICE)
+    model = trained_like(SMALL.connected("mhc", depth=3, init_values=0.5, drop_path_rate=0.5)).to(DEVICE).train()
+    x = torch.randn(3, 3, 8, 8, device=DEVICE)
     results = []
     for stride in (1, 2, 4):
         model.zero_grad()
@@ -194,36 +207,51 @@ def test_cuda_graph_of_a_training_step(trained_like):
     torch.testing.assert_close(captured, expected)
 
 
-def sharded_worker(rank: int, folder: str, wrapper: str) -> None:
-    """One of two processes: half of a batch, the gradient of the mean loss, written by the first."""
+def sharded_worker(rank: int, folder: str) -> None:
+    """One of two processes: half of a batch, the gradients of the mean loss, written by the first."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = VIT.connected("mhc", depth=2)
-    x = torch.randn(4, 3, 16, 16)
-    if wrapper == "ddp":
-        wrapped = DistributedDataParallel(model, static_graph=True, gradient_as_bucket_view=True)
-    else:
-        for branch in (branch for block in model.blocks for branch in (block.attn, block.mlp)):
-            fully_shard(branch, mesh=init_device_mesh("cpu", (2,)))
-        wrapped = fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-    with use_backend("triton"):
-        assert can_fuse(model.blocks, torch.ones(1, 3, 64))
-        wrapped(x[2 * rank : 2 * rank + 2]).square().mean().backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    whole = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}
-    if rank == 0:
-        torch.save(whole, f"{folder}/gradients.pt")
+    for wrapper, wrap in {"ddp": distributed, "fsdp2": sharded}.items():
+        model, x = model_and_images()
+        wrapped = wrap(model)
+        with prepared_interpreter(), use_backend("triton"):
+            assert can_fuse(model.blocks, torch.ones(1, 3, 64))
+            wrapped(x[2 * rank : 2 * rank + 2]).square().mean().backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        whole = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}
+        if rank == 0:
+            torch.save(whole, f"{folder}/{wrapper}.pt")
     dist.destroy_process_group()
+
+
+def model_and_images() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return SMALL.connected("mhc", depth=2), torch.randn(4, 3, 8, 8)
+
+
+def distributed(model: nn.Module) -> nn.Module:
+    return DistributedDataParallel(model, static_graph=True, gradient_as_bucket_view=True)
+
+
+def sharded(model: nn.Module) -> nn.Module:
+    for branch in (branch for block in model.blocks for branch in (block.attn, block.mlp)):
+        fully_shard(branch, mesh=init_device_mesh("cpu", (2,)))
+    return fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gradients by wrapper."""
+    folder = tmp_path_factory.mktemp("processes")
+    spawn(sharded_worker, (str(folder),), nprocs=2)
+    return folder
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="two processes in the interpreter")
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
-def test_two_processes(wrapper, tmp_path):
-    spawn(sharded_worker, (str(tmp_path), wrapper), nprocs=2)
-    torch.manual_seed(0)
-    model = VIT.connected("mhc", depth=2)
-    model(torch.randn(4, 3, 16, 16)).square().mean().backward()
-    together = torch.load(tmp_path / "gradients.pt")
+def test_two_processes(wrapper, of_two_processes):
+    model, x = model_and_images()
+    model(x).square().mean().backward()
+    together = torch.load(of_two_processes / f"{wrapper}.pt")
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-6)
