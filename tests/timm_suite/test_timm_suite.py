@@ -14,15 +14,16 @@ import timm
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
 
+ALL = (*VISION_TRANSFORMERS, *EVAS)
+# the smallest with each connection, every other small one with one; the slow test has all pairs
 SMALL = [
-    "test_vit",
-    "vit_tiny_patch16_224",
-    "vit_small_patch32_224",
-    "vit_wee_patch16_reg1_gap_256",
-    "vit_small_patch14_reg4_dinov2",
-    "vit_tiny_patch16_dinov3_qkvb",
+    *(f"test_vit_{connection}" for connection in CONNECTIONS),
+    "vit_tiny_patch16_224_mhc",
+    "vit_small_patch32_224_shc",
+    "vit_wee_patch16_reg1_gap_256_dhc",
+    "vit_small_patch14_reg4_dinov2_mhc",
+    "vit_tiny_patch16_dinov3_qkvb_mhc",
 ]
-LARGE = [name for name in (*VISION_TRANSFORMERS, *EVAS) if name not in SMALL]
 
 
 @pytest.fixture(scope="session")
@@ -62,17 +63,16 @@ def run(suite: Path, names: list[str], results: Path) -> Counter:
     return outcomes
 
 
-@pytest.mark.parametrize("connection", CONNECTIONS)
-def test_small_models_pass_timms_suite(suite, connection, tmp_path):
-    outcomes = run(suite, [f"{name}_{connection}" for name in SMALL], tmp_path / "results.xml")
+def test_small_models_pass_timms_suite(suite, tmp_path):
+    outcomes = run(suite, SMALL, tmp_path / "results.xml")
     # forward, backward, default_cfgs, intermediates (two tests), prune, fx (three tests), torchscript; without the
     # model whose input is too large
     assert outcomes["passed"] >= 10 * (len(SMALL) - 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LARGE)
-def test_other_models_pass_timms_suite(suite, name, tmp_path):
+@pytest.mark.parametrize("name", ALL)
+def test_all_models_pass_timms_suite(suite, name, tmp_path):
     outcomes = run(suite, [f"{name}_{connection}" for connection in CONNECTIONS], tmp_path / "results.xml")
     # timm skips what is too large for a test, and leaves out the 7B model
     assert outcomes.total() or "_7b_" in name

@@ -15,12 +15,16 @@ import pytest
 import torch
 import yaml
 
+from mhc_vision.cli import main
 from mhc_vision.data import FakeDataModule
 from mhc_vision.stored.checkpoint_files import damage, load
 from mhc_vision.training.resume import newest_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS_AN_EPOCH, EPOCHS = 6, 4
+PROGRAM = [sys.executable, "-W", "ignore", str(CONFIGS.parent / "train_imagenet.py")]
+# sums have the order of the one thread that the tests have, too
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0, sharded: bool = False) -> list[str]:
@@ -31,7 +35,7 @@ def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0
         strategy += [str(processes), "--trainer.strategy.process_group_backend", "gloo"]
     average = [] if sharded else ["--trainer.callbacks+=EMA", "--trainer.callbacks.decay", "0.9"]
     return [
-        *(sys.executable, "-W", "ignore", str(CONFIGS.parent / "train_imagenet.py"), "fit"),
+        "fit",
         *("--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "connections" / "mhc.yaml")),
         *("--model.model_args.depth", "1", "--model.model_args.drop_path_rate", "0.3"),
         *("--model.connection_lr_scale", "10", "--data.batch_size", "8", "--data.num_workers", str(num_workers)),
@@ -43,8 +47,13 @@ def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0
     ]
 
 
-def run(run_dir: Path, *words: str, **options: int) -> None:
-    subprocess.run(command(run_dir, *words, **options), check=True, capture_output=True)
+def run(run_dir: Path, *words: str, processes: int = 1, **options: int) -> None:
+    """In this process, if one is enough."""
+    given = command(run_dir, *words, processes=processes, **options)
+    if processes == 1:
+        main(given)
+    else:
+        subprocess.run([*PROGRAM, *given], env=ENVIRONMENT, check=True, capture_output=True)
 
 
 def num_records(run_dir: Path) -> int:
@@ -55,7 +64,8 @@ def num_records(run_dir: Path) -> int:
 def kill_after(records: int, run_dir: Path, *words: str, **options: int) -> None:
     """SIGKILL to the whole process group once so many lines are logged."""
     process = subprocess.Popen(
-        command(run_dir, *words, **options),
+        [*PROGRAM, *command(run_dir, *words, **options)],
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
