@@ -8,7 +8,11 @@ from typing import Any
 
 from mhc_vision.checks import check_whole_number
 from mhc_vision.metrics_log import read_metric
-from mhc_vision.report.figures import line_look, new_figure, save_figure
+from mhc_vision.report.figures import INK, figure_style, line_look, new_figure, plain_text, save_figure
+from mhc_vision.report.line_names import NAME_HEIGHT, name_lines
+
+# drawn points from which a curve has a steep start to speak of
+_LONG = 10
 
 
 def smooth(values: list[float], window: int) -> list[float]:
@@ -31,10 +35,10 @@ def plot_loss_curves(
 ) -> list[Path]:
     """Draws one metric of several runs over the optimiser steps.
 
-    Values that are not finite are gaps, and counted in the legend.
+    Values that are not finite are gaps, and counted in the name of the curve.
 
     Args:
-        runs: `metrics.jsonl` of each run, by the name shown in the legend.
+        runs: `metrics.jsonl` of each run, by the name shown at the end of its curve.
         destination: Path without extension; `.png` and `.svg` are written.
         key: The metric.
         label: Its name and unit, for the axis.
@@ -47,15 +51,11 @@ def plot_loss_curves(
         ImportError: If matplotlib is missing.
         ValueError: If a log is broken, or lacks the metric.
     """
-    curves = {name: read_metric(path, key) for name, path in runs.items()}
-    figure, axes = _figure(label + (f", mean of {window}" if window > 1 else ""))
-    for index, (name, (steps, values)) in enumerate(curves.items()):
-        lost = sum(not math.isfinite(value) for value in values)
-        label_of_run = f"{name} ({lost} of {len(values)} not finite)" if lost else name
-        axes.plot(
-            steps, _drawable(smooth(values, window)), label=_plain(label_of_run), **line_look(index) | {"marker": ""}
-        )
-    return _save(figure, axes, destination)
+    curves = {}
+    for name, path in runs.items():
+        steps, values = read_metric(path, key)
+        curves[name] = [(steps, smooth(values, window))]
+    return plot_seed_bands(curves, destination, label=label + (f", mean of {window}" if window > 1 else ""))
 
 
 def plot_seed_bands(
@@ -67,10 +67,11 @@ def plot_seed_bands(
 ) -> list[Path]:
     """Draws one metric of several arms over the optimiser steps: the mean over seeds in a band from lowest to highest.
 
-    Where the value of a seed is not finite there is a gap; the legend counts such seeds.
+    Where the value of a seed is not finite there is a gap; the name at the end of the curve counts such seeds. The
+    y axis is that of all but the first fifth of the steps.
 
     Args:
-        curves: By the name shown in the legend, (steps, values) of each seed; where seeds differ in their steps, those
+        curves: By the name shown at the end, (steps, values) of each seed; where seeds differ in their steps, those
             that all have are drawn. Colours follow the order, also of arms without a curve.
         destination: Path without extension; `.png` and `.svg` are written.
         label: Name and unit of the metric, for the axis.
@@ -82,48 +83,75 @@ def plot_seed_bands(
     Raises:
         ImportError: If matplotlib is missing.
     """
-    figure, axes = _figure(label)
-    if zero_line:
-        axes.axhline(0.0, color="#000000", linewidth=0.8)
-    for index, (name, seeds) in enumerate(curves.items()):
-        if not seeds:
-            continue
-        tables = [dict(zip(steps, values, strict=True)) for steps, values in seeds]
-        steps = sorted(set.intersection(*(set(table) for table in tables)))
-        columns = [[table[step] for table in tables] for step in steps]
-        # a short run may have one point only
-        look = line_look(index) | {"marker": "o" if len(steps) < 30 else "", "markersize": 3}
-        lost = sum(not all(map(math.isfinite, values)) for _, values in seeds)
-        label_of_arm = f"{name} ({lost} of {len(seeds)} not finite)" if lost else name
-        # where one is not finite there is neither a mean nor a band; min() and max() may pass over a NaN
-        means = _drawable([sum(column) / len(column) for column in columns])
-        axes.plot(steps, means, label=_plain(label_of_arm), **look)
-        if len(seeds) > 1:
-            drawn = [column if math.isfinite(mean) else [mean] for column, mean in zip(columns, means, strict=True)]
-            lowest, highest = [min(column) for column in drawn], [max(column) for column in drawn]
-            axes.fill_between(steps, lowest, highest, color=look["color"], alpha=0.15, linewidth=0)
-    return _save(figure, axes, destination)
+    with figure_style():
+        figure = new_figure(6.4, max(4.0, 1.0 + NAME_HEIGHT * len(curves)))
+        axes = figure.add_subplot()
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel(label)
+        axes.grid()
+        if zero_line:
+            axes.axhline(0.0, color=INK, linewidth=0.8)
+        # many bands on top of each other are to stay light
+        opacity = min(0.15, 0.6 / max(1, len(curves)))
+        lines = {
+            name: _draw_arm(axes, name, seeds, line_look(index), opacity)
+            for index, (name, seeds) in enumerate(curves.items())
+            if seeds
+        }
+        _leave_out_the_start(axes, list(lines.values()))
+        name_lines(axes, list(lines.values()))
+        return save_figure(figure, destination)
+
+
+def _draw_arm(
+    axes: Any,
+    name: str,
+    seeds: Sequence[tuple[Sequence[int], Sequence[float]]],
+    look: dict[str, Any],
+    opacity: float,
+) -> Any:
+    """The line of an arm, with its band."""
+    tables = [dict(zip(steps, values, strict=True)) for steps, values in seeds]
+    steps = sorted(set.intersection(*(set(table) for table in tables)))
+    columns = [[table[step] for table in tables] for step in steps]
+    # a short run may have one point only
+    look = look | {"marker": look["marker"] if len(steps) < 30 else "", "markersize": 3}
+    # where one is not finite there is neither a mean nor a band; min() and max() may pass over a NaN
+    means = _drawable([sum(column) / len(column) for column in columns])
+    (line,) = axes.plot(steps, means, label=plain_text(f"{name}{_lost_text(seeds)}"), **look)
+    if len(seeds) > 1:
+        drawn = [column if math.isfinite(mean) else [mean] for column, mean in zip(columns, means, strict=True)]
+        lowest, highest = [min(column) for column in drawn], [max(column) for column in drawn]
+        axes.fill_between(steps, lowest, highest, color=look["color"], alpha=opacity, linewidth=0)
+    return line
+
+
+def _leave_out_the_start(axes: Any, lines: Sequence[Any]) -> None:
+    """Scales the y axis to all but the first fifth of the steps, whose steep part would flatten the rest."""
+    steps = sorted({step for line in lines for step in line.get_xdata()})
+    if len(steps) < _LONG:
+        return
+    parts = [*lines, *axes.collections]
+    begin = steps[len(steps) // 5]
+    later = [
+        value
+        for part in parts
+        for step, value in (part.get_paths()[0].vertices if part in axes.collections else part.get_xydata())
+        if step >= begin and math.isfinite(value)
+    ]
+    if later:
+        margin = 0.05 * (max(later) - min(later))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, min(later) - margin), min(high, max(later) + margin))
+
+
+def _lost_text(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> str:
+    """How much is not finite: of one seed its values, of several the seeds that have such values."""
+    flags = [[not math.isfinite(value) for value in values] for _, values in seeds]
+    of = flags[0] if len(flags) == 1 else [any(flag) for flag in flags]
+    return f" ({sum(of)} of {len(of)} not finite)" if any(of) else ""
 
 
 def _drawable(values: Sequence[float]) -> list[float]:
     """Gaps for what is not finite, infinities included."""
     return [value if math.isfinite(value) else math.nan for value in values]
-
-
-def _figure(label: str) -> tuple[Any, Any]:
-    figure = new_figure(6.4, 4.0)
-    axes = figure.add_subplot()
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.25)
-    return figure, axes
-
-
-def _save(figure: Any, axes: Any, destination: str | os.PathLike[str]) -> list[Path]:
-    axes.legend(frameon=False)
-    return save_figure(figure, destination)
-
-
-def _plain(name: str) -> str:
-    """A name that matplotlib does not take for a formula."""
-    return name.replace("$", r"\$")

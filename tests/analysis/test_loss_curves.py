@@ -4,6 +4,7 @@ import json
 import pytest
 
 from mhc_vision.report.curves import plot_loss_curves, plot_seed_bands, smooth
+from mhc_vision.report.line_names import spread_apart
 
 
 def _write(path, records):
@@ -34,7 +35,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", no_matplotlib)
-    with pytest.raises(ImportError, match=r"mhc_vision\[plots\]"):
+    with pytest.raises(ImportError, match=r"mhc-vision\[plots\]"):
         plot_loss_curves({}, tmp_path / "loss")
 
 
@@ -57,3 +58,21 @@ def test_values_that_are_not_finite_are_gaps_that_the_legend_counts(tmp_path):
     seeds = [([0, 1], [1.0, 2.0]), ([0, 1], [1.0, float("nan")]), ([0, 1], [3.0, float("inf")])]
     figure = plot_seed_bands({"mhc": seeds}, tmp_path / "bands", label="loss")[1].read_text()
     assert "mhc (2 of 3 not finite)" in figure
+
+
+def test_names_keep_their_distance_their_order_and_the_axes():
+    assert spread_apart([0.2, 0.8], 0.1, 1.0) == [0.2, 0.8]
+    # in the middle of where they were
+    assert spread_apart([0.4, 0.42], 0.1, 1.0) == pytest.approx([0.36, 0.46])
+    # pushed into the axes, and the next one on
+    assert spread_apart([0.0, 0.0, 0.15], 0.1, 1.0) == pytest.approx([0.0, 0.1, 0.2])
+    assert spread_apart([0.99, 1.0], 0.1, 1.0) == pytest.approx([0.9, 1.0])
+
+
+def test_a_steep_start_does_not_flatten_the_rest(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mhc_vision.report.curves.name_lines", lambda axes, lines: drawn.append(axes.get_ylim()))
+    seeds = [(list(range(100)), [50.0, *[1.0 + 0.001 * step for step in range(99)]])] * 2
+    plot_seed_bands({"mhc": seeds}, tmp_path / "bands", label="loss")
+    ((low, high),) = drawn
+    assert 1.0 < low < high < 1.2

@@ -12,16 +12,20 @@ def drawn(monkeypatch):
     """Names of the figures; they are not drawn, which takes most of the time and is tested in test_report.py."""
     names = []
 
+    def files(destination):
+        destination.parent.mkdir(exist_ok=True)
+        made = [destination.with_name(destination.name + suffix) for suffix in (".png", ".svg")]
+        for file in made:
+            file.touch()
+        return made
+
     def draw(curves, destination, *, label, zero_line=False):
         assert any(curves.values())
         names.append(destination.name)
-        destination.parent.mkdir(exist_ok=True)
-        files = [destination.with_name(destination.name + suffix) for suffix in (".png", ".svg")]
-        for file in files:
-            file.touch()
-        return files
+        return files(destination)
 
     monkeypatch.setattr("mhc_vision.comparison.report.write.plot_seed_bands", draw)
+    monkeypatch.setattr("mhc_vision.comparison.report.write.plot_forest", lambda verdicts, _, path: files(path))
     return names
 
 
@@ -73,7 +77,7 @@ def _task(text, task):
 def test_results_are_means_and_ranges_by_task_and_arm(matrix, directory, fill):
     fill(matrix)
     text = write_report(matrix, directory, "command").read_text()
-    assert text.index("## Results") < text.index("## full")
+    assert text.index("\n## Results") < text.index("\n## full")
     means = {"plain": "65.00 [60.00, 70.00]", "mhc": "75.00 [70.00, 80.00]"}
     assert _table(text, "## Results") == [
         {"task": "full", "metric (%)": "test/top1", **means},

@@ -1,11 +1,13 @@
-"""Statistics over seeds: spread, paired differences with their interval, and steps needed to reach a value."""
+"""Statistics over seeds: spread, paired differences, decisions by Holm, and steps needed to reach a value."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
+
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,83 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
     differences = spread([mine - other for mine, other in zip(values, baseline, strict=True)])
     if differences.std is None:
         return PairedDifference(differences.mean, None, 1)
-    count = differences.count
-    half_width = float(stdtrit(count - 1, 0.975)) * differences.std / math.sqrt(count)
-    return PairedDifference(differences.mean, half_width, count)
+    return PairedDifference(differences.mean, _half_width(differences, 1 - _ALPHA), differences.count)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What Holm's procedure says of one of several paired differences.
+
+    Attributes:
+        mean: Of the differences.
+        half_width: Half the width of the interval at `level`.
+        level: Confidence level at which Holm tests this difference. The interval at this level holds 0 exactly where
+            the procedure does not reject.
+        p_value: Of the two-sided paired t test, by itself.
+        adjusted: The p-value corrected for the number of differences (Holm 1979).
+        is_different: Whether `adjusted` is at most 5 %.
+    """
+
+    mean: float
+    half_width: float
+    level: float
+    p_value: float
+    adjusted: float
+    is_different: bool
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        return self.mean - self.half_width, self.mean + self.half_width
+
+
+def holm_decisions(differences: Sequence[Sequence[float]]) -> list[Decision]:
+    """Paired t tests of several differences against 0; the chance to call any different that is not is at most 5 %.
+
+    The k-th smallest of m p-values is multiplied by m - k + 1 (Holm 1979), and none is below the one before it. Its
+    interval has the level 1 - 5 % / (m - k + 1) that this step tests at; once a step does not reject, the later ones
+    are tested at the level of that step.
+
+    Args:
+        differences: Of each arm to the baseline, seed by seed: at least two, not all equal.
+
+    Raises:
+        ValueError: If there are fewer than two differences, or all are equal: then there is no spread to test with.
+    """
+    tests = [(spread(values), _paired_p_value(values)) for values in differences]
+    order = sorted(range(len(tests)), key=lambda index: tests[index][1])
+    decisions: dict[int, Decision] = {}
+    adjusted, factor, rejects = 0.0, len(tests), True
+    for rank, index in enumerate(order):
+        figures, p_value = tests[index]
+        adjusted = max(adjusted, min(1.0, (len(tests) - rank) * p_value))
+        # the first step that does not reject ends the procedure
+        factor = len(tests) - rank if rejects else factor
+        rejects = rejects and adjusted <= _ALPHA
+        level = 1 - _ALPHA / factor
+        half_width = _half_width(figures, level)
+        decisions[index] = Decision(figures.mean, half_width, level, p_value, adjusted, rejects)
+    return [decisions[index] for index in range(len(tests))]
+
+
+def has_spread(values: Sequence[float]) -> bool:
+    """Whether there are at least two values that differ, beyond rounding."""
+    return len(values) > 1 and not math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _paired_p_value(values: Sequence[float]) -> float:
+    if not has_spread(values):
+        raise ValueError(f"differences: got {list(values)}, expected at least two that differ")
+    figures = spread(values)
+    assert figures.std is not None
+    statistic = figures.mean / (figures.std / math.sqrt(figures.count))
+    return 2 * float(stdtr(figures.count - 1, -abs(statistic)))
+
+
+def _half_width(figures: Spread, level: float) -> float:
+    assert figures.std is not None
+    quantile = float(stdtrit(figures.count - 1, 0.5 + level / 2))
+    return quantile * figures.std / math.sqrt(figures.count)
 
 
 def first_step_reaching(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.comparison.plan.matrix import Matrix
+from mhc_vision.comparison.report.forest import plot_forest
 from mhc_vision.comparison.report.overview import overview_table
 from mhc_vision.comparison.report.results import TaskResults, read_results
 from mhc_vision.comparison.report.tables import (
@@ -20,13 +21,26 @@ from mhc_vision.comparison.report.tables import (
     settings_table,
     unmoved_arms,
 )
+from mhc_vision.comparison.report.verdicts import task_verdicts, verdict_table
 from mhc_vision.comparison.run.directory import ComparisonDirectory
 from mhc_vision.comparison.run.metrics import TRAINING_LOSS, VALIDATION_TOP1
 from mhc_vision.comparison.run.records import RunRecord
 from mhc_vision.report.curves import plot_seed_bands
 from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
-from mhc_vision.run_directory import FIGURES, REPORT
+from mhc_vision.run_directory import FIGURES, PAGE, REPORT
 
+_VERDICTS = (
+    "Each arm minus `{baseline}`, seed by seed, as runs of one seed see the same data in the same order, in the main "
+    "metric of the task. Ahead and behind are what a paired t test finds after Holm's correction for the number of "
+    "arms of the task: the chance that any arm is called different that is not is at most 5 %. Each interval has the "
+    "level at which Holm tests its arm, so it holds 0 exactly where the arm cannot be told apart; `p` is that of the "
+    "arm by itself. Tasks are not corrected for each other."
+)
+_FOREST = (
+    "{task}: difference of each arm to {baseline}. Dot: mean over seeds, filled where the arm is told apart; line: its "
+    "interval; ticks: seeds."
+)
+_NO_FIGURES = "No figures: they need matplotlib (`pip install 'mhc-vision[plots]'`)."
 _OVERVIEW = (
     "Of each arm the mean over seeds and, in brackets, the lowest and the highest, in percent. The metric is taken on "
     "test images where the data has its own, else on validation images, and is the mean of the classes' accuracies "
@@ -42,19 +56,19 @@ _EXCLUDED = "Excluded by the matrix: {arms}."
 _NO_BASELINE = " Without `{baseline}` there is nothing that the others are measured against."
 _DIFFERENCE = (
     "Arm minus `{baseline}`, seed by seed, as runs of one seed see the same data in the same order: mean and, in "
-    "brackets, its 95 % interval (Student's t). An interval that holds 0 does not tell the arms apart; nothing is "
-    "corrected for the number of arms."
+    "brackets, its 95 % interval (Student's t). These intervals are corrected neither for the "
+    "number of arms nor for that of metrics, as the verdicts above are."
 )
 _DIVERGED = (
     "These runs went on to their end although numbers were no longer finite. Images whose logits are not finite count "
     "as wrong in every accuracy; a mean over seeds of which one is not finite is not taken."
 )
 _CONVERGENCE = (
-    "Optimiser steps after which an arm is first as good as `{baseline}` at its end, of the mean curve and seed by "
-    "seed with the baseline's run of that seed; the speed-up is the baseline's steps over these, - where it is never "
-    "reached, or the baseline's is not finite. It is only as fine as the log (validations per run: {points}). The row "
-    "of `{baseline}` shows how much of a speed-up is chance: its curve, too, may pass its final value before its "
-    "end."
+    "Does an arm converge faster? `steps` counts the optimiser steps after which its mean curve is first as good as "
+    "that of `{baseline}` at the end, of all steps of `{baseline}`; `speed-up` is the second number over the first: "
+    "2.00x means half the steps, - that it never gets there, or that the baseline's is not finite. Read it against the "
+    "row of `{baseline}`, whose own curve may pass its final value before the end: up to that, a speed-up is chance. "
+    "It is only as fine as the log (validations per run: {points})."
 )
 _COST = (
     "GMACs of one image; images/s in training is the median of the logged rates without the first tenth, and the step "
@@ -70,7 +84,8 @@ _UNMOVED = (
 )
 _NOISE = " The runs shared the CPU with each other and with whatever else it did: speeds are rough."
 _ONE_SEED = (
-    "There is one seed: nothing says how far chance moves these figures, so standard deviations and intervals are -."
+    "There is one seed: no interval exists, as nothing says how far chance moves these figures. Deviations and "
+    "intervals are -, and no arm can be called better."
 )
 
 
@@ -93,6 +108,7 @@ def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -
     blocks: list[Block] = [Heading(1, f"Comparison: {matrix.name}"), Paragraph(_summary(matrix, records))]
     if len(matrix.seeds) == 1:
         blocks.append(Paragraph(_ONE_SEED))
+    blocks += _verdict_blocks(results, directory.path)
     if len(results) > 1:
         blocks += [Heading(2, "Results"), Paragraph(_OVERVIEW), Table(overview_table(matrix, results))]
     for task in results:
@@ -102,8 +118,30 @@ def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -
     blocks.append(Table(settings_table(matrix)))
     report = directory.path / REPORT
     replace_text(report, to_markdown(blocks, directory.path))
-    replace_text(report.with_suffix(".html"), to_html(blocks))
+    replace_text(directory.path / PAGE, to_html(blocks))
     return report
+
+
+def _verdict_blocks(results: Sequence[TaskResults], directory: Path) -> list[Block]:
+    """The answer first: of each task that has a baseline to compare with a figure, and the verdicts in a table."""
+    verdicts = {task.task: task_verdicts(task) for task in results}
+    verdicts = {task: of_task for task, of_task in verdicts.items() if of_task}
+    if not verdicts:
+        return []
+    baseline = results[0].baseline
+    figures: list[Block] = []
+    tables: list[Block] = []
+    for task, of_task in verdicts.items():
+        if _can_draw():
+            png, svg = plot_forest(of_task, baseline, directory / FIGURES / f"{task}-verdict")
+            figures.append(Figure(png, svg, _FOREST.format(task=task, baseline=baseline)))
+        tables += [Heading(3, f"{task}: {of_task[0].metric.name}"), Table(verdict_table(of_task))]
+    text = Paragraph(_VERDICTS.format(baseline=baseline))
+    return [Heading(2, "Verdict"), *(figures or [Paragraph(_NO_FIGURES)]), text, *tables]
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
@@ -149,16 +187,16 @@ def _maps_text(results: TaskResults) -> str:
 def _figures(results: TaskResults, directory: Path) -> list[Block]:
     if not results.curved_metrics:
         return []
-    if importlib.util.find_spec("matplotlib") is None:
-        return [Paragraph("No figures: they need matplotlib (`pip install 'mhc-vision[plots]'`).")]
+    if not _can_draw():
+        return [Paragraph(_NO_FIGURES)]
     blocks: list[Block] = []
     for metric in results.curved_metrics:
         # every arm is there, so that it keeps its colour
         curves = {
-            arm: [run.curves[metric.key].pair for run in runs.values() if metric.key in run.curves]
+            arm: [run.curves[metric.key].scaled(metric.scale) for run in runs.values() if metric.key in run.curves]
             for arm, runs in results.records.items()
         }
-        caption = f"{results.task}: {metric.name}, mean over seeds, band from lowest to highest"
+        caption = f"{results.task}: {metric.label}, mean over seeds, band from lowest to highest"
         blocks.append(_figure(results, directory, metric.key, curves, metric.axis_label, caption))
     gaps = {arm: [_gap(mine, base) for mine, base in results.pairs(arm, TRAINING_LOSS)] for arm in results.records}
     # the baseline's colour is kept for it, without a curve

@@ -44,8 +44,8 @@ class Metric:
 
     @property
     def axis_label(self) -> str:
-        """Its name, and the unit of logged values."""
-        return f"{self.name} (fraction)" if self.is_accuracy else f"{self.name} (nats)"
+        """Its name, and the unit of shown values, losses included."""
+        return self.label if self.is_accuracy else f"{self.name} (nats)"
 
     def text(self, shown: float) -> str:
         """Its name and a shown value, in a sentence."""

@@ -32,6 +32,10 @@ class Curve:
         """Steps and values."""
         return self.steps, self.values
 
+    def scaled(self, factor: float) -> tuple[Sequence[int], Sequence[float]]:
+        """Steps, and values times a factor."""
+        return self.steps, [factor * value for value in self.values]
+
     @property
     def last(self) -> float:
         """The final value."""

@@ -1,9 +1,13 @@
 import math
+import random
 
 import pytest
+from scipy import stats
 
 from mhc_vision.comparison.report.statistics import (
     first_step_reaching,
+    has_spread,
+    holm_decisions,
     mean_curve,
     paired_difference,
     spread,
@@ -47,3 +51,61 @@ def test_a_target_is_reached_at_the_first_point_as_good():
 
 def test_a_mean_curve_has_the_steps_that_all_have():
     assert mean_curve([([0, 1, 2], [1.0, 2.0, 3.0]), ([1, 2, 3], [4.0, 5.0, 6.0])]) == ([1, 2], [3.0, 4.0])
+
+
+def _sample(mean):
+    """Four differences of this mean whose standard deviation is 1."""
+    return [mean + math.sqrt(0.75) * sign for sign in (-1, -1, 1, 1)]
+
+
+def test_holm_by_hand():
+    # t = 2 * mean with three degrees of freedom: the two-sided p are 0.040, 0.0015, 0.64 and 0.010
+    means = [1.75, 5.66, 0.26, 2.92]
+    decisions = holm_decisions([_sample(mean) for mean in means])
+    p_values = [2 * stats.t.sf(2 * mean, 3) for mean in means]
+    assert [decision.p_value for decision in decisions] == pytest.approx(p_values)
+    smallest, second, third, largest = sorted(p_values)
+    by_hand = {smallest: 4 * smallest, second: 3 * second, third: 2 * third, largest: largest}
+    # the third rejects by itself only
+    assert 3 * second < 0.05 < 2 * third < largest
+    assert third < 0.05
+    assert [decision.adjusted for decision in decisions] == pytest.approx([by_hand[p] for p in p_values])
+    assert [decision.is_different for decision in decisions] == [False, True, False, True]
+    # the second step rejects at 5 % / 3, the third does not at 5 % / 2, the fourth is tested at that level, too
+    levels = [1 - 0.05 / 2, 1 - 0.05 / 4, 1 - 0.05 / 2, 1 - 0.05 / 3]
+    assert [decision.level for decision in decisions] == pytest.approx(levels)
+
+
+def test_one_difference_is_the_paired_t_test_with_its_interval():
+    values, baseline = [0.93, 0.95, 0.94, 0.97], [0.92, 0.93, 0.94, 0.94]
+    (decision,) = holm_decisions([[a - b for a, b in zip(values, baseline, strict=True)]])
+    theirs = stats.ttest_rel(values, baseline)
+    assert (decision.p_value, decision.adjusted) == pytest.approx((theirs.pvalue, theirs.pvalue))
+    assert decision.interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+
+
+def test_adjusted_p_values_never_fall_and_never_exceed_one():
+    samples = [_sample(mean) for mean in (1.0, 1.01, 1.02, 0.0)]
+    decisions = holm_decisions(samples)
+    by_p = sorted(decisions, key=lambda decision: decision.p_value)
+    # 4 * p of the smallest is more than 3 * p of the second
+    assert by_p[0].adjusted == by_p[1].adjusted == by_p[2].adjusted > 3 * by_p[1].p_value
+    assert by_p[3].adjusted == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_interval_holds_zero_exactly_where_holm_does_not_reject(seed):
+    generator = random.Random(seed)
+    samples = [[generator.gauss(shift, 1.0) for _ in range(5)] for shift in (0.0, 0.0, 1.0, 2.0, -2.0, 4.0)]
+    for decision in holm_decisions(samples):
+        low, high = decision.interval
+        assert (low <= 0 <= high) == (not decision.is_different)
+
+
+def test_what_has_no_spread_cannot_be_tested():
+    assert not has_spread([1.0])
+    # equal but for rounding
+    assert not has_spread([0.1 + 0.2, 0.3])
+    assert has_spread([0.1, 0.2])
+    with pytest.raises(ValueError, match=r"differences: got \[1.0\], expected at least two that differ"):
+        holm_decisions([[1.0, 2.0], [1.0]])

@@ -51,7 +51,10 @@ def test_figures_by_hand(matrix, directory, write_run):
     assert (cost["parameters"], cost["extra (%)"], cost["GMACs"]) == ("1,100", "10.00", "0.25")
     assert (cost["images/s"], cost["step time (x)"]) == ("50.0 ± 0.0", "2.00 ± 0.00")
     assert "speeds are rough" in text
-    assert text.count("](figures/digits-") == 4
+    assert text.count("](figures/digits-") == 5
+    curve = (directory.path / "figures" / "digits-val-top1.svg").read_text()
+    assert "top-1 (%)" in curve
+    assert "fraction" not in curve
 
 
 @pytest.mark.parametrize(("travel", "unmoved"), [(0.009, True), (0.2, False)])
@@ -121,7 +124,7 @@ def test_the_html_needs_no_other_file(matrix, directory, write_run):
     _fill(directory, matrix, write_run)
     report = write_report(matrix, directory, "compare 'a & b.yaml'")
     page = report.with_suffix(".html").read_text()
-    assert page.count('src="data:image/svg+xml;base64,') == 4
+    assert page.count('src="data:image/svg+xml;base64,') == 5
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "http" not in page
     assert "a &amp; b.yaml" in page
