@@ -11,15 +11,16 @@ from mhc_vision.analysis.figures.matrix_figure import MATRIX
 from mhc_vision.analysis.figures.similarity_figure import SIMILARITY
 from mhc_vision.analysis.figures.sinkhorn_figure import SINKHORN
 from mhc_vision.analysis.figures.stream_figure import STREAMS
-from mhc_vision.analysis.summary_table import summary_rows
+from mhc_vision.analysis.figures.travel_figure import TRAVEL
+from mhc_vision.analysis.summary_table import VERDICTS, summary_rows
 from mhc_vision.atomic_files import check_new_directory, json_text, new_directory
 from mhc_vision.progress import note
-from mhc_vision.report.figures import save_figure
+from mhc_vision.report.figures import figure_style, save_figure
 from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_html
-from mhc_vision.run_directory import FIGURES
+from mhc_vision.run_directory import FIGURES, PAGE
 
 # in the order of the page
-SECTIONS = [GAINS, SINKHORN, MAPS, MATRIX, SIMILARITY, STREAMS, COEFFICIENTS, CLASSES]
+SECTIONS = [TRAVEL, GAINS, SINKHORN, MAPS, MATRIX, SIMILARITY, STREAMS, COEFFICIENTS, CLASSES]
 
 
 def write_analysis(record: dict[str, Any], directory: Path) -> Path:
@@ -39,13 +40,14 @@ def write_analysis(record: dict[str, Any], directory: Path) -> Path:
     """
     check_new_directory(directory, "out")
     note("drawing the figures")
-    drawn = {section.name: section.draw(record) for section in SECTIONS}
+    with figure_style():
+        drawn = {section.name: section.draw(record) for section in SECTIONS}
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     with new_directory(directory) as temporary:
         (temporary / "analysis.json").write_text(json_text(record) + "\n", encoding="utf-8")
         files = {name: save_figure(figure, temporary / FIGURES / name) for name, figure in figures.items()}
-        (temporary / "report.html").write_text(to_html(_blocks(record, files)), encoding="utf-8")
-    return directory / "report.html"
+        (temporary / PAGE).write_text(to_html(_blocks(record, files)), encoding="utf-8")
+    return directory / PAGE
 
 
 def _blocks(record: dict[str, Any], files: dict[str, list[Path]]) -> list[Block]:
@@ -56,6 +58,7 @@ def _blocks(record: dict[str, Any], files: dict[str, list[Path]]) -> list[Block]
         Heading(1, f"Analysis of {record['source']}"),
         Paragraph(f"{kind}; {model['num_branches']} branches; {images}."),
         Table(summary_rows(record)),
+        Paragraph(VERDICTS),
     ]
     for section in SECTIONS:
         blocks.append(Heading(2, section.heading))

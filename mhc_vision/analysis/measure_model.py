@@ -10,6 +10,7 @@ from mhc_vision.analysis.measures.branch_similarity import BranchSimilarity
 from mhc_vision.analysis.measures.coefficient_distribution import CoefficientDistribution
 from mhc_vision.analysis.measures.connection_matrix import ConnectionMatrix
 from mhc_vision.analysis.measures.gain_profile import GainProfile
+from mhc_vision.analysis.measures.map_travel import MapTravel
 from mhc_vision.analysis.measures.mean_maps import MeanMaps
 from mhc_vision.analysis.measures.sinkhorn_residual import (
     ITERATIONS,
@@ -19,7 +20,7 @@ from mhc_vision.analysis.measures.sinkhorn_residual import (
 )
 from mhc_vision.analysis.measures.stream_statistics import StreamStatistics
 from mhc_vision.kernels import Coefficients
-from mhc_vision.layers import named_connections, observe_connections, observe_reduction
+from mhc_vision.layers import initial_coefficients, named_connections, observe_connections, observe_reduction
 from mhc_vision.models import HyperConnected, hyperconnect
 
 
@@ -50,8 +51,8 @@ def measure_model(
     Returns:
         `model` (`connection`, None for a plain one; `num_streams`, `num_branches`, `branches`: their names;
         `sinkhorn_iters`, None where there are none), `num_images`, `num_tokens` (of an image), and the results of the
-        modules beside this one: `gains`, `sinkhorn`, `maps`, `connection_matrix`, `similarity`, `streams`,
-        `coefficients`. All plain numbers, lists and dicts.
+        modules beside this one: `travel` (None for a plain model), `gains`, `sinkhorn`, `maps`, `connection_matrix`,
+        `similarity`, `streams`, `coefficients`. All plain numbers, lists and dicts.
 
     Raises:
         ValueError: a model that cannot be measured or is in training mode, no images, or streams that are not finite.
@@ -73,6 +74,8 @@ def measure_model(
             "branches": pass_through.names,
             "sinkhorn_iters": pass_through.sinkhorn_iters,
         },
+        # of a plain model nothing could move
+        "travel": pass_through.travel.result() if connection else None,
         **pass_through.result(class_names),
     }
 
@@ -87,6 +90,8 @@ class _Collectors:
         self.num_images = 0
         self.num_tokens = 0
         self.gains, self.maps, self.matrix = GainProfile(), MeanMaps(), ConnectionMatrix()
+        connections = enumerate(named_connections(model).values())
+        self.travel = MapTravel({branch: initial_coefficients(module) for branch, module in connections})
         self.similarity, self.streams = BranchSimilarity(), StreamStatistics()
         self.sinkhorn_iters = sinkhorn_iterations(model)
         self.sinkhorn = SinkhornResidual(sorted({*ITERATIONS, *([self.sinkhorn_iters] if self.sinkhorn_iters else [])}))
@@ -115,6 +120,7 @@ class _Collectors:
         self._add_streams(branch, streams, f"branch {branch} ({name})")
         self.similarity.add(branch, tokens)
         self.maps.add(branch, maps)
+        self.travel.add(branch, maps)
         self._batch_maps.append(maps)
 
     def _reduction(self, streams: Tensor, weights: Tensor) -> None:

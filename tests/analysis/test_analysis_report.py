@@ -29,11 +29,11 @@ ALWAYS = {"gains", "connection_matrix", "similarity", "streams"}
     ("name", "options", "figures"),
     [
         ("test_vit", {}, ALWAYS),
-        ("test_vit_shc", {"num_streams": 2}, ALWAYS | {"maps"}),
-        ("test_vit_dhc", {"num_streams": 8}, ALWAYS | {"maps", "coefficients", "classes"}),
-        ("test_vit_mhc", {"depth": 3}, ALWAYS | {"maps", "sinkhorn", "coefficients", "classes"}),
-        ("test_vit_mhc", {"num_streams": 1}, ALWAYS | {"maps", "sinkhorn", "coefficients", "classes"}),
-        ("test_vit_mhc", {"constraint": "identity"}, ALWAYS | {"maps", "coefficients", "classes"}),
+        ("test_vit_shc", {"num_streams": 2}, ALWAYS | {"travel", "maps"}),
+        ("test_vit_dhc", {"num_streams": 8}, ALWAYS | {"travel", "maps", "coefficients", "classes"}),
+        ("test_vit_mhc", {"depth": 3}, ALWAYS | {"travel", "maps", "sinkhorn", "coefficients", "classes"}),
+        ("test_vit_mhc", {"num_streams": 1}, ALWAYS | {"travel", "maps", "sinkhorn", "coefficients", "classes"}),
+        ("test_vit_mhc", {"constraint": "identity"}, ALWAYS | {"travel", "maps", "coefficients", "classes"}),
     ],
 )
 def test_every_kind_of_model_gets_the_figures_that_it_has(name, options, figures, tmp_path):
@@ -57,7 +57,8 @@ def test_figures_name_what_they_show_with_units(tmp_path):
             "branch (even: attention, odd: MLP)",
         ),
         "sinkhorn": ("Sinkhorn-Knopp iterations", "model: 20"),
-        "maps": ("from stream", "to stream", "weight (no unit)"),
+        "travel": ("mean absolute change since the start", "pre", "post", "res"),
+        "maps": ("from stream", "to stream", "change of the weight (no unit)"),
         "connection_matrix": ("output of branch (emb.: input embedding)", "input of branch (output: read-out)"),
         "similarity": ("cosine with the input of the branch before", "5-95 % of tokens"),
         "streams": ("L2 norm, mean over tokens", "effective rank of the streams"),

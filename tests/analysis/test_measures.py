@@ -5,10 +5,12 @@ import timm
 import torch
 from torch import nn
 
+from mhc_vision.analysis.figures.map_figure import change_scale
 from mhc_vision.analysis.measure_model import measure_model
 from mhc_vision.analysis.measures.branch_similarity import BranchSimilarity
 from mhc_vision.analysis.measures.coefficient_distribution import CoefficientDistribution
 from mhc_vision.analysis.measures.gain_profile import GainProfile
+from mhc_vision.analysis.measures.map_travel import MapTravel
 from mhc_vision.analysis.measures.sinkhorn_residual import SinkhornResidual, column_residual
 from mhc_vision.analysis.measures.stream_statistics import StreamStatistics, effective_rank, stream_cosine, stream_norms
 from mhc_vision.analysis.measures.token_statistics import TokenMoments, TokenQuantiles
@@ -225,3 +227,55 @@ def test_a_model_that_has_diverged_is_refused(name):
 def test_a_model_without_residual_additions_to_replace_is_named():
     with pytest.raises(ValueError, match="got ResNet, expected one of timm's VisionTransformer"):
         measure_model(timm.create_model("resnet18").eval(), [], [])
+
+
+def test_travel_by_hand():
+    start = Coefficients(torch.tensor([1.0, 0.0]), torch.ones(2), torch.eye(2))
+    travel = MapTravel({0: start, 1: start})
+    # two batches of one token each, of which the changes of pre have different signs
+    for sign in (1.0, -1.0):
+        travel.add(0, Coefficients(start.pre + 0.2 * sign, start.post, start.res + torch.tensor([[0.4, 0], [0, 0]])))
+        travel.add(1, start)
+    result = travel.result()
+    assert result["pre"] == pytest.approx([0.2, 0.0])
+    assert result["post"] == [0.0, 0.0]
+    # one of four entries
+    assert result["res"] == pytest.approx([0.1, 0.0])
+    assert result["mean"] == pytest.approx({"pre": 0.1, "post": 0.0, "res": 0.05})
+    assert result["start"]["res"] == [[[1, 0], [0, 1]]] * 2
+
+
+def _verdicts(model):
+    record = measure_model(model, [(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))], ["a", "b"])
+    return {row["measure"]: row["verdict"] for row in summary_rows(record)}
+
+
+def test_connections_at_their_start_have_hardly_moved_and_moved_ones_have():
+    change = "largest mean change of a kind of map since the start"
+    for name in ("test_vit_shc", "test_vit_dhc", "test_vit_mhc"):
+        verdicts = _verdicts(timm.create_model(name, depth=2, img_size=32).eval())
+        assert verdicts[change] == "connections have hardly moved (below 0.01)"
+        assert verdicts["weight of the input embedding in the output"] == "as plain"
+        assert verdicts["effective rank of the streams at the read-out, median"] == "streams are copies"
+    model = timm.create_model("test_vit_shc", depth=2, img_size=32).eval()
+    with torch.no_grad():
+        model.blocks[0].connection1.res.mul_(3)
+    verdicts = _verdicts(model)
+    assert verdicts[change] == "connections have moved"
+    assert verdicts["mean change of res"] == "have moved"
+    assert verdicts["mean change of pre"] == "have hardly moved (below 0.01)"
+    assert verdicts["largest Amax gain of a branch, forward"] == "amplifies"
+    assert verdicts["largest |log column sum| of a branch"] == "columns do not sum to 1"
+
+
+def test_a_plain_model_has_nothing_that_could_move():
+    verdicts = _verdicts(timm.create_model("test_vit", depth=2, img_size=32).eval())
+    assert not any("change" in measure for measure in verdicts)
+    assert verdicts["largest composite Amax gain, backward"] == "as plain"
+
+
+def test_colours_are_symmetric_about_the_start_and_hide_rounding():
+    scale = change_scale(torch.tensor([[0.3, -0.1]]).numpy())
+    assert (scale["vmin"], scale["vmax"]) == pytest.approx((-0.3, 0.3))
+    scale = change_scale(torch.tensor([[1.0, 1.0 + 1e-6]]).numpy(), centre=1.0)
+    assert (scale["vmin"], scale["vmax"]) == pytest.approx((0.99, 1.01))

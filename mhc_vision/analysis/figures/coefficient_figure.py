@@ -6,7 +6,7 @@ import numpy as np
 
 from mhc_vision.analysis.figures.depth_axis import BRANCH_LABEL
 from mhc_vision.analysis.figures.section import Section
-from mhc_vision.report.figures import COLOURS, SEQUENTIAL, new_figure
+from mhc_vision.report.figures import COLOURS, RULE, SEQUENTIAL, new_figure
 
 _NUM_CLASSES = 16
 
@@ -61,7 +61,7 @@ def draw_classes(coefficients: dict[str, Any]) -> Any:
         axes.set_xticks(range(1, len(boxes) + 1), classes[:_NUM_CLASSES], fontsize=7, rotation=90 if longest > 2 else 0)
         axes.tick_params(axis="y", labelsize=7)
         axes.set_title(f"branch {entry['branch']}, {entry['entry']}", fontsize=9)
-        axes.grid(alpha=0.25, axis="y")
+        axes.grid(axis="y")
     more = f" (first {_NUM_CLASSES} of {len(classes)})" if len(classes) > _NUM_CLASSES else ""
     figure.supxlabel(f"class{more}", fontsize=9)
     figure.supylabel("coefficient, mean over an image's tokens", fontsize=9)
@@ -69,7 +69,7 @@ def draw_classes(coefficients: dict[str, Any]) -> Any:
 
 
 def _draw_heat_map(figure: Any, axes: Any, values: Any, title: str, largest: float | None) -> None:
-    axes.set_facecolor("0.92")
+    axes.set_facecolor(RULE)
     image = axes.imshow(values, aspect="auto", cmap=SEQUENTIAL, vmin=0.0, vmax=largest, interpolation="nearest")
     axes.set_xlabel(BRANCH_LABEL)
     axes.xaxis.get_major_locator().set_params(integer=True)

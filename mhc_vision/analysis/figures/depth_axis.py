@@ -9,7 +9,7 @@ def set_depth_axis(axes: Any, label: str = BRANCH_LABEL) -> None:
     """Let the x axis count branches, with whole numbers only."""
     axes.set_xlabel(label)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.25)
+    axes.grid()
 
 
 def set_cosine_scale(axes: Any, distributions: list[dict[str, float]]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from mhc_vision.analysis.figures.depth_axis import set_depth_axis
 from mhc_vision.analysis.figures.section import Section
-from mhc_vision.report.figures import line_look, new_figure
+from mhc_vision.report.figures import FAINT, line_look, new_figure
 
 _SMALLEST = 1e-9
 
@@ -31,7 +31,7 @@ def draw_gains(gains: dict[str, list[float]]) -> Any:
                 label=f"{direction} ({_SUMS[direction]})",
                 **(line_look(index) | _RINGS[index]),
             )
-        axes.axhline(1.0, color="0.4", linewidth=0.8, zorder=0)
+        axes.axhline(1.0, color=FAINT, linewidth=0.8, zorder=0)
         axes.set_title(title, fontsize=10)
         axes.set_ylabel("Amax gain of res (factor)")
         _scale(axes, [*gains[f"{prefix}forward"], *gains[f"{prefix}backward"]])

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from mhc_vision.analysis.figures.map_figure import colour_scale
+from mhc_vision.analysis.figures.map_figure import change_scale
 from mhc_vision.analysis.figures.section import Section
-from mhc_vision.report.figures import new_figure
+from mhc_vision.report.figures import RULE, new_figure
 
 
 def draw_matrix(connection_matrix: dict[str, Any]) -> Any:
@@ -24,8 +24,8 @@ def draw_matrix(connection_matrix: dict[str, Any]) -> Any:
     side = min(9.0, 4.0 + 0.09 * last)
     figure = new_figure(side + 0.9, side)
     axes = figure.subplots()
-    axes.set_facecolor("0.92")
-    image = axes.imshow(readable, **colour_scale(readable))
+    axes.set_facecolor(RULE)
+    image = axes.imshow(readable, **change_scale(readable, centre=1.0))
     step = max(1, (last + 11) // 12)
     sources = list(range(0, last, step))
     axes.set_xticks([0, *(source + 1 for source in sources)], ["emb.", *map(str, sources)], fontsize=8)
@@ -44,8 +44,8 @@ MATRIX = Section(
     "connection_matrix",
     "Unfolded connections",
     "How much each branch reads of every earlier output, unfolded from the maps of each token and averaged over tokens "
-    "(HC, arXiv 2409.19606, Eq. 27). A plain residual network has ones on and below the diagonal. A cross marks a "
-    "branch that hardly reads the one before it, so that the two are parallel. Weights say nothing of the size of what "
-    "they weigh.",
+    "(HC, arXiv 2409.19606, Eq. 27). A plain residual network has ones on and below the diagonal, which are "
+    "white. A cross marks a branch that hardly reads the one before it, so that the two are parallel. Weights say "
+    "nothing of the size of what they weigh.",
     draw=lambda record: draw_matrix(record["connection_matrix"]),
 )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mhc_vision.analysis.figures.section import Section
-from mhc_vision.report.figures import SEQUENTIAL, new_figure
+from mhc_vision.report.figures import FAINT, SEQUENTIAL, new_figure
 
 _SMALLEST = 1e-9
 
@@ -20,17 +20,19 @@ def draw_sinkhorn(sinkhorn: dict[str, Any], num_iters: int | None) -> Any:
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
 
     figure = new_figure(9.0, 3.6)
     panels = figure.subplots(1, 2, sharey=True)
-    colours = ScalarMappable(Normalize(0, max(1, *sinkhorn["branches"])), colormaps[SEQUENTIAL])
+    # without its ends, of which a dark page hides one and a light page the other
+    middle = ListedColormap([colormaps[SEQUENTIAL](0.25 + 0.6 * step / 255) for step in range(256)])
+    colours = ScalarMappable(Normalize(0, max(1, *sinkhorn["branches"])), middle)
     for axes, key, title in zip(panels, ("max", "median"), ("Largest over tokens", "Median over tokens"), strict=True):
         for branch, values in zip(sinkhorn["branches"], sinkhorn[key], strict=True):
             drawn = [max(value, _SMALLEST) for value in values]
             axes.plot(sinkhorn["iterations"], drawn, "o-", markersize=3, linewidth=1.1, color=colours.to_rgba(branch))
         if num_iters is not None:
-            axes.axvline(num_iters, color="0.4", linestyle=":", linewidth=1.2)
+            axes.axvline(num_iters, color=FAINT, linestyle=":", linewidth=1.2)
             axes.annotate(
                 f"model: {num_iters}",
                 (num_iters, 1),
@@ -47,7 +49,7 @@ def draw_sinkhorn(sinkhorn: dict[str, Any], num_iters: int | None) -> Any:
         axes.minorticks_off()
         axes.set_xlabel("Sinkhorn-Knopp iterations")
         axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.25)
+        axes.grid()
     panels[0].set_ylabel(f"|log column sum|, drawn from {_SMALLEST:g}")
     figure.colorbar(colours, ax=panels, label="branch")
     return figure

@@ -4,7 +4,7 @@ from typing import Any
 
 from mhc_vision.analysis.figures.depth_axis import draw_band, set_cosine_scale, set_depth_axis
 from mhc_vision.analysis.figures.section import Section
-from mhc_vision.report.figures import COLOURS, line_look, new_figure
+from mhc_vision.report.figures import COLOURS, FAINT, line_look, new_figure
 
 _PLACE_LABEL = "before branch (last point: read-out)"
 
@@ -38,7 +38,7 @@ def draw_streams(streams: dict[str, Any]) -> Any:
     if others:
         others[1].set_ylim(0.9, n + 0.1)
         set_cosine_scale(others[0], streams["cosine"])
-        others[0].axhline(1.0, color="0.4", linewidth=0.8, zorder=0)
+        others[0].axhline(1.0, color=FAINT, linewidth=0.8, zorder=0)
     return figure
 
 

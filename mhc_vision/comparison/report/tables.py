@@ -8,11 +8,10 @@ from mhc_vision.comparison.report.results import Reached, TaskResults
 from mhc_vision.comparison.report.statistics import paired_difference, spread
 from mhc_vision.comparison.run.metrics import Metric
 from mhc_vision.comparison.run.records import MAPS, RunRecord
+from mhc_vision.report.travel import UNMOVED
 
 Rows = list[dict[str, str]]
 NOTHING = "-"
-UNMOVED = 0.01
-"""Mean absolute change of the maps' entries below which a connection still is a plain residual."""
 
 
 def final_table(results: TaskResults) -> Rows:

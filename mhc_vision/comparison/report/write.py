@@ -10,7 +10,6 @@ from mhc_vision.comparison.report.forest import plot_forest
 from mhc_vision.comparison.report.overview import overview_table
 from mhc_vision.comparison.report.results import TaskResults, read_results
 from mhc_vision.comparison.report.tables import (
-    UNMOVED,
     convergence_table,
     cost_table,
     difference_table,
@@ -27,6 +26,7 @@ from mhc_vision.comparison.run.metrics import TRAINING_LOSS, VALIDATION_TOP1
 from mhc_vision.comparison.run.records import RunRecord
 from mhc_vision.report.curves import plot_seed_bands
 from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
+from mhc_vision.report.travel import UNMOVED
 from mhc_vision.run_directory import FIGURES, PAGE, REPORT
 
 _VERDICTS = (
