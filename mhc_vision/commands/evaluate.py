@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.atomic_files import check_new_directory, check_writable, json_text, replace_text
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.named_paths import check_model, check_there
 from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
 from mhc_vision.inference.options import EvaluationOptions, ModelOptions
 from mhc_vision.report.markdown import markdown_table
+from mhc_vision.run_directory import REPORT
 
 
 def run(words: Sequence[str]) -> None:
@@ -23,6 +24,8 @@ def run(words: Sequence[str]) -> None:
     try:
         if arguments.json is not None:
             check_writable(arguments.json, "json")
+        if arguments.report is not None:
+            check_new_directory(arguments.report, "report")
         check_model(arguments.model)
         check_there("folder", [arguments.folder], "FOLDER/<class>/*")
         from mhc_vision.inference.evaluate_folder import evaluate_folder
@@ -35,6 +38,7 @@ def run(words: Sequence[str]) -> None:
                 arguments.batch_size, arguments.num_workers, arguments.device, arguments.precision, arguments.broken
             ),
             arguments.real_labels,
+            arguments.report,
         )
     except ValueError as error:
         fail(f"error: {error}", status=2)
@@ -42,6 +46,8 @@ def run(words: Sequence[str]) -> None:
     if arguments.json is not None:
         record["command"] = ["mhc-vision", "evaluate", *words]
         replace_text(arguments.json, json_text(record, indent=2) + "\n")
+    if arguments.report is not None:
+        print(f"report: {arguments.report / REPORT}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
     add("--real-labels", metavar="JSON", help="ReaL's real.json, or 'timm' for the copy that timm ships")
     add("--broken", choices=("raise", "skip"), default=EvaluationOptions.broken, help="images that cannot be decoded")
     add("--json", type=Path, metavar="FILE", help="where to write the figures, too")
+    add(
+        "--report",
+        type=Path,
+        metavar="DIRECTORY",
+        help="a new directory, for a report: accuracy of each class, confusions, most confident mistakes",
+    )
     add_model_options(made)
     add_inference_options(made)
     return made
@@ -62,24 +74,16 @@ def parser() -> argparse.ArgumentParser:
 
 def _report(record: dict[str, Any]) -> str:
     """What was evaluated on what, a table of the figures, and the images that were left out."""
-    metrics, settings = record["metrics"], record["settings"]
-    figures = {"images": f"{record['num_images']:,}"}
-    figures |= {f"{name} (%)": f"{100 * metrics[name]:.2f}" for name in ("top1", "top5") if name in metrics}
-    if "loss" in metrics:
-        figures["cross-entropy"] = f"{metrics['loss']:.4f}"
-    if record["num_real_images"]:
-        figures["images with ReaL labels"] = f"{record['num_real_images']:,}"
-        figures["ReaL top1 (%)"] = f"{100 * metrics['real_top1']:.2f}"
-    if settings["broken"] == "skip":
-        figures["broken images, left out"] = f"{len(record['broken']):,}"
-    figures["images/s"] = f"{record['images_per_s']:,.1f}"
+    from mhc_vision.inference.evaluation_report import evaluation_rows
+
+    settings = record["settings"]
     lines = [
         f"model: {record['source']}, {record['num_classes']} classes",
         f"images: {record['folder']}",
         f"labels: {record['labels'] or 'none but those of ReaL'}",
         "settings: " + ", ".join(f"{name} {_short(value)}" for name, value in settings.items()),
         "",
-        markdown_table([{"figure": name, "value": value} for name, value in figures.items()]),
+        markdown_table(evaluation_rows(record)),
         *record["broken"],
     ]
     return "\n".join(lines).rstrip()

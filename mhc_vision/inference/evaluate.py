@@ -12,6 +12,7 @@ from mhc_vision.accuracy import accuracies
 from mhc_vision.inference.load_model import LoadedModel
 from mhc_vision.inference.logits import image_logits
 from mhc_vision.inference.options import EvaluationOptions
+from mhc_vision.predictions import Said
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Evaluation:
         top5: Whose label is among the first five; `None` for five classes or fewer, too.
         loss: Mean cross-entropy, whatever loss the model was trained with; `None` without labels.
         predictions: (N,) int64, the first class of each image in the order given; -1 for those that cannot be read.
+        said: Labels, classes and confidences of the images that count, in the order of `places`; `None` without labels.
+        places: Of these images among all, (num_images,) int64.
         broken: What is wrong with each of these, with its name.
         images_per_s: Of all that happens, reading included.
     """
@@ -33,6 +36,8 @@ class Evaluation:
     top5: float | None
     loss: float | None
     predictions: Tensor
+    said: Said | None
+    places: Tensor
     broken: list[str]
     images_per_s: float
 
@@ -61,6 +66,8 @@ def evaluate(
     targets = None if labels is None else torch.tensor(labels)
     predictions = torch.full((len(paths),), -1)
     broken: list[str] = []
+    said: list[Said] = []
+    places: list[Tensor] = []
     started = time.perf_counter()
     for indices, logits, errors in batches:
         if errors and options.broken == "raise":
@@ -69,8 +76,10 @@ def evaluate(
         if not len(indices):
             continue
         predictions[indices] = logits.argmax(1).cpu()
+        places.append(indices)
         if targets is not None:
             batch_labels = targets[indices].to(device, non_blocking=True)
+            said.append(Said.of(logits, batch_labels))
             accuracy.update(logits, batch_labels)
             loss += F.cross_entropy(logits, batch_labels, reduction="sum")
     num_images = len(paths) - len(broken)
@@ -85,6 +94,8 @@ def evaluate(
         top5=figures.get("top5"),
         loss=None if targets is None else (loss / num_images).item(),
         predictions=predictions,
+        said=Said.join(said) if said else None,
+        places=torch.cat(places),
         broken=broken,
         images_per_s=num_images / (time.perf_counter() - started),
     )

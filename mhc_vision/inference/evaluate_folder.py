@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from mhc_vision.atomic_files import check_new_directory
 from mhc_vision.data.folders import class_folders, list_class_images
 from mhc_vision.inference.evaluate import evaluate
 from mhc_vision.inference.evaluation_images import evaluation_folder, list_flat_images
+from mhc_vision.inference.evaluation_report import write_evaluation_report
 from mhc_vision.inference.folder_labels import folder_labels, is_imagenet_1k
 from mhc_vision.inference.load_model import load_model
 from mhc_vision.inference.model_identity import model_identity
@@ -20,6 +22,7 @@ def evaluate_folder(
     model_options: ModelOptions | None = None,
     options: EvaluationOptions | None = None,
     real_labels: str | None = None,
+    report: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a model on the images of a folder.
 
@@ -30,6 +33,7 @@ def evaluate_folder(
         model_options: Of `load_model`.
         options: Of `evaluate`.
         real_labels: ReaL's labels, as in `load_real_labels`.
+        report: A new or empty directory for a report with classes, confusions and mistakes; class folders only.
 
     Returns:
         `model`, `source`, what `model_identity` says, `weights`, `num_classes`, `folder` (that was read), `labels`
@@ -43,6 +47,10 @@ def evaluate_folder(
     options = options or EvaluationOptions()
     folder = evaluation_folder(folder)
     classes = class_folders(folder)
+    if report is not None:
+        check_new_directory(report, "report")
+        if not classes:
+            raise ValueError(f"report: got {folder} without class folders, expected {folder}/<class>/*.jpg")
     if not classes and real_labels is None:
         raise ValueError(f"folder: got {folder} without class folders, expected {folder}/<class>/*.jpg")
     reassessed = None if real_labels is None else load_real_labels(real_labels)
@@ -65,7 +73,7 @@ def evaluate_folder(
     num_real_images = 0
     if allowed is not None:
         metrics["real_top1"], num_real_images = real_accuracy(result.predictions, allowed)
-    return {
+    record = {
         "model": name,
         "source": loaded.source,
         **model_identity(loaded),
@@ -81,3 +89,6 @@ def evaluate_folder(
         "settings": {**loaded.data_settings(), **applied, **vars(options), "device": str(options.torch_device())},
         "versions": versions(),
     }
+    if report is not None:
+        write_evaluation_report(record, result, loaded, paths, report)
+    return record

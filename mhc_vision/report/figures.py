@@ -27,7 +27,8 @@ DARK = {
 }
 """What takes the place of a colour, as SVG writes it, on a dark page."""
 
-_STYLE = {
+# matplotlib's type lists every key
+_STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     **{"grid.color": RULE, "grid.linewidth": 0.7, "axes.axisbelow": True},
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), PAPER),

@@ -10,12 +10,14 @@ NAME_HEIGHT = 0.19
 
 def name_lines(axes: Any, lines: Sequence[Any]) -> None:
     """Writes the label of each line at its end, apart from each other, in place of a legend."""
+    # the axes' limits are only found when they are asked for
+    foot = axes.get_xlim()[1], axes.get_ylim()[0]
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = []
     for line in lines:
         points = [point for point in zip(*line.get_data(), strict=True) if math.isfinite(point[1])]
         # a line without any is named at the foot
-        step, value = points[-1] if points else (axes.get_xlim()[1], axes.get_ylim()[0])
+        step, value = points[-1] if points else foot
         ends.append((float(to_axes.transform((step, value))[1]), step, value, line))
     ends.sort(key=lambda end: end[0])
     distance = NAME_HEIGHT / (axes.figure.get_figheight() - 0.8)

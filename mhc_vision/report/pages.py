@@ -70,7 +70,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child, .text { text-align: left; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); }
-td.text { white-space: normal; min-width: min(22rem, 60vw); }
+td.text { white-space: normal; min-width: min(20rem, 45vw); }
+td.text:first-child { position: static; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 tbody tr:hover td { background: var(--soft); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1.5rem 1rem; }
@@ -88,6 +89,8 @@ code { background: var(--soft); padding: 0 0.2rem; overflow-wrap: anywhere; }
 """
 # text of a wide figure would be too small on a phone, where it is scrolled instead
 _SMALLEST_SCALE = 0.75
+# and a small one by itself would fill the page
+_LARGEST_SCALE = 1.25
 # a column with longer cells than this holds sentences, not figures
 _LONGEST_FIGURE = 28
 
@@ -142,7 +145,7 @@ def _html(block: Block) -> str:
     image = base64.b64encode(_with_dark_colours(svg).encode("utf-8")).decode("ascii")
     alt = html.escape(block.caption)
     return (
-        f'<figure><div class="drawing"><img src="data:image/svg+xml;base64,{image}" alt="{alt}"{_smallest_width(svg)}>'
+        f'<figure><div class="drawing"><img src="data:image/svg+xml;base64,{image}" alt="{alt}"{_widths(svg)}>'
         f"</div><figcaption>{_text(block.caption)}</figcaption></figure>"
     )
 
@@ -173,9 +176,12 @@ def _with_dark_colours(svg: str) -> str:
     return re.sub(r"(<svg\b[^>]*>)", lambda opening: opening[1] + style, svg, count=1)
 
 
-def _smallest_width(svg: str) -> str:
+def _widths(svg: str) -> str:
     size = re.search(r'<svg\b[^>]*\bwidth="([0-9.]+)pt"', svg)
-    return f' style="min-width: {_SMALLEST_SCALE * float(size[1]):.0f}pt"' if size else ""
+    if size is None:
+        return ""
+    smallest, largest = (scale * float(size[1]) for scale in (_SMALLEST_SCALE, _LARGEST_SCALE))
+    return f' style="min-width: {smallest:.0f}pt; max-width: {largest:.0f}pt"'
 
 
 def _text(text: str) -> str:

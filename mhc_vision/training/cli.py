@@ -14,12 +14,13 @@ from lightning.pytorch.utilities import rank_zero_only
 import mhc_vision.data  # noqa: F401  its classes can be named without their module
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.option_names import SUBCOMMANDS
-from mhc_vision.run_directory import LAST, NEWEST, SUMMARY
+from mhc_vision.run_directory import LAST, NEWEST, PREDICTIONS, SUMMARY
 from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
 from mhc_vision.training.callbacks.divergence import StopWhenDiverged
 from mhc_vision.training.callbacks.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.callbacks.interrupt import InterruptCheckpoint
 from mhc_vision.training.callbacks.loss_spikes import LossSpikes
+from mhc_vision.training.callbacks.predictions import CollectPredictions
 from mhc_vision.training.callbacks.resume_position import ResumePosition
 from mhc_vision.training.callbacks.run_summary import RunSummary
 from mhc_vision.training.callbacks.save_config import SaveConfigOnStart
@@ -228,7 +229,7 @@ class TrainCLI(LightningCLI):
         begin = BeginRun(self._run_directory, self._overwrites)
         # before the summary, which a diverged run does not get
         added: list[Callback] = [*_missing([StopWhenDiverged()], configured), begin, summary]
-        added += [ResumePosition(), self._setup_mark]
+        added += [CollectPredictions(run_dir / PREDICTIONS), ResumePosition(), self._setup_mark]
         every_n_steps = config["log_every_n_steps"] or 50
         watched = config["logger"] is not False
         if watched:

@@ -165,13 +165,13 @@ class ClassificationModule(LightningModule):
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(images))
         return loss
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Adds a batch to the validation figures."""
-        self._evaluate(batch, self.val_accuracy, "val/loss")
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """Adds a batch to the validation figures; gives its `logits` to callbacks."""
+        return self._evaluate(batch, self.val_accuracy, "val/loss")
 
-    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Adds a batch to the test figures."""
-        self._evaluate(batch, self.test_accuracy, "test/loss")
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """Adds a batch to the test figures; gives its `logits` to callbacks."""
+        return self._evaluate(batch, self.test_accuracy, "test/loss")
 
     def on_validation_epoch_end(self) -> None:
         """Names the number of images whose logits are not finite."""
@@ -229,7 +229,9 @@ class ClassificationModule(LightningModule):
         grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
         self.log("train/grad_norm", grad_norm, prog_bar=True)
 
-    def _evaluate(self, batch: tuple[torch.Tensor, torch.Tensor], accuracy: MetricCollection, loss_name: str) -> None:
+    def _evaluate(
+        self, batch: tuple[torch.Tensor, torch.Tensor], accuracy: MetricCollection, loss_name: str
+    ) -> dict[str, torch.Tensor]:
         images, labels = batch
         logits = self(images)
         accuracy.update(logits, labels)
@@ -243,6 +245,7 @@ class ClassificationModule(LightningModule):
             sync_dist=True,
             batch_size=len(images),
         )
+        return {"logits": logits}
 
     def _log_not_finite(self, stage: str) -> None:
         # all processes have the same number, and log it or not

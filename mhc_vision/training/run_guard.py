@@ -19,11 +19,13 @@ from mhc_vision.run_directory import (
     FIGURES,
     JOBS,
     LAST,
-    LOSS_FIGURE,
     METRICS_LOG,
+    PAGE,
+    PREDICTIONS,
     PROBE,
     REPORT,
     REQUEUE_CHECKPOINTS,
+    RUN_FIGURES,
     SUMMARY,
 )
 
@@ -31,8 +33,11 @@ _ARGUMENT = "trainer.default_root_dir"
 # without these there is no run that could be lost
 _RECORDS = (METRICS_LOG, SUMMARY, PROBE)
 # what only a run that has come to its end has
-_OF_THE_END = (SUMMARY, REPORT)
-_OTHERS = (CONFIG, JOBS, REPORT, f"{LOSS_FIGURE}.png", f"{LOSS_FIGURE}.svg")
+_OF_THE_END = (SUMMARY, PREDICTIONS, REPORT, PAGE)
+_OTHERS = (
+    *(CONFIG, JOBS, PREDICTIONS, REPORT, PAGE),
+    *(f"{figure}{suffix}" for figure in RUN_FIGURES for suffix in (".png", ".svg")),
+)
 _FOLDERS = (".", CHECKPOINTS, FIGURES)
 # of torchrun and SLURM: what tells one job from another, and the number of its restarts
 _JOB_VARIABLES = (("TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_RESTART_COUNT"), ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))

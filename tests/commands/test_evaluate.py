@@ -10,6 +10,7 @@ import timm
 import torch
 
 from mhc_vision.cli import main
+from mhc_vision.predictions import Predictions
 
 CLASSES = ("blue", "green", "red")
 QUICK = ("--num-workers", "0", "--device", "cpu")
@@ -332,3 +333,30 @@ def test_an_interrupt_leaves_no_file(monkeypatch, capsys, tmp_path):
     assert stopped.value.code == 130
     assert "interrupted" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_shows_classes_confusions_and_the_files_of_mistakes(run_dir, evaluate, tmp_path, capsys):
+    report = tmp_path / "report"
+    images = run_dir.parent / "images"
+    found = evaluate(run_dir / "checkpoints" / "last.ckpt", images, "--report", report)
+    assert f"report: {report / 'report.md'}" in capsys.readouterr().out
+    predictions = Predictions.load(report / "predictions.npz")
+    assert predictions.class_names == CLASSES
+    assert predictions.right().sum() / 15 == pytest.approx(found["metrics"]["top1"])
+    text = (report / "report.md").read_text()
+    assert f"Evaluated: {images / 'val'}, 15 images" in text
+    # a file of each mistake, in the order of the sheet
+    files = re.findall(r"\| (\S+\.png) +\| +(\w+) \| +(\w+) \|", text)
+    assert [(true, said) for _, true, said in files] == [
+        (CLASSES[label], CLASSES[said])
+        for label, said in zip(predictions.mistakes.labels, predictions.mistakes.classes, strict=True)
+    ]
+    assert all(Path(file).parent.name == true for file, true, _ in files)
+    assert len(predictions.images) == len(files) > 0
+    assert "Most confident mistakes" in (report / "report.html").read_text()
+
+
+def test_a_report_needs_a_directory_of_its_own_and_labels(run_dir, refused, tmp_path):
+    checkpoint, images = run_dir / "checkpoints" / "last.ckpt", run_dir.parent / "images"
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "report: " in refused(checkpoint, images, "--report", tmp_path)

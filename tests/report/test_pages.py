@@ -40,7 +40,7 @@ def test_figures_and_page_follow_the_light_and_the_dark_scheme(tmp_path):
     page = to_html([Heading(1, "title"), Figure(png, svg, "caption")])
     assert "prefers-color-scheme: dark" in page
     # a wide figure is scrolled on a phone, not shrunk out of sight: 6 inches are 432 points
-    assert 'style="min-width: 324pt"' in page
+    assert 'style="min-width: 324pt; max-width: 540pt"' in page
     drawn = base64.b64decode(re.search(r"base64,([^\"]+)", page)[1]).decode()
     light, dark = drawn.split("@media (prefers-color-scheme: dark)")
     for colour in (INK, PAPER):

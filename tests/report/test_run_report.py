@@ -29,7 +29,7 @@ def run_dir(tmp_path):
 def test_report_says_what_the_records_say(run_dir):
     text = write_run_report(run_dir).read_text()
     assert text.startswith("# test_vit, mhc with 4 streams")
-    assert "| val/top1 |        0.5 |" in text
+    assert "| val/top1 |    50.00 % |" in text
     assert "371,240" in text
     assert "--data.root 'my images'" in text
     assert "](figures/loss.png)" in text
@@ -48,3 +48,18 @@ def test_missing_records_are_named(run_dir, missing):
     with pytest.raises(ValueError, match=f"without {missing}"):
         write_run_report(run_dir)
     assert not (run_dir / "report.md").exists()
+
+
+def test_losses_are_in_one_figure_and_accuracies_in_percent_in_another(run_dir):
+    records = [{"step": step, "val/loss": 1.0, "val/top1": 0.25 * step, "val/top5": 0.9} for step in (1, 2)]
+    with open(run_dir / "metrics.jsonl", "a") as log:
+        log.writelines(json.dumps(record) + "\n" for record in records)
+    text = write_run_report(run_dir).read_text()
+    assert "](figures/accuracy.png)" in text
+    loss = (run_dir / "figures" / "loss.svg").read_text()
+    assert "training" in loss
+    assert "validation" in loss
+    assert "accuracy on validation images (%)" in (run_dir / "figures" / "accuracy.svg").read_text()
+    # no predictions were kept
+    assert "## Classes" not in text
+    assert "prefers-color-scheme" in (run_dir / "report.html").read_text()

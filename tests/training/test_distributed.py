@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mhc_vision.predictions import Predictions
+
 ROOT = Path(__file__).parents[2]
 BATCH = 32
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -71,6 +73,9 @@ def check_same(alone, run_dir: Path) -> None:
     # counts over all 360 images, which neither batch nor processes divide evenly
     assert shared["val/top1"] == metrics["val/top1"]
     assert shared["val/top5"] == metrics["val/top5"]
+    predictions = Predictions.load(run_dir / "predictions.npz")
+    assert predictions.totals().sum() == 360
+    assert predictions.right().sum() / 360 == pytest.approx(metrics["val/top1"])
     assert shared["val/loss"] == pytest.approx(metrics["val/loss"], abs=1e-4)
     assert shared["train/grad_norm"] == pytest.approx(metrics["train/grad_norm"], rel=1e-4)
 
