@@ -13,7 +13,7 @@ from mhc_vision.data.decode import decode_rgb
 from mhc_vision.data.transforms import eval_transform
 from mhc_vision.inference.evaluate import Evaluation
 from mhc_vision.inference.load_model import LoadedModel
-from mhc_vision.inference.names_of_classes import names_of_classes
+from mhc_vision.inference.model_class_names import names_of_classes
 from mhc_vision.predictions import NUM_SHOWN, Predictions, thumbnails
 from mhc_vision.report.pages import Block, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.report.prediction_blocks import prediction_blocks
