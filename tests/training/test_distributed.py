@@ -6,13 +6,20 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from mhc_vision.cli import main
 from mhc_vision.predictions import Predictions
+from mhc_vision.training.sharding import shard_model
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+SCRIPT = ROOT / "train_imagenet.py"
 BATCH = 32
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 DDP = """
@@ -30,7 +37,7 @@ trainer:
 def arguments(run_dir: Path, *words: str) -> list[str]:
     """Six steps of a one-block model with mHC."""
     return [
-        *("train_imagenet.py", "--config", "configs/digits.yaml", "--config", "configs/connections/mhc.yaml"),
+        *("--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "connections" / "mhc.yaml")),
         *("--model.model_args.depth", "1", "--data.total_batch_size", str(BATCH)),
         *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
@@ -41,7 +48,7 @@ def arguments(run_dir: Path, *words: str) -> list[str]:
 def fsdp2(processes: int) -> list[str]:
     strategy = "--trainer.strategy"
     return [
-        *("--config", "configs/strategies/fsdp2.yaml", f"{strategy}.data_parallel_size", str(processes)),
+        *("--config", str(CONFIGS / "strategies" / "fsdp2.yaml"), f"{strategy}.data_parallel_size", str(processes)),
         *(f"{strategy}.process_group_backend", "gloo"),
     ]
 
@@ -52,15 +59,17 @@ def outcome(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     return checkpoint["state_dict"], json.loads((run_dir / "summary.json").read_text())["metrics"]
 
 
-def run(command: list[str]) -> None:
-    subprocess.run([sys.executable, "-W", "ignore", *command], cwd=ROOT, env=ENVIRONMENT, check=True)
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """In processes of its own: the first one starts the others by its command line."""
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), *words]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """One process with the whole batch."""
     run_dir = tmp_path_factory.mktemp("alone")
-    run(arguments(run_dir))
+    main(arguments(run_dir))
     return outcome(run_dir)
 
 
@@ -84,20 +93,22 @@ def check_same(alone, run_dir: Path) -> None:
 def test_ddp(alone, processes, tmp_path):
     (tmp_path / "ddp.yaml").write_text(DDP)
     words = ["--config", str(tmp_path / "ddp.yaml"), "--trainer.devices", str(processes)]
-    run(arguments(tmp_path / "run", *words))
+    finished = run(arguments(tmp_path / "run", *words))
+    assert finished.returncode == 0, finished.stderr
     check_same(alone, tmp_path / "run")
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_fsdp2(alone, processes, tmp_path):
     words = [*fsdp2(processes), "--trainer.devices", str(processes)]
-    run(arguments(tmp_path / "run", *words))
+    finished = run(arguments(tmp_path / "run", *words))
+    assert finished.returncode == 0, finished.stderr
     check_same(alone, tmp_path / "run")
 
 
 def test_accumulated_batches(alone, tmp_path):
     words = ["--trainer.accumulate_grad_batches", "2", "--trainer.limit_train_batches", "6"]
-    run(arguments(tmp_path / "run", *words))
+    main(arguments(tmp_path / "run", *words))
     check_same(alone, tmp_path / "run")
 
 
@@ -110,9 +121,7 @@ def test_two_nodes_under_torchrun(alone, tmp_path):
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
     nodes = [
         subprocess.Popen(
-            [*torchrun, "--node-rank", str(rank), *arguments(tmp_path / "run", *words)],
-            cwd=ROOT,
-            env=ENVIRONMENT,
+            [*torchrun, "--node-rank", str(rank), str(SCRIPT), *arguments(tmp_path / "run", *words)], env=ENVIRONMENT
         )
         for rank in range(2)
     ]
@@ -121,35 +130,34 @@ def test_two_nodes_under_torchrun(alone, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("processes", "words", "message"),
     [
-        (["--trainer.callbacks+=EMA"], "EMA: got a model sharded by ModelParallelStrategy, expected DDP"),
-        (["--trainer.strategy.tensor_parallel_size", "2"], "tensor_parallel_size: got 2, expected 1"),
+        (1, ["--trainer.callbacks+=EMA"], "EMA: got a model sharded by ModelParallelStrategy, expected DDP"),
+        # the next test has the message, in this process
+        pytest.param(
+            *(2, ["--trainer.strategy.tensor_parallel_size", "2"], "tensor_parallel_size: got 2, expected 1"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_what_cannot_be_sharded_is_refused(tmp_path, words, message):
-    processes = 2 if "tensor_parallel" in words[0] else 1
-    command = arguments(tmp_path / "run", *fsdp2(1), "--trainer.devices", str(processes), *words)
-    finished = subprocess.run(
-        [sys.executable, "-W", "ignore", *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
-    )
+def test_what_cannot_be_sharded_is_refused(tmp_path, processes, words, message):
+    finished = run(arguments(tmp_path / "run", *fsdp2(1), "--trainer.devices", str(processes), *words))
     assert finished.returncode == 2
     assert message in finished.stderr
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_tensor_parallel_mesh_is_refused():
+    mesh: Any = {"tensor_parallel": SimpleNamespace(size=lambda: 2)}
+    with pytest.raises(ValueError, match="tensor_parallel_size: got 2, expected 1"):
+        shard_model(nn.Identity(), mesh)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_processes_agree_that_a_run_has_diverged(strategy, tmp_path):
     words = fsdp2(2) if strategy == "fsdp2" else ["--trainer.strategy", "ddp"]
     words += ["--trainer.devices", "2", "--model.lr", "1e30", "--model.warmup_epochs", "0"]
-    finished = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments(tmp_path / "run", *words)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    finished = run(arguments(tmp_path / "run", *words))
     assert finished.returncode == 1
     assert "error: the training loss is not finite from step 2 to step 6, where the run ends" in finished.stderr
     assert not (tmp_path / "run" / "summary.json").exists()
