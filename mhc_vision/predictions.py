@@ -1,6 +1,8 @@
 """What a model said of each evaluated image: collected as it is evaluated, kept in a file, read by reports."""
 
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +106,16 @@ class Predictions:
             ValueError: The file is broken.
         """
         try:
+            # a lone array would be no context manager
+            if not zipfile.is_zipfile(path):
+                raise ValueError("no .npz file, or cut short")
             with np.load(path, allow_pickle=False) as arrays:
                 said, mistakes = (
                     Said(*(arrays[f"{kind}_{name}"] for name in Said._fields)) for kind in ("said", "mistakes")
                 )
                 names, place = tuple(map(str, arrays["class_names"])), str(arrays["place"])
                 return Predictions(said, names, place, mistakes, arrays["images"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"predictions: {path} cannot be read: {error}") from error
 
 

@@ -82,9 +82,13 @@ def test_a_file_holds_all_of_it_and_a_broken_one_is_named(tmp_path, evaluation):
     assert (read.class_names, read.place) == (names, "validation after step 7")
     for ours, theirs in zip((*said, *mistakes, images), (*read.said, *read.mistakes, read.images), strict=True):
         assert ours.tolist() == theirs.tolist()
-    (tmp_path / "predictions.npz").write_bytes(b"PK broken")
-    with pytest.raises(ValueError, match=r"predictions: .*predictions\.npz cannot be read"):
-        Predictions.load(tmp_path / "predictions.npz")
+    whole = (tmp_path / "predictions.npz").read_bytes()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    array = (tmp_path / "array.npy").read_bytes()
+    for broken in (b"PK broken", b"", whole[: len(whole) // 2], whole[:60] + bytes(20) + whole[80:], array):
+        (tmp_path / "predictions.npz").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"predictions: .*predictions\.npz cannot be read"):
+            Predictions.load(tmp_path / "predictions.npz")
 
 
 def test_logits_on_any_device_become_arrays():

@@ -62,6 +62,9 @@ def turned_upright(image: Tensor, orientation: int) -> Tensor:
 def _of_jpeg(content: bytes) -> bytes | None:
     place = 2
     while content[place] == 0xFF:
+        # any number of these bytes may come before a marker
+        while content[place + 1] == 0xFF:
+            place += 1
         marker, length = content[place + 1], struct.unpack_from(">H", content, place + 2)[0]
         segment = content[place + 4 : place + 2 + length]
         if marker == _APP1 and segment.startswith(_EXIF):

@@ -77,5 +77,6 @@ def _images(files: Sequence[str], loaded: LoadedModel) -> NDArray[np.uint8]:
     if not files:
         return np.zeros((0, 1, 1, 3), dtype=np.uint8)
     transform = eval_transform(loaded.img_size, loaded.interpolation, loaded.crop_pct, loaded.crop_mode)
-    pixels = torch.stack([transform(decode_rgb(file)) for file in files])
+    upright = bool(loaded.exif_orientation)
+    pixels = torch.stack([transform(decode_rgb(file, upright)) for file in files])
     return thumbnails(pixels.float() / 255).numpy()

@@ -56,6 +56,8 @@ def test_exif_counts_in_either_byte_order_and_after_other_metadata(tmp_path: Pat
     xmp = b"http://ns.adobe.com/xap/1.0/\0<x/>"
     assert orientation_of(content) == 6
     assert orientation_of(content[:2] + b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp + content[2:]) == 6
+    # bytes that fill the place before a marker
+    assert orientation_of(content[:2] + b"\xff\xff" + content[2:]) == 6
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
