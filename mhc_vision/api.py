@@ -171,6 +171,8 @@ def predict(
     from mhc_vision.inference.options import InferenceOptions, ModelOptions
 
     paths = [Path(path) for path in ([images] if isinstance(images, str | PathLike) else images)]
+    if not paths:
+        raise ValueError("images: got none, expected files or folders")
     check_model(str(model))
     check_there("images", paths, "files or folders")
     from mhc_vision.inference.predict import predict_files

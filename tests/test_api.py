@@ -96,6 +96,7 @@ def mistakes(photos: Path, checkpoint: Path) -> list[tuple[Callable[[], object],
         (lambda: finetune("test_vit", "finetune/digts"), "nearest: finetune/digits"),
         (lambda: predict("none.ckpt", photos), "model: got 'none.ckpt', which is not there"),
         (lambda: predict("test_vit", photos / "none"), "images: got"),
+        (lambda: predict("test_vit", []), "images: got none"),
         (lambda: predict("test_vit", photos, top_k=0), "top_k: got 0"),
         (lambda: predict("test_vit", photos, exif_orientation="yes"), "exif_orientation: got 'yes'"),
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mhc_vision.checks import nearest
-from mhc_vision.command_line.given_settings import Given, given_settings, value_of
+from mhc_vision.command_line.given_settings import Given, given_settings, source_of, value_of
 from mhc_vision.command_line.named_paths import check_model
 from mhc_vision.command_line.option_names import SUBCOMMANDS, check_option_names, data_class_name
 from mhc_vision.command_line.recipes import with_config_paths
@@ -131,6 +131,9 @@ def check_photo_options(options: Sequence[str]) -> list[Given]:
             "model: got none, expected --model NAME, such as vit_small_patch14_reg4_dinov2_mhc; mhc-vision list models "
             "prints them"
         )
+    if not isinstance(model, str | int | float):
+        # a file of settings in place of a name has been read
+        raise ValueError(f"model: got settings from {source_of(given, 'model.name')}, expected the name of a model")
     check_model(str(model))
     return given
 

@@ -42,9 +42,11 @@ def photo_words(photos: PhotoFolder, options: Sequence[str], given: Sequence[Giv
         num_train = len(hold_out(labels, layout["data.val_share"])[0])
     recipe = {name: value for name, value in layout.items() if source_of(given, name) is None}
     recipe |= photo_recipe(num_train, images, torch.cuda.is_available(), given)
-    held_out = f", {len(labels) - num_train:,} held out to validate on" if num_train < len(labels) else ""
-    said = f"{num_train:,} images of {len(photos.class_names)} classes to train on{held_out}"
-    rank_zero_only(print)(f"recipe: {said}; {_account(recipe, num_train, images)}", flush=True)
+    # a configuration that is printed goes to a file, which a line of words would break
+    if not any(word.partition("=")[0] == "--print_config" for word in options):
+        held_out = f", {len(labels) - num_train:,} held out to validate on" if num_train < len(labels) else ""
+        said = f"{num_train:,} images of {len(photos.class_names)} classes to train on{held_out}"
+        rank_zero_only(print)(f"recipe: {said}; {_account(recipe, num_train, images)}", flush=True)
     return [
         "fit",
         *("--data", DATA_MODULE),

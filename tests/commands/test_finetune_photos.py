@@ -100,6 +100,16 @@ def test_a_folder_alone_trains_and_leaves_what_a_configuration_file_leaves(
     assert "labels: names of the model's classes" in capsys.readouterr().out
 
 
+def test_a_printed_recipe_is_a_configuration_file(photos, timm_directory, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["finetune", str(photos), "--model", str(timm_directory(3)), "--print_config"])
+    assert stopped.value.code == 0
+    written = tmp_path / "mine.yaml"
+    written.write_text(capsys.readouterr().out)
+    assert full_words(["--config", str(written)]) == ["fit", "--config", str(written)]
+    assert yaml.safe_load(written.read_text())["data"]["init_args"]["root"] == str(photos)
+
+
 @pytest.mark.parametrize(
     ("splits", "expected"),
     [
@@ -165,6 +175,7 @@ def test_mistakes_are_named(photos, tmp_path, write_images, refused):
     (empty / ".hidden").mkdir(parents=True)
     one = write_images(tmp_path / "one", ("only",))
     write_images(tmp_path / "half" / "val", CLASSES)
+    (tmp_path / "file.yaml").write_text("lr: 1.0\n")
     for words, said in (
         ((tmp_path / "nowhere", *model), "which is not there, expected a folder with class folders"),
         (("fti", *model), "nearest: fit"),
@@ -173,6 +184,7 @@ def test_mistakes_are_named(photos, tmp_path, write_images, refused):
         ((one, *model), "with one class folder, only, expected at least two"),
         ((tmp_path / "half", *model), "with val/ alone, expected"),
         ((photos,), "model: got none, expected --model NAME"),
+        ((photos, "--model", tmp_path / "file.yaml"), "model: got settings from "),
         ((photos, "--model", "vit_smal_patch14_reg4_dinov2_mhc"), "nearest: vit_small_patch14_reg4_dinov2_mhc"),
         ((photos, "--model", "vit_smal_patch16_224"), "nearest: vit_small_patch16_224"),
         ((photos, one, *model), "expected one folder"),
