@@ -227,7 +227,8 @@ def _words(command: str, out: _PathLike | None, options: dict[str, Any]) -> list
     """Options of Python as words of a command line."""
     words = [] if out is None else ["--trainer.default_root_dir", str(out)]
     of_data = {f"data.{name}" for names in catalog().data_options.values() for name in names}
-    known = {*catalog().options[command], *of_data} - _NOT_HERE
+    every = {*catalog().options[command], *of_data}
+    known = {name for name in every if name.rpartition(".")[2] not in _NOT_HERE}
     for name, value in options.items():
         words += [f"--{_full_name(name, known)}", value if isinstance(value, str) else _text(name, value)]
     return words

@@ -41,7 +41,8 @@ _MOST_WORKERS = 8
 _MOST_STEPS_A_LOG = 50
 # one of them is enough: what is given takes the place of the others
 _INSTEAD = {
-    "trainer.max_epochs": ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time"),
+    # a time alone would leave the schedule without a length
+    "trainer.max_epochs": ("trainer.max_epochs", "trainer.max_steps"),
     "model.warmup_epochs": ("model.warmup_epochs", "model.warmup_steps"),
     "data.total_batch_size": ("data.total_batch_size", "data.batch_size"),
 }

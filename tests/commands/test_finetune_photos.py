@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from mhc_vision.cli import main
+from mhc_vision.command_line.given_settings import Given
 from mhc_vision.commands.finetune import full_words
 from mhc_vision.data import ImageFolderDataModule
 from mhc_vision.finetuning.photo_recipe import photo_recipe, start_images
@@ -161,6 +162,10 @@ def test_the_recipe_follows_from_the_number_of_images():
     assert rates[-1] == 1e-4
     assert recipes[0]["trainer.precision"] == "32-true"
     assert all(recipe["data.exif_orientation"] for recipe in recipes)
+    # a limit of time leaves the schedule its length, steps are one themselves
+    limits = ({"max_time": "00:01:00:00"}, {"max_steps": "9"})
+    limited = [photo_recipe(10, images, False, [Given("here", {"trainer": limit})]) for limit in limits]
+    assert ["trainer.max_epochs" in recipe for recipe in limited] == [True, False]
 
 
 def test_a_model_of_usual_size_keeps_it():
