@@ -33,7 +33,7 @@ class Run:
     """What a training has left.
 
     Attributes:
-        directory: The run directory: config.yaml, checkpoints/, metrics.jsonl, summary.json and report.md.
+        directory: The run directory: config.yaml, checkpoints/, metrics.jsonl, summary.json and report.html.
         metrics: The last values of what was logged, such as `val/top1`, a fraction in [0, 1], `val/loss` in nats and,
             where the data has test images of their own, `test/top1`.
         best_checkpoint: The checkpoint of the best validation; `None` where none was written, as by a probe.

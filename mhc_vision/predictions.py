@@ -119,6 +119,12 @@ class Predictions:
             raise ValueError(f"predictions: {path} cannot be read: {error}") from error
 
 
+def without_images(said: Said, class_names: tuple[str, ...], place: str) -> Predictions:
+    """Predictions of which the mistakes are known, and not their images."""
+    mistakes = said.at(said.most_confident_mistakes(NUM_SHOWN))
+    return Predictions(said, class_names, place, mistakes, np.zeros((0, 1, 1, 3), np.uint8))
+
+
 class PredictionCollector:
     """Collects what is said of batch after batch: 20 bytes per image, and the images of a few mistakes.
 

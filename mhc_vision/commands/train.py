@@ -36,7 +36,7 @@ how
   --seed_everything N           weights and augmentation
 
 where to
-  --trainer.default_root_dir DIR   the run: checkpoints, metrics.jsonl, summary.json, report.md
+  --trainer.default_root_dir DIR   the run: checkpoints, metrics.jsonl, summary.json, report.html
   --ckpt_path last                 go on where the run was stopped
   --overwrite true                 replace the run that is there
 

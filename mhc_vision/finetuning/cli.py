@@ -14,7 +14,7 @@ from mhc_vision.command_line.messages import fail
 from mhc_vision.data import ImageDataModule
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
-from mhc_vision.run_directory import BEST, LAST, NEWEST, PROBE
+from mhc_vision.run_directory import BEST, LAST, NEWEST, PREDICTIONS, PROBE
 from mhc_vision.training.callbacks.run_summary import RunSummary
 from mhc_vision.training.callbacks.save_config import SaveConfigOnStart
 from mhc_vision.training.callbacks.validation_lines import figures_line
@@ -95,7 +95,7 @@ class FinetuneCLI(TrainCLI):
             if not isinstance(self.datamodule, ImageDataModule):
                 raise ValueError(f"data: got {type(self.datamodule).__name__}, expected an ImageDataModule for a probe")
             self._keep_weights()
-            result = run_probe(self.trainer, self.model, self.datamodule)
+            result, predictions = run_probe(self.trainer, self.model, self.datamodule)
         except ValueError as error:
             fail(f"error: {error}", status=2)
         seconds = time.monotonic() - started
@@ -112,6 +112,8 @@ class FinetuneCLI(TrainCLI):
             if isinstance(logger, JsonlLogger):
                 logger.forget_from(0)
         self._callback(SaveConfigOnStart).write(self.trainer)
+        if predictions is not None:
+            predictions.save(run_dir / PREDICTIONS)
         if result.candidates:
             record = dataclasses.asdict(result)
             replace_text(run_dir / PROBE, json_text(record, indent=2) + "\n")

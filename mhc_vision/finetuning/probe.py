@@ -15,7 +15,9 @@ from mhc_vision.finetuning.knn import knn_probabilities
 from mhc_vision.finetuning.linear_probe import LinearHead, logistic_head, sgd_heads
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finite import check_finite_rows, right_rows
+from mhc_vision.predictions import Predictions, Said, without_images
 from mhc_vision.progress import note
+from mhc_vision.training.callbacks.predictions import class_names
 
 _HELD_OUT = 0.1
 """Share of the training features by which a linear probe chooses."""
@@ -63,13 +65,18 @@ class ProbeResult:
     chosen: Candidate | None = None
 
 
-def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -> ProbeResult:
+def run_probe(
+    trainer: Trainer, module: FinetuneModule, data: ImageDataModule
+) -> tuple[ProbeResult, Predictions | None]:
     """Runs the module's probe; after a linear one its model has the head that was found.
 
     Args:
         trainer: Of one process.
         module: With the method `linear` or `knn`.
         data: Training images are taken as in evaluation, without augmentation.
+
+    Returns:
+        What it found, and what it says of the images of the test, or else of the validation, without the images.
 
     Raises:
         ImportError: If the linear probe needs scikit-learn and it is missing.
@@ -93,6 +100,7 @@ def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -
             )
 
     metrics: dict[str, float] = {}
+    predictions: Predictions | None = None
     for split, accuracy in (("val", module.val_accuracy), ("test", module.test_accuracy)):
         if split in splits:
             logits, labels = scores(splits[split].features), splits[split].labels
@@ -100,7 +108,12 @@ def run_probe(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -
             metrics |= {name: value.item() for name, value in accuracy(logits, labels).items()}
             if settings["method"] == "linear":
                 metrics[f"{split}/loss"] = F.cross_entropy(logits, labels).item()
-    return ProbeResult(metrics, candidates, chosen)
+            else:
+                # probabilities, of which many are 0
+                logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
+            place = {"val": "validation of the probe", "test": "test of the probe"}[split]
+            predictions = without_images(Said.of(logits, labels), class_names(trainer, module), place)
+    return ProbeResult(metrics, candidates, chosen), predictions
 
 
 def extract_features(trainer: Trainer, module: FinetuneModule, data: ImageDataModule) -> dict[str, FeatureSet]:

@@ -14,6 +14,7 @@ from mhc_vision.cli import main
 from mhc_vision.data import DigitsDataModule
 from mhc_vision.inference.load_model import load_model
 from mhc_vision.layers import connection_parameters
+from mhc_vision.predictions import Predictions
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 COMBINATIONS = [
@@ -95,6 +96,14 @@ def test_neighbours_vote_on_the_features_of_the_frozen_model(finetune):
     assert summary["metrics"]["val/top1"] > 0.7
     assert summary["params"]["trainable"] == 0
     assert not (run_dir / "checkpoints").exists()
+    predictions = Predictions.load(run_dir / "predictions.npz")
+    assert predictions.place == "validation of the probe"
+    right, total = predictions.right().sum(), predictions.totals().sum()
+    assert right / total == pytest.approx(summary["metrics"]["val/top1"])
+    assert (
+        "What it takes for what" in (run_dir / "report.md").read_text()
+        or "confus" in (run_dir / "report.md").read_text()
+    )
 
 
 def test_connections_make_no_difference_to_a_probe(finetune):

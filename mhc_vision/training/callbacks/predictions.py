@@ -83,7 +83,7 @@ class CollectPredictions(Callback):
         known = [part for part in parts if part is not None]
         if trainer.is_global_zero and len(known) == len(parts):
             said, mistakes, images = join_results(known)
-            Predictions(said, _class_names(trainer, module), self._place, mistakes, images).save(self.path)
+            Predictions(said, class_names(trainer, module), self._place, mistakes, images).save(self.path)
 
 
 def _has_classes(outputs: Any, batch: Any) -> bool:
@@ -95,8 +95,8 @@ def _has_classes(outputs: Any, batch: Any) -> bool:
     return logits.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
 
 
-def _class_names(trainer: Trainer, module: LightningModule) -> tuple[str, ...]:
-    """Those of the data; a data module that is not ours need not have them."""
+def class_names(trainer: Trainer, module: LightningModule) -> tuple[str, ...]:
+    """Names of the classes of a run: the data's; a data module that is not ours need not have them."""
     num_classes = module.hparams["num_classes"]
     names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
     return tuple(map(str, names if names is not None and len(names) == num_classes else range(num_classes)))
