@@ -340,7 +340,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "subcommand": (["train", "fitt"], "subcommand: got 'fitt', expected one of fit, validate, test; nearest: fit"),
     "subcommand-finetune": (
         ["finetune", "valdate"],
-        "subcommand: got 'valdate', expected one of fit, validate, test; nearest: validate",
+        "PHOTOS: got valdate, which is not there, expected a folder with class folders; nearest: validate",
     ),
     "subcommand-alone": (["fitt"], "command: got 'fitt', expected one of train"),
     "train-nothing": (["train"], "model.name, data: not given, expected a --config that sets this"),
