@@ -115,10 +115,6 @@ def load_model(
     if weights_file is not None and (not is_name or weights == "initial"):
         raise ValueError(f"weights_file: got {weights_file} for {name} with its own weights, expected a timm name")
     arguments = dict(model_args or {})
-    is_published = is_name and weights != "initial" and weights_file is None
-    # of a name that there is not, the error speaks alone
-    if (is_published and timm.is_model(split_name(name).registered)) or name.startswith("hf-hub:"):
-        note(f"loading the published weights of {name}, fetched if they are not here")
     if is_checkpoint:
         loaded = load_checkpoint_model(path, "raw" if weights == "raw" else "default", arguments)
         model, source = loaded.model, f"checkpoint {path}"
@@ -135,6 +131,8 @@ def load_model(
         exif_orientation = loaded.data.get("exif_orientation")
     else:
         source = _timm_source(name, connection)
+        if (is_name and weights != "initial" and weights_file is None) or name.startswith("hf-hub:"):
+            note(f"loading the published weights of {name}, fetched if they are not here")
         if weights_file is not None:
             size = {} if img_size is None else {"img_size": img_size}
             model = create_from_file(source, weights_file, **size, **arguments)
