@@ -67,5 +67,5 @@ def test_a_batch_larger_than_the_training_set_is_an_error() -> None:
 
 def test_missing_scikit_learn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"mhc_vision\[demo\]"):
+    with pytest.raises(ImportError, match=r"mhc-vision\[demo\]"):
         DigitsDataModule()

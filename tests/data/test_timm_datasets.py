@@ -195,5 +195,5 @@ def test_bad_arguments_are_named(image_folder: Path, wrong: dict[str, Any], mess
 @pytest.mark.parametrize(("dataset", "package"), [("hfds/name", "datasets"), ("wds/name", "webdataset")])
 def test_a_missing_package_names_the_extra(dataset: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"{dataset} needs {package}: pip install 'mhc_vision\[readers\]'"):
+    with pytest.raises(ImportError, match=rf"{dataset} needs {package}: pip install 'mhc-vision\[readers\]'"):
         TimmDataModule(dataset, "anywhere")

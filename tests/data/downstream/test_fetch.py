@@ -166,7 +166,7 @@ def test_a_missing_package_names_the_extra(
     downloads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
-    with pytest.raises(ImportError, match=r"svhn needs scipy: pip install 'mhc_vision\[datasets\]'"):
+    with pytest.raises(ImportError, match=r"svhn needs scipy: pip install 'mhc-vision\[datasets\]'"):
         require_packages("svhn", SETS["svhn"].packages)
-    with pytest.raises(ImportError, match=r"pcam needs gdown: pip install 'mhc_vision\[datasets\]'"):
+    with pytest.raises(ImportError, match=r"pcam needs gdown: pip install 'mhc-vision\[datasets\]'"):
         fetch_missing("pcam", SETS["pcam"], tmp_path, download=True)
