@@ -94,10 +94,10 @@ def check_the_guide(workplace: Path, printed: Any) -> None:
     assert "runs/compare-finetune-digits without records of 57 of 57 runs" in printed.err
     runs = workplace / "runs"
     pretraining = json.loads((runs / "digits" / "summary.json").read_text())
-    step_0 = re.search(r"val/top1\D+([\d.]+)", printed.out)
+    step_0 = re.search(r"^validation: top1 ([\d.]+) %", printed.out, re.MULTILINE)
     assert step_0 is not None
     # as many digits as are printed
-    assert float(step_0[1]) == pytest.approx(pretraining["metrics"]["val/top1"], abs=1e-6)
+    assert float(step_0[1]) == pytest.approx(100 * pretraining["metrics"]["val/top1"], abs=0.0051)
     summaries = {method: json.loads((runs / f"digits-{method}" / "summary.json").read_text()) for method in METHODS}
     methods = sections((ROOT / "docs" / "finetune.md").read_text())["Try every method in a minute"]
     table = {row[0].strip("`"): row[2] for row in table_rows(methods)}
