@@ -95,6 +95,12 @@ def find_photos(folder: str) -> PhotoFolder:
         photos = PhotoFolder(root, _TRAIN, val, test, within[_TRAIN])
     elif divided:
         raise ValueError(f"{ARGUMENT}: got {folder} with {divided[0]}/ alone, expected {folder}/{_TRAIN}/<class>/ too")
+    elif _TRAIN in names and set(names) <= {_TRAIN, *_VALIDATION, *_TEST}:
+        # images of all classes in one folder: their classes are not known
+        raise ValueError(
+            f"{ARGUMENT}: got {folder} with {' and '.join(f'{name}/' for name in names)} without class folders, "
+            f"expected {folder}/{_TRAIN}/<class>/*.jpg"
+        )
     else:
         photos = PhotoFolder(root, ".", None, None, names)
     place = root / photos.train_split

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mhc_vision.cli import main
 from mhc_vision.command_line.given_settings import Given
+from mhc_vision.command_line.photos import find_photos
 from mhc_vision.commands.finetune import full_words
 from mhc_vision.data import ImageFolderDataModule
 from mhc_vision.finetuning.photo_recipe import photo_recipe, start_images
@@ -127,6 +128,12 @@ def test_the_layout_is_found(tmp_path, write_images, timm_directory, splits, exp
     found = settings(full_words([str(tmp_path / "photos"), "--model", str(timm_directory(3))]))
     assert tuple(found[f"--data.{part}_split"] for part in ("train", "val", "test")) == expected
     assert ("--data.val_share" in found) == (expected[1] == "null")
+
+
+def test_divided_images_without_classes_are_refused(tmp_path, write_images):
+    write_images(tmp_path / "bare", ("train", "val"), count=2)
+    with pytest.raises(ValueError, match=r"with train/ and val/ without class folders, expected .*/train/<class>"):
+        find_photos(str(tmp_path / "bare"))
 
 
 def test_classes_may_be_called_train_and_test(tmp_path, write_images, timm_directory):
