@@ -139,7 +139,7 @@ def _leave_out_the_start(axes: Any, lines: Sequence[Any]) -> None:
         for step, value in (part.get_paths()[0].vertices if part in axes.collections else part.get_xydata())
         if step >= begin and math.isfinite(value)
     ]
-    if later:
+    if later and min(later) < max(later):
         margin = 0.05 * (max(later) - min(later))
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, min(later) - margin), min(high, max(later) + margin))

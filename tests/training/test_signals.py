@@ -142,10 +142,10 @@ def test_an_evaluation_of_a_run_stops_at_once(train, monkeypatch, subcommand):
 @pytest.mark.parametrize(
     ("words", "function"),
     [
-        (["evaluate", "test_vit", "IMAGES", "--json", "OUT"], "evaluate.evaluate_folder"),
-        (["predict", "test_vit", "IMAGES", "--out", "OUT"], "predict.predict_files"),
-        (["analyze", "test_vit", "--out", "OUT"], "analyze.load_model"),
-        (["export", "last.ckpt", "OUT"], "export.export_checkpoint"),
+        (["evaluate", "test_vit", "IMAGES", "--json", "OUT"], "inference.evaluate_folder.evaluate_folder"),
+        (["predict", "test_vit", "IMAGES", "--out", "OUT"], "inference.predict.predict_files"),
+        (["analyze", "test_vit", "--out", "OUT"], "analysis.analyze_model.load_model"),
+        (["export", "LAST", "OUT"], "inference.export_timm.export_checkpoint"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -153,13 +153,14 @@ def test_other_commands_stop_with_nothing_half_written(monkeypatch, tmp_path, ca
     def interrupted(*args, **kwargs):
         signal.raise_signal(signum)
 
-    monkeypatch.setattr(f"mhc_vision.commands.{function}", interrupted)
+    monkeypatch.setattr(f"mhc_vision.{function}", interrupted)
     (tmp_path / "images").mkdir()
-    paths = {"IMAGES": str(tmp_path / "images"), "OUT": str(tmp_path / "out")}
+    (tmp_path / "last.ckpt").touch()
+    paths = {"IMAGES": str(tmp_path / "images"), "LAST": str(tmp_path / "last.ckpt"), "OUT": str(tmp_path / "out")}
     assert stopped(main, [paths.get(word, word) for word in words]) == 128 + signum
     word = "terminated" if signum == signal.SIGTERM else "interrupted"
     assert capsys.readouterr().err == f"mhc-vision: {word}\n"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["images"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images", "last.ckpt"]
 
 
 def test_sigterm_cleans_up_like_ctrl_c():
