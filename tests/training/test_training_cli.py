@@ -130,9 +130,9 @@ def test_validate_and_test_report_a_checkpoint(train, capsys):
     run_dir = train()
     checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
     train("--ckpt_path", checkpoint, subcommand="validate")
-    assert "val/top1" in capsys.readouterr().out
+    assert "\nvalidation: top1 " in capsys.readouterr().out
     train("--ckpt_path", checkpoint, subcommand="test")
-    assert "test/top1" in capsys.readouterr().out
+    assert "test: top1 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("prefix", [[], ["train"], ["train", "fit"]])
@@ -202,7 +202,7 @@ def test_an_unknown_key_in_a_file_is_refused(train, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.warmup_epochs", "9"], "warm-up"),
+        (["--model.warmup_epochs", "9"], "warmup_steps: got 27, expected at most the 3 steps of the run"),
         (
             ["--data.total_batch_size", "9", "--trainer.accumulate_grad_batches", "2"],
             r"total_batch_size: got 9, expected a multiple of 2: 1 processes x 2 accumulated batches .*\n",
