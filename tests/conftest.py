@@ -1,6 +1,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+# what is tested there are short runs: drawing the figures of their reports would take longer
+WITHOUT_FIGURES = ("bad_input", "data", "finetuning", "training")
 
 # test processes run side by side and their tensors are small: a second thread each would only make them wait
 torch.set_num_threads(1)
@@ -19,6 +22,18 @@ torch.set_num_threads(1)
 def seed() -> None:
     """Every test draws the same numbers, alone or in any order."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def figures_are_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in place of figures, where these are not what is tested."""
+    if request.path.relative_to(Path(__file__).parent).parts[0] not in WITHOUT_FIGURES:
+        return
+
+    def save_empty(figure: Any, file: Path, *, format: str, **_: Any) -> None:
+        Path(file).write_text('<svg xmlns="http://www.w3.org/2000/svg"/>' if format == "svg" else "")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_empty)
 
 
 @pytest.fixture
