@@ -177,14 +177,15 @@ def predict(
     check_there("images", paths, "files or folders")
     from mhc_vision.inference.predict import predict_files
 
-    record = predict_files(
-        str(model),
-        paths,
-        ModelOptions(connection, weights, img_size, crop_pct),
-        InferenceOptions(batch_size, num_workers, device, precision),
-        top_k,
-        exif_orientation,
-    )
+    with silenced():
+        record = predict_files(
+            str(model),
+            paths,
+            ModelOptions(connection, weights, img_size, crop_pct),
+            InferenceOptions(batch_size, num_workers, device, precision),
+            top_k,
+            exif_orientation,
+        )
     return Predictions(record["images"], record["unreadable"])
 
 

@@ -45,7 +45,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the words behind `analyze`."""
+    """Of the words after `analyze`."""
     made = CommandParser(
         prog="mhc-vision analyze",
         description="Gains, maps, unfolded connections, branch inputs, streams and coefficients of a model.",

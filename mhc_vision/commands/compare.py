@@ -34,7 +34,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the words behind `compare`."""
+    """Of the words after `compare`."""
     made = CommandParser(
         prog="mhc-vision compare",
         description="Run a matrix of trainings or fine-tunings, several at a time, and report on them. "

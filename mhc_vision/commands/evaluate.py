@@ -51,7 +51,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the words behind `evaluate`."""
+    """Of the words after `evaluate`."""
     made = CommandParser(
         prog="mhc-vision evaluate", description="Accuracy of a model on a folder of images, each of which counts once."
     )

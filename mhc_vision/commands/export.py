@@ -30,7 +30,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the words behind `export`."""
+    """Of the words after `export`."""
     made = CommandParser(
         prog="mhc-vision export",
         description="Write a model that timm loads, from here or the Hugging Face Hub, or that ONNX runtimes run.",

@@ -43,7 +43,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def parser() -> CommandParser:
-    """Of the words behind `list`."""
+    """Of the words after `list`."""
     made = CommandParser(prog="mhc-vision list", description="Print what can be named on a command line, a line each.")
     made.add_argument("kind", nargs="?", choices=tuple(KINDS), help="default: all of them")
     return made

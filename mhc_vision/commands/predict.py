@@ -68,7 +68,7 @@ def csv_text(record: dict[str, Any]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the words behind `predict`."""
+    """Of the words after `predict`."""
     made = CommandParser(
         prog="mhc-vision predict",
         description="The most probable classes of images, as CSV or JSON. Files that cannot be read as images are "

@@ -26,7 +26,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the words behind `profile`."""
+    """Of the words after `profile`."""
     made = CommandParser(
         prog="mhc-vision profile",
         description="Parameters, multiply-accumulates, memory and time of a model, plain beside connected. The two "

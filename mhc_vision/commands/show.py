@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def parser() -> CommandParser:
-    """Of the words behind `show`."""
+    """Of the words after `show`."""
     made = CommandParser(prog="mhc-vision show", description="Print a recipe, to read it or to start one of your own.")
     made.add_argument("recipe", metavar="RECIPE", help="such as finetune/cifar100; all: mhc-vision list recipes")
     return made
