@@ -16,6 +16,7 @@ from mhc_vision.layers.observe import (
     record_coefficients,
 )
 from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters, muon_fallback_list
+from mhc_vision.layers.set_back import maps_at_start
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
     REDUCTIONS,
@@ -55,6 +56,7 @@ __all__ = [
     "disconnect_blocks",
     "expand_streams",
     "initial_coefficients",
+    "maps_at_start",
     "muon_fallback_list",
     "named_connections",
     "observe_connections",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import replace_text
+from mhc_vision.contribution import logged_contribution
 from mhc_vision.json_files import read_json_object
 from mhc_vision.metrics_log import read_metric
 from mhc_vision.predictions import Predictions
@@ -61,6 +62,7 @@ def write_run_report(run_dir: Path) -> Path:
     blocks: list[Block] = [
         Heading(1, title),
         *_metric_table(summary["metrics"], evaluated=True),
+        *_contribution(summary["metrics"]),
         *_curves(log, run_dir),
         *([] if predictions is None else prediction_blocks(predictions, run_dir)),
         Heading(2, "How it was made"),
@@ -81,6 +83,19 @@ def _metric_table(metrics: Mapping[str, Any], evaluated: bool) -> list[Block]:
         _metric_row(name, value) for name, value in metrics.items() if name.startswith(("val/", "test/")) == evaluated
     ]
     return [Table(rows)] if rows else []
+
+
+def _contribution(metrics: Mapping[str, Any]) -> list[Block]:
+    """What the connections contribute, in words; nothing of a plain model."""
+    contribution = logged_contribution(metrics)
+    if contribution is None:
+        return []
+    return [
+        Paragraph(
+            f"Validation loss with the maps set back to their start, minus validation loss: {contribution.figures} "
+            f"(standard error over images): {contribution.words}."
+        )
+    ]
 
 
 def _metric_row(name: str, value: Any) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.option_names import SUBCOMMANDS
 from mhc_vision.run_directory import LAST, NEWEST, PREDICTIONS, SUMMARY
 from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
+from mhc_vision.training.callbacks.contribution import MapContribution
 from mhc_vision.training.callbacks.divergence import StopWhenDiverged
 from mhc_vision.training.callbacks.ema import EMA  # noqa: F401  can be named without its module
 from mhc_vision.training.callbacks.interrupt import InterruptCheckpoint
@@ -228,7 +229,9 @@ class TrainCLI(LightningCLI):
         summary = RunSummary(run_dir / SUMMARY, ["mhc-vision", self.command_name, *self.command], seed)
         begin = BeginRun(self._run_directory, self._overwrites)
         # before the summary, which a diverged run does not get
-        added: list[Callback] = [*_missing([StopWhenDiverged()], configured), begin, summary]
+        added: list[Callback] = [*_missing([StopWhenDiverged()], configured), begin]
+        # what it measures goes into the summary
+        added += [*_missing([MapContribution()], configured), summary]
         added += [CollectPredictions(run_dir / PREDICTIONS), ResumePosition(), self._setup_mark]
         every_n_steps = config["log_every_n_steps"] or 50
         watched = config["logger"] is not False

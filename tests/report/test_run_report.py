@@ -63,3 +63,19 @@ def test_losses_are_in_one_figure_and_accuracies_in_percent_in_another(run_dir):
     # no predictions were kept
     assert "## Classes" not in text
     assert "prefers-color-scheme" in (run_dir / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (0.0934, 0.004, "+0.0934 ± 0.0040 (standard error over images): the maps contribute."),
+        (0.0004, 0.0003, "a plain model at a higher price: it loses nothing when its maps are set back."),
+        ("nan", "nan", "+nan ± nan (standard error over images): not finite."),
+    ],
+)
+def test_what_the_connections_contribute_is_said_in_words(run_dir, value, error, words):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert "maps set back" not in write_run_report(run_dir).read_text()
+    summary["metrics"] |= {"val/contribution": value, "val/contribution_se": error}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    assert words in write_run_report(run_dir).read_text()

@@ -86,6 +86,10 @@ def check_same(alone, run_dir: Path) -> None:
     assert predictions.totals().sum() == 360
     assert predictions.right().sum() / 360 == pytest.approx(metrics["val/top1"])
     assert shared["val/loss"] == pytest.approx(metrics["val/loss"], abs=1e-4)
+    # the maps of a sharded model are not set back
+    if "val/contribution" in shared:
+        assert shared["val/contribution"] == pytest.approx(metrics["val/contribution"], abs=1e-4)
+        assert shared["val/contribution_se"] == pytest.approx(metrics["val/contribution_se"], abs=1e-4)
     assert shared["train/grad_norm"] == pytest.approx(metrics["train/grad_norm"], rel=1e-4)
 
 
@@ -96,6 +100,7 @@ def test_ddp(alone, processes, tmp_path):
     finished = run(arguments(tmp_path / "run", *words))
     assert finished.returncode == 0, finished.stderr
     check_same(alone, tmp_path / "run")
+    assert "val/contribution" in outcome(tmp_path / "run")[1]
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -104,6 +109,8 @@ def test_fsdp2(alone, processes, tmp_path):
     finished = run(arguments(tmp_path / "run", *words))
     assert finished.returncode == 0, finished.stderr
     check_same(alone, tmp_path / "run")
+    assert "val/contribution" not in outcome(tmp_path / "run")[1]
+    assert finished.stdout.count("val/contribution is not measured: FSDP2 spreads the maps") == 1
 
 
 def test_accumulated_batches(alone, tmp_path):

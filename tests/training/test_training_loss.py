@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mhc_vision.training.loss import classification_loss
+from mhc_vision.training.loss import classification_loss, image_losses
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
 LABELS = torch.tensor([0, 2])
@@ -12,6 +12,14 @@ ONE_HOT = torch.nn.functional.one_hot(LABELS, 3).float()
 def test_hard_labels_and_their_one_hot_form_cost_the_same(kind):
     loss = classification_loss(kind)
     torch.testing.assert_close(loss(LOGITS, LABELS), loss(LOGITS, ONE_HOT))
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+@pytest.mark.parametrize("targets", [LABELS, ONE_HOT], ids=["indices", "probabilities"])
+def test_the_loss_is_the_mean_of_those_of_the_images(kind, targets):
+    of_images = image_losses(kind, LOGITS, targets)
+    torch.testing.assert_close(of_images.mean(), classification_loss(kind)(LOGITS, targets))
+    torch.testing.assert_close(of_images[:1], image_losses(kind, LOGITS[:1], targets[:1]))
 
 
 def test_label_smoothing_is_the_loss_of_smoothed_targets():

@@ -1,7 +1,5 @@
 """What the connections do while a run trains: gains, Sinkhorn residual, and how far their maps have come."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from mhc_vision.layers import (
 )
 from mhc_vision.models.instruments.gains import backward_gain, column_error, composite_maps, forward_gain
 from mhc_vision.training.callbacks.step_interval import StepInterval
+from mhc_vision.training.evaluating import evaluating
 
 
 class ConnectionMonitor(Callback):
@@ -74,7 +73,7 @@ class ConnectionMonitor(Callback):
         """The figures for some of these images, (B, C, H, W), by name."""
         # the graph of a compiled model has no place to record at
         eager = torch.compiler.set_stance("force_eager")
-        with _evaluating(model), eager, record_coefficients(model) as records:
+        with evaluating(model), eager, record_coefficients(model) as records:
             model(images[: self.num_images])
         figures: dict[str, Tensor] = {}
         for index, (name, maps) in enumerate(records.items()):
@@ -101,15 +100,3 @@ def _model(pl_module: LightningModule) -> nn.Module:
 
 def _is_doubly_stochastic(connection: HyperConnection) -> bool:
     return isinstance(connection, ManifoldHyperConnection) and connection.constraint.doubly_stochastic
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; each module then goes back to the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

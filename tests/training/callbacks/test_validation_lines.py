@@ -22,8 +22,9 @@ def test_a_file_has_a_line_after_each_validation(train, capsys):
     better = float(second[3]) > float(first[3])
     assert second[4] == ("the best so far" if better else f"best {first[3]} % in epoch 1")
     assert second[5] is None
-    assert len(lines) == 4
-    assert lines[3].startswith("report: ")
+    assert len(lines) == 5
+    assert lines[3].startswith("validation loss with the maps set back to their start: ")
+    assert lines[4].startswith("report: ")
     assert "\r" not in printed.out + printed.err
     assert printed.err == ""
 
