@@ -15,6 +15,7 @@ from mhc_vision.data.downstream.spec import TorchvisionSet
 from mhc_vision.finetuning.cli import FinetuneCLI
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
+from mhc_vision.models.designs import DESIGNS
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.options.errors import parameters_of
 
@@ -24,6 +25,7 @@ def make_catalog() -> Catalog:
     return Catalog(
         models={name: model_line(name) for name in (*VISION_TRANSFORMERS, *EVAS)},
         connections={name: _first_line(connection) for name, connection in CONNECTIONS.items()},
+        designs=DESIGNS,
         datasets={name: _dataset(dataset) for name, dataset in SETS.items()},
         options={command.command_name: _options(command) for command in (TrainCLI, FinetuneCLI)},
         data_options={name: sorted(parameters_of(getattr(data, name))) for name in data.__all__},

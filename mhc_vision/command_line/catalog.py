@@ -18,6 +18,7 @@ class Catalog(NamedTuple):
     Attributes:
         models: What each registered architecture is, before its name gets a connection.
         connections: What each type of connection is.
+        designs: What each residual design to compare them with is.
         datasets: What each dataset of `DownstreamDataModule` is.
         options: Of `train` and of `finetune`: the names of options outside `data`, such as `model.lr`.
         data_options: The options of each data module, such as `batch_size`.
@@ -25,6 +26,7 @@ class Catalog(NamedTuple):
 
     models: dict[str, str]
     connections: dict[str, str]
+    designs: dict[str, str]
     datasets: dict[str, str]
     options: dict[str, list[str]]
     data_options: dict[str, list[str]]

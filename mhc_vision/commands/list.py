@@ -16,6 +16,7 @@ KINDS: dict[str, tuple[str, Callable[[], dict[str, str]]]] = {
         lambda: {recipe.name: recipe.purpose for recipe in list_recipes()},
     ),
     "connections": ("--model.connection NAME, or at the end of a model's name", lambda: catalog().connections),
+    "designs": ("--model.connection NAME, to compare connections with", lambda: catalog().designs),
     "datasets": (
         "--data DownstreamDataModule --data.dataset NAME, and finetune/NAME among the recipes",
         lambda: catalog().datasets,
@@ -24,7 +25,7 @@ KINDS: dict[str, tuple[str, Callable[[], dict[str, str]]]] = {
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `[models | recipes | connections | datasets]`: prints one line for each name, of all kinds without a word.
+    """Runs `[models | recipes | connections | designs | datasets]`: a line for each name, of all kinds without a word.
 
     Raises:
         SystemExit: With status 2 for bad input.

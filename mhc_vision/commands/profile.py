@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--connection",
-        choices=tuple(catalog().connections),
-        help="of a plain model's twin: shc, dhc or mhc (the default)",
+        choices=(*catalog().connections, *catalog().designs),
+        help="of a plain model's twin: shc, dhc, mhc (the default) or a residual design",
     )
     add("--num-streams", type=int, metavar="N", help="of a plain model's twin; default: 4")
     add("--batch-sizes", nargs="+", type=int, default=[1, 8, 32], metavar="N", help="default: 1 8 32")

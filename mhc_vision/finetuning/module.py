@@ -63,7 +63,7 @@ class FinetuneModule(ClassificationModule):
         weights: Literal["default", "raw"] = "default",
         weights_file: str | None = None,
         new_head: bool = False,
-        connection: Literal["as_loaded", "shc", "dhc", "mhc", "post_norm", "parallel", "resi_dual", "alt_up"]
+        connection: Literal["as_loaded", "shc", "dhc", "mhc", "post_norm", "parallel", "resi_dual", "alt_up", "mudd"]
         | None = AS_LOADED,
         num_streams: int | None = None,
         class_names: Sequence[str] | None = None,

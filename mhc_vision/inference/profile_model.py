@@ -17,6 +17,7 @@ from mhc_vision.inference.options import InferenceOptions
 from mhc_vision.kernels import describe
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.create import rebuild_classifier, split_options
+from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.instruments.costs import count_parameters, image_macs
 from mhc_vision.models.instruments.steps import Step
 from mhc_vision.models.instruments.timing import alternate
@@ -45,7 +46,7 @@ def profile_model(
 
     Args:
         name: As in `load_model`; of a plain one the twin has the connection, of a connected one the twin is plain.
-        connection: Of a plain model's twin; `None` for `mhc`.
+        connection: Of a plain model's twin, or its residual design; `None` for `mhc`.
         num_streams: The same; `None` for 4.
         batch_sizes: Images per step; one after the other, in this order.
         img_size: Height and width of the images in pixels, in place of the model's own.
@@ -70,7 +71,7 @@ def profile_model(
     options = InferenceOptions(device=device, precision=precision)  # type: ignore[arg-type]
     where = options.torch_device()
     if connection is not None:
-        check_choice("connection", connection, CONNECTIONS)
+        check_choice("connection", connection, (*CONNECTIONS, *DESIGNS))
     if num_streams is not None:
         check_whole_number("num_streams", num_streams, at_least=1)
     variants = _variants(name, connection, num_streams, img_size)

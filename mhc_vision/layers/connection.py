@@ -33,7 +33,11 @@ class Opened(NamedTuple):
     """(..., n), or (n,): how much of the branch output each stream receives."""
 
 
-class HyperConnection(nn.Module, ABC):
+class ConnectionModule(nn.Module):
+    """What a connection or another residual design adds to a model: `connection_parameters` yields its parameters."""
+
+
+class HyperConnection(ConnectionModule, ABC):
     """A residual connection over `num_streams` streams, around any branch that maps (..., C) to (..., C).
 
     u = pre · X is what the branch reads, X' = res · X + postᵀ · F(u) what the streams become (HC, arXiv 2409.19606,

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from mhc_vision.layers.connection import HyperConnection
-from mhc_vision.layers.streams import GatedReduction
+from mhc_vision.layers.connection import ConnectionModule
 
 
 def connection_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Everything that hyper-connections add to a model, named as in `model.named_parameters()`."""
+    """Everything that connections or residual designs add to a model, named as in `model.named_parameters()`."""
     for prefix, module in model.named_modules():
-        if isinstance(module, HyperConnection | GatedReduction):
+        if isinstance(module, ConnectionModule):
             yield from module.named_parameters(prefix)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from mhc_vision import kernels
 from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.kernels.checks import check_eps, check_num_streams
-from mhc_vision.layers.connection import initial_pre_logits, parameter_dtype
+from mhc_vision.layers.connection import ConnectionModule, initial_pre_logits, parameter_dtype
 
 REDUCTIONS = ("mean", "sum", "gated")
 """Values of `stream_reduce`: how the last streams become tokens."""
@@ -88,7 +88,7 @@ class StreamReduction(nn.Module):
         return streams.new_full((n,), 1.0 / n if self.mode == "mean" else 1.0)
 
 
-class GatedReduction(nn.Module):
+class GatedReduction(ConnectionModule):
     """Learned read-out: a weighted sum of the streams, with sigmoid weights made by each token.
 
     The weights are σ(α · (rms_norm(vec(X)) φ) + b), one per stream, as in DeepSeek-V4's public code. φ starts at zero

@@ -47,7 +47,7 @@ def create_classifier(
     Args:
         name: timm's name of the plain model, with or without a weight tag: `vit_base_patch16_224`.
         connection: `None` for the plain model; a hyper-connection (`"shc"`, `"dhc"`, `"mhc"`); or a design to compare
-            these with: `"post_norm"`, `"parallel"`, `"resi_dual"` or `"alt_up"` (see `mhc_vision.models.designs`).
+            these with, such as `"post_norm"` or `"mudd"` (see `DESIGNS` in `mhc_vision.models.designs`).
         num_streams: Residual streams of hyper-connections and of AltUp; other models do not look at it.
         num_classes: Outputs of the head.
         in_chans: Channels of the images.

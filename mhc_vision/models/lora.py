@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from mhc_vision.checks import check_number, check_whole_number, nearest
+from mhc_vision.models.designs.mudd import QkvLinear
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,16 @@ def merge_adapters(model: nn.Module) -> None:
 
 
 def _check_called(model: nn.Module, targets: Sequence[str]) -> None:
-    """Raise ValueError for a target whose weight timm's attention reads without calling the layer (BEiT, EVA)."""
+    """Raise ValueError for a target that an adapter would not reach.
+
+    timm's attention reads some weights without calling the layer (BEiT, EVA), and MUDD gives `attn.qkv` three inputs.
+    """
     for name, attention in model.named_modules():
+        if isinstance(attention, QkvLinear) and any(_ending_with(target, [name]) for target in targets):
+            raise ValueError(
+                f"lora_targets: got {name}, which has an input each for queries, keys and values, expected layers with "
+                "one; take attn.proj, mlp.fc1 and mlp.fc2"
+            )
         reads = getattr(attention, "q_bias", None) is not None and not getattr(attention, "qkv_bias_separate", False)
         if reads and any(_ending_with(target, [f"{name}.qkv"]) for target in targets):
             raise ValueError(

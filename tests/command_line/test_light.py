@@ -52,6 +52,7 @@ def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
         (["list"], "vit_base_patch16_224_*"),
         (["list", "recipes"], "finetune/cifar100"),
         (["list", "datasets"], "cifar100"),
+        (["list", "designs"], "mudd"),
         (["show", "digits"], "DigitsDataModule"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

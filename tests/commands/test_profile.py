@@ -51,6 +51,14 @@ def test_a_model_is_measured_beside_its_twin(profile, words, capsys):
     assert f"{torch.get_num_threads()} threads" in printed
 
 
+def test_a_residual_design_is_a_twin_too(profile):
+    record = profile("test_vit", "--connection", "mudd", *QUICK, "--batch-sizes", 1)
+    plain, mudd = record["costs"]["plain"], record["costs"]["mudd"]
+    assert mudd["parameters"]["total"] == plain["parameters"]["total"] + mudd["parameters"]["connections"]
+    assert mudd["gmacs"] > plain["gmacs"]
+    assert [row["model"] for row in record["rows"]] == ["plain", "mudd"]
+
+
 def test_training_of_a_checkpoint(profile, train):
     run_dir = train(connection="dhc")
     options = ("--seconds", "0", "--device", "cpu", "--precision", "bf16", "--train", "--batch-sizes", "2")

@@ -1,5 +1,7 @@
 """Other residual designs: each against its paper's formula written out, and in everyday use."""
 
+import itertools
+
 import pytest
 import timm
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor, nn
 
 from mhc_vision.layers import connection_parameters, initial_coefficients, record_coefficients
 from mhc_vision.models.designs import DESIGNS, apply_design, create_with_design
+from mhc_vision.models.instruments.costs import count_parameters
+from mhc_vision.models.lora import LoraOptions, add_adapters
 
 SMALL = {"img_size": 16, "patch_size": 4, "depth": 3, "num_classes": 10}
 POOLED = {"class_token": False, "global_pool": "avg"}
@@ -74,7 +78,43 @@ def alt_up(model: nn.Module, x: Tensor) -> Tensor:
     return model.norm(sum(streams) / num_streams)
 
 
-FORMULAS = {"post_norm": post_norm, "parallel": parallel, "resi_dual": resi_dual, "alt_up": alt_up}
+def mudd_sums(aggregate: nn.Module, outputs: list[Tensor]) -> list[Tensor]:
+    """A = GELU(RMSNorm(X_i) W1) W2 + a and the weighted sums (Xiao et al., 2025, Eq. 4-6), token by token."""
+    w1, w2, a = aggregate.hidden.weight.T, aggregate.dynamic.weight.T, aggregate.static
+    sums = [torch.empty_like(outputs[0]) for _ in a]
+    for token in itertools.product(*map(range, outputs[0].shape[:2])):
+        x = outputs[-1][token]
+        weights = nn.functional.gelu(x / (x.square().mean() + 1e-6).sqrt() @ w1) @ w2
+        for way, total in enumerate(sums):
+            dynamic = weights[way * len(outputs) : (way + 1) * len(outputs)]
+            total[token] = sum((a[way, j] + dynamic[j]) * outputs[j][token] for j in range(len(outputs)))
+    return sums
+
+
+def attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """MHA(q, k, v) with timm's parameters; q and k do not have norms here."""
+    parts = zip((q, k, v), module.qkv.weight.chunk(3), module.qkv.bias.chunk(3), strict=True)
+    q, k, v = (nn.functional.linear(*part).unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in parts)
+    attended = (q @ k.mT / module.head_dim**0.5).softmax(-1) @ v
+    return module.proj(attended.transpose(1, 2).flatten(-2))
+
+
+def mudd(model: nn.Module, x: Tensor) -> Tensor:
+    """X_i = B'_i(X^Q, X^K, X^V, X^R), read out as X^R (Xiao et al., 2025, Eq. 7-8)."""
+    outputs = [x]
+    q = k = v = r = x
+    for block in model.blocks:
+        if len(outputs) > 1:
+            q, k, v, r = mudd_sums(block.aggregate, outputs)
+        r = r + block.drop_path1(block.ls1(attention(block.attn, *map(block.norm1, (q, k, v)))))
+        outputs.append(r + block.drop_path2(block.ls2(block.mlp(block.norm2(r)))))
+    (x,) = mudd_sums(model.blocks[-1].read_out, outputs)
+    return model.norm(x)
+
+
+FORMULAS = {"post_norm": post_norm, "parallel": parallel, "resi_dual": resi_dual, "alt_up": alt_up, "mudd": mudd}
+# which a first step leaves where they are, as what they are multiplied with starts at zero
+STILL_AT_FIRST = {"mudd": "hidden.weight"}
 
 
 @pytest.mark.parametrize("options", [{}, LAYER_SCALE, POOLED], ids=["token", "LayerScale", "pooled"])
@@ -89,11 +129,24 @@ def test_features_are_those_of_the_papers_formula(design, options, trained_like)
 
 @pytest.mark.parametrize("options", [{}, LAYER_SCALE, POOLED], ids=["token", "LayerScale", "pooled"])
 @pytest.mark.parametrize("design", DESIGNS)
-def test_every_parameter_gets_a_gradient(design, options):
+def test_every_parameter_gets_a_gradient(design, options, trained_like):
     model = create_with_design("test_vit", design, **SMALL, **options).double()
     nn.functional.cross_entropy(model(images(8)), torch.arange(8)).backward()
     for name, parameter in model.named_parameters():
+        still = design in STILL_AT_FIRST and name.endswith(STILL_AT_FIRST[design])
+        assert (parameter.grad.abs().sum() == 0) == still, name
+    model.zero_grad()
+    nn.functional.cross_entropy(trained_like(model)(images(8)), torch.arange(8)).backward()
+    for name, parameter in model.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
+
+
+NEW = {
+    # K² + K a layer
+    "alt_up": 3 * (2 * 2 + 2),
+    # C K + K W + W with K = 4 outputs, and W = K for four ways or W = outputs for one
+    "mudd": sum(64 * 4 * n + 4 * n * ways * n + ways * n for n, ways in ((2, 4), (3, 4), (4, 1))),
+}
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -110,11 +163,11 @@ def test_parameters_are_those_of_the_plain_model(design):
     elif design == "resi_dual":
         assert ours == plain
     else:
-        # K² + K a layer
-        assert sum(value.numel() for _, value in connection_parameters(model)) == 3 * (2 * 2 + 2)
+        assert sum(value.numel() for _, value in connection_parameters(model)) == NEW[design]
         assert ours == plain | {name: ours[name] for name in added}
-    assert bool(added) == (design == "alt_up")
-    assert added <= model.no_weight_decay()
+    assert bool(added) == (design in NEW)
+    decayed = added - model.no_weight_decay() if added else set()
+    assert decayed == {name for name in added if name.endswith(".weight")}
     assert getattr(model, "num_streams", 1) == (2 if design in ("resi_dual", "alt_up") else 1)
 
 
@@ -130,11 +183,17 @@ def test_training_drops_branches(design, trained_like):
         assert not torch.allclose(features, model.eval().forward_features(x), atol=1e-3)
 
 
-def test_alt_up_starts_as_the_plain_model(trained_like):
-    plain, x = trained_like(timm.create_model("test_vit", **SMALL).double()).eval(), images()
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"qkv_bias": False}], ids=["bias", "qk_norm", "no bias"])
+@pytest.mark.parametrize("design", ["alt_up", "mudd"])
+def test_some_designs_start_as_the_plain_model(design, options, trained_like):
+    plain, x = trained_like(timm.create_model("test_vit", **SMALL, **options).double()).eval(), images()
     expected = plain(x)
-    torch.testing.assert_close(apply_design(plain, "alt_up", 3)(x), expected, **EXACT)
-    for block in plain.blocks:
+    torch.testing.assert_close(apply_design(plain, design, 3)(x), expected, **EXACT)
+
+
+def test_alt_up_starts_with_one_computed_stream_and_a_plain_residual():
+    model = create_with_design("test_vit", "alt_up", 3, **SMALL).double()
+    for block in model.blocks:
         pre, post, res = initial_coefficients(block.connection)
         assert torch.equal(post, torch.ones(3, dtype=torch.float64))
         assert torch.equal(res, torch.eye(3, dtype=torch.float64))
@@ -149,7 +208,7 @@ def test_alt_up_is_recorded_as_a_static_connection_around_each_block():
     assert [maps.pre.argmax().item() for maps in records.values()] == [0, 1, 0]
 
 
-@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up"])
+@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up", "mudd"])
 def test_masks_reach_attention(design, trained_like):
     model = trained_like(create_with_design("test_vit", design, **SMALL).double()).eval()
     x, mask = images(), torch.ones(17, 17, dtype=torch.bool).tril()
@@ -173,21 +232,25 @@ def test_checkpointed_gradients_and_a_compiled_graph(design):
 @pytest.mark.parametrize("design", DESIGNS)
 def test_features_of_single_blocks_or_a_message(design):
     model = create_with_design("test_vit", design, **SMALL).double()
-    if getattr(model, "num_streams", 1) == 1:
+    if getattr(model, "num_streams", 1) == 1 and not getattr(model, "keeps_history", False):
         assert [tuple(tap.shape) for tap in model.forward_intermediates(images(), intermediates_only=True)] == [
             (2, 64, 4, 4)
         ] * 3
     else:
-        with pytest.raises(NotImplementedError, match="streams between blocks"):
+        between = "the outputs of all blocks so far" if model.keeps_history else "streams"
+        with pytest.raises(NotImplementedError, match=f"{between} between blocks"):
             model.forward_intermediates(images())
-        with pytest.raises(NotImplementedError, match="streams between blocks"):
+        with pytest.raises(NotImplementedError, match=f"{between} between blocks"):
             model.prune_intermediate_layers(1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"design": "pre_norm"}, "design: got 'pre_norm', expected one of post_norm, parallel, resi_dual, alt_up"),
+        (
+            {"design": "pre_norm"},
+            "design: got 'pre_norm', expected one of post_norm, parallel, resi_dual, alt_up, mudd",
+        ),
         (
             {"design": "post_norm", "pretrained": True},
             "pretrained: got True, expected False; post_norm is another function",
@@ -196,6 +259,7 @@ def test_features_of_single_blocks_or_a_message(design):
         ({"design": "resi_dual", "block_fn": ResPostBlock}, "blocks: got ResPostBlock, expected"),
         ({"design": "resi_dual", "final_norm": False}, "norm: got Identity, expected a final LayerNorm"),
         ({"design": "alt_up", "num_streams": 9}, "num_streams: got 9"),
+        ({"design": "mudd", "attn_layer": "diff"}, "attn: got DiffAttention, expected timm's Attention"),
     ],
 )
 def test_bad_input_is_named(arguments, message):
@@ -203,7 +267,7 @@ def test_bad_input_is_named(arguments, message):
         create_with_design("test_vit", **arguments, **SMALL)
 
 
-@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up"])
+@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up", "mudd"])
 def test_other_models_are_refused(design):
     with pytest.raises(ValueError, match="model: got Eva, expected timm's VisionTransformer itself"):
         create_with_design("vit_small_patch16_dinov3", design, depth=1)
@@ -212,3 +276,53 @@ def test_other_models_are_refused(design):
 def test_parallel_needs_a_model_whose_blocks_can_be_chosen():
     with pytest.raises(ValueError, match="model: got Eva, expected timm's VisionTransformer for parallel"):
         create_with_design("vit_small_patch16_dinov3", "parallel", depth=1)
+
+
+def test_mudd_costs_what_the_paper_says():
+    """Of ViT-S/16: parameters x 1.007 (App. F, Table 9)."""
+    with torch.device("meta"):
+        model = create_with_design("vit_small_patch16_224", "mudd")
+    assert round(1 + count_parameters(model)["extra_percent"] / 100, 3) == 1.007
+
+
+@pytest.mark.parametrize("design", ["mudd"])
+def test_a_start_comes_back(design, trained_like):
+    model = create_with_design("test_vit", design, **SMALL)
+    at_start = model.state_dict()
+    start = {name: at_start[name].clone() for name, _ in connection_parameters(model)}
+    trained_like(model).init_weights()
+    for name, parameter in connection_parameters(model):
+        # drawn anew
+        if not name.endswith("hidden.weight"):
+            assert torch.equal(parameter, start[name]), name
+
+
+@pytest.mark.parametrize("design", ["mudd"])
+def test_reentrant_checkpoints_would_lose_gradients_of_a_history(design):
+    model = create_with_design("test_vit", design, **SMALL)
+    timm.layers.set_reentrant_ckpt(True)
+    try:
+        with pytest.raises(ValueError, match="grad_checkpointing: got timm's re-entrant checkpoints"):
+            model.set_grad_checkpointing()
+    finally:
+        timm.layers.set_reentrant_ckpt(False)
+    model.set_grad_checkpointing()
+
+
+def test_adapters_do_not_reach_the_inputs_of_mudd():
+    with pytest.raises(ValueError, match=r"lora_targets: got blocks\.1\.attn\.qkv, which has an input each"):
+        add_adapters(create_with_design("test_vit", "mudd", **SMALL), LoraOptions())
+
+
+@pytest.mark.parametrize("design", ["mudd"])
+def test_coefficients_stay_precise_under_autocast(design, trained_like):
+    model, x = trained_like(create_with_design("test_vit", design, **SMALL)).eval(), images().float()
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.forward_features(x).dtype == torch.float32
+            # branches are rounded to 8 bits
+            torch.testing.assert_close(model(x).float(), expected, rtol=0, atol=0.05)
+        narrow = create_with_design("test_vit", design, **SMALL, dtype=torch.bfloat16)
+        assert {value.dtype for name, value in connection_parameters(narrow)} == {torch.float32}
+        assert narrow(x.bfloat16()).dtype == torch.bfloat16

@@ -2,6 +2,8 @@
 
 from mhc_vision.models.designs.alt_up import AltUpBlock, AltUpConnection
 from mhc_vision.models.designs.apply import DESIGNS, DesignedVisionTransformer, apply_design, create_with_design
+from mhc_vision.models.designs.block import DesignedBlock
+from mhc_vision.models.designs.mudd import DepthAggregate, MuddBlock
 from mhc_vision.models.designs.post_norm import PostNormBlock
 from mhc_vision.models.designs.resi_dual import ResiDualBlock, ResiDualNorm
 
@@ -9,7 +11,10 @@ __all__ = [
     "DESIGNS",
     "AltUpBlock",
     "AltUpConnection",
+    "DepthAggregate",
+    "DesignedBlock",
     "DesignedVisionTransformer",
+    "MuddBlock",
     "PostNormBlock",
     "ResiDualBlock",
     "ResiDualNorm",

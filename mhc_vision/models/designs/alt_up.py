@@ -1,12 +1,12 @@
 """AltUp: alternating updates of one of several streams, with predictions for the others."""
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mhc_vision.kernels import Coefficients
 from mhc_vision.layers import HyperConnection, StreamExpansion, StreamReduction
 from mhc_vision.layers.connection import parameter_dtype
+from mhc_vision.models.designs.block import DesignedBlock
 
 
 class AltUpConnection(HyperConnection):
@@ -63,22 +63,17 @@ class AltUpConnection(HyperConnection):
         return Coefficients(self.active, self.correct, res)
 
 
-class AltUpBlock(Block):
+class AltUpBlock(DesignedBlock):
     """timm's `Block` as the layer L of `AltUpConnection`.
 
     The first block of a stack copies tokens into streams and the last reads out their mean. Recycled-AltUp (Sec. 4.1 of
     the paper) copies and sums; the final norm of a ViT takes the factor K out.
     """
 
-    def add_streams(self, dim: int, num_streams: int, depth: int, num_blocks: int) -> None:
-        """Give the block its connection, and the ends of a stack what they do there.
+    starts_plain = True
 
-        Args:
-            dim: channels C.
-            num_streams: K, from 1 to 8.
-            depth: index of the block, which is its layer.
-            num_blocks: of the stack.
-        """
+    def connect(self, depth: int, num_blocks: int, dim: int, num_streams: int) -> None:
+        """Add the connection of the layer, and what the ends of a stack do."""
         like = next(self.parameters())
         self.expansion: nn.Module = nn.Identity() if depth > 0 else StreamExpansion(num_streams)
         self.connection = AltUpConnection(dim, num_streams, depth, like.device, like.dtype)

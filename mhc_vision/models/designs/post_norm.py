@@ -1,10 +1,11 @@
 """Post-norm: the residual connection of the original transformer."""
 
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
+from mhc_vision.models.designs.block import DesignedBlock
 
-class PostNormBlock(Block):
+
+class PostNormBlock(DesignedBlock):
     """timm's `Block` with each norm after the addition: x' = norm(x + F(x)) (arXiv 1706.03762, Sec. 3.1).
 
     timm's `ResPostBlock` is another design, Swin V2's res-post-norm x' = x + norm(F(x)) (arXiv 2111.09883), whose

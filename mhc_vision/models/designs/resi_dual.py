@@ -2,13 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mhc_vision.layers import StreamExpansion
+from mhc_vision.models.designs.block import DesignedBlock
 
 
-class ResiDualBlock(Block):
+class ResiDualBlock(DesignedBlock):
     """timm's `Block` on two streams of ResiDual (Xie et al., arXiv 2304.14802, Sec. 2.3).
 
     Each branch f reads the post-norm stream x and is added to both; the dual stream d is never normed on the way:
@@ -20,9 +20,9 @@ class ResiDualBlock(Block):
     are one branch each. `expansion` copies the token in the first block and does nothing in the others.
     """
 
-    def add_streams(self, is_first: bool) -> None:
-        """Give the block an expansion, which does something in the first block of a stack."""
-        self.expansion: nn.Module = StreamExpansion(2) if is_first else nn.Identity()
+    def connect(self, depth: int, num_blocks: int, dim: int, num_streams: int) -> None:
+        """Add an expansion, which does something in the first block of a stack; it is always to two streams."""
+        self.expansion: nn.Module = StreamExpansion(2) if depth == 0 else nn.Identity()
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """(B, N, 2, C) -> (B, N, 2, C), post-norm stream first; the first block takes tokens, (B, N, C)."""
