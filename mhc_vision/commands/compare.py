@@ -52,21 +52,28 @@ def parser() -> argparse.ArgumentParser:
 
 def _compare(arguments: argparse.Namespace, command: str) -> int:
     """Number of failed runs."""
+    from mhc_vision.comparison.plan.equal_time import with_equal_time
     from mhc_vision.comparison.plan.matrix import load_matrix
     from mhc_vision.comparison.report.write import write_report
     from mhc_vision.comparison.run.directory import ComparisonDirectory
     from mhc_vision.comparison.run.progress import Progress
     from mhc_vision.comparison.run.runner import ComparisonInterrupted, Runner
     from mhc_vision.comparison.run.slots import describe, find_slots
+    from mhc_vision.comparison.run.step_times import measure_step_times, read_step_times
     from mhc_vision.progress import note
 
     matrix = load_matrix(arguments.matrix, _options(arguments.set))
     directory = ComparisonDirectory(arguments.out)
+    directory.check(matrix)
+    if not arguments.report_only:
+        slots = find_slots(matrix.threads, matrix.gpus, arguments.jobs)
+        print(f"{matrix.name}: {describe(slots, matrix.threads)}", flush=True)
+        measure_step_times(matrix, directory, slots[0])
+    times = read_step_times(matrix, directory)
+    matrix = with_equal_time(matrix, times)
     if arguments.report_only:
         directory.check(matrix)
     else:
-        slots = find_slots(matrix.threads, matrix.gpus, arguments.jobs)
-        print(f"{matrix.name}: {describe(slots, matrix.threads)}", flush=True)
         try:
             Runner(directory, slots, Progress()).run(matrix)
         except ComparisonInterrupted as interrupt:
@@ -74,7 +81,7 @@ def _compare(arguments: argparse.Namespace, command: str) -> int:
             said = f"interrupted: {finished} of {len(matrix.cells)} runs finished; go on with {command}"
             fail(said, status=exit_status(interrupt.signum))
     note("writing the report")
-    print(f"report: {write_report(matrix, directory, command)}")
+    print(f"report: {write_report(matrix, directory, command, times)}")
     return sum(directory.failure(cell) is not None for cell in matrix.cells)
 
 

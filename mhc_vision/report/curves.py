@@ -59,10 +59,11 @@ def plot_loss_curves(
 
 
 def plot_seed_bands(
-    curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]],
+    curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]],
     destination: str | os.PathLike[str],
     *,
     label: str,
+    over: str = "optimiser step",
     zero_line: bool = False,
 ) -> list[Path]:
     """Draws one metric of several arms over the optimiser steps: the mean over seeds in a band from lowest to highest.
@@ -75,6 +76,7 @@ def plot_seed_bands(
             that all have are drawn. Colours follow the order, also of arms without a curve.
         destination: Path without extension; `.png` and `.svg` are written.
         label: Name and unit of the metric, for the axis.
+        over: Name and unit of what it is drawn over, where this is not the steps.
         zero_line: Draw a line at 0, for differences.
 
     Returns:
@@ -86,7 +88,7 @@ def plot_seed_bands(
     with figure_style():
         figure = new_figure(6.4, max(4.0, 1.0 + NAME_HEIGHT * len(curves)))
         axes = figure.add_subplot()
-        axes.set_xlabel("optimiser step")
+        axes.set_xlabel(over)
         axes.set_ylabel(label)
         axes.grid()
         if zero_line:
@@ -106,7 +108,7 @@ def plot_seed_bands(
 def _draw_arm(
     axes: Any,
     name: str,
-    seeds: Sequence[tuple[Sequence[int], Sequence[float]]],
+    seeds: Sequence[tuple[Sequence[float], Sequence[float]]],
     look: dict[str, Any],
     opacity: float,
 ) -> Any:
@@ -145,7 +147,7 @@ def _leave_out_the_start(axes: Any, lines: Sequence[Any]) -> None:
         axes.set_ylim(max(low, min(later) - margin), min(high, max(later) + margin))
 
 
-def _lost_text(seeds: Sequence[tuple[Sequence[int], Sequence[float]]]) -> str:
+def _lost_text(seeds: Sequence[tuple[Sequence[float], Sequence[float]]]) -> str:
     """How much is not finite: of one seed its values, of several the seeds that have such values."""
     flags = [[not math.isfinite(value) for value in values] for _, values in seeds]
     of = flags[0] if len(flags) == 1 else [any(flag) for flag in flags]

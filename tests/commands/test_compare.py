@@ -81,6 +81,56 @@ def _wait_for_half_a_run(process, out):
         time.sleep(0.01)
 
 
+def _kill(process):
+    # stopped first, so that it does not see its runs die
+    process.send_signal(signal.SIGSTOP)
+    for pid in _children(process):
+        os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_a_comparison_at_equal_time_goes_on_with_the_steps_it_began_with(write_matrix, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    options = {"model.model_args.depth": 1, "trainer.max_epochs": 4, "trainer.limit_train_batches": 20}
+    path = write_matrix(equal_time={"arms": ["mhc"], "seconds": 0.1}, seeds=[0], set=options)
+    out = tmp_path / "out"
+    timed = out / "digits" / "baseline-time-mhc" / "seed0"
+    command = [sys.executable, "-m", "mhc_vision", "compare", str(path), "--out", str(out), "--jobs", "3"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (timed / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline, "no run at equal time has validated"
+        time.sleep(0.01)
+    _kill(process)
+    measured = (out / "step_times.json").read_text()
+    steps = json.loads((timed / "cell.json").read_text())["options"]["trainer.max_steps"]
+    ratio = json.loads(measured)["tasks"]["digits"]["mhc"]["ratio"]
+    # four epochs of 20 steps; a multiple of as many validations, or up to twice as many, is at most four away
+    assert steps == pytest.approx(80 * ratio, abs=4)
+    assert not (timed / "summary.json").exists()
+
+    assert _compare(path, "--out", out, "--report-only") == 2
+    assert "without records of" in capsys.readouterr().err
+    main(command[3:])
+    assert (out / "step_times.json").read_text() == measured
+    assert "resuming from" in (timed / "train.log").read_text()
+    summary = json.loads((timed / "summary.json").read_text())
+    assert summary["steps"] == summary["validated_at_step"] == steps
+    # the schedule reaches from the first step to the last, whose rate is that before the end of the cosine
+    rates = read_metric(timed / "metrics.jsonl", "train/lr")[1]
+    assert len(rates) == steps
+    assert max(rates) == pytest.approx(2e-3)
+    assert 0 < rates[-1] == min(rates) < 1e-5
+    text = (out / "report.md").read_text()
+    assert "top-1 at equal time" in text
+    assert "measured side by side" in text
+    assert (out / "figures" / "digits-val-top1-over-flops.svg").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 def test_a_killed_comparison_goes_on_and_ends_with_the_figures_of_runs_by_hand(write_matrix, tmp_path, monkeypatch):
@@ -91,12 +141,7 @@ def test_a_killed_comparison_goes_on_and_ends_with_the_figures_of_runs_by_hand(w
     command = [sys.executable, "-m", "mhc_vision", "compare", str(path), "--out", str(out), "--jobs", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     _wait_for_half_a_run(process, out)
-    # stopped first, so that it does not see its runs die
-    process.send_signal(signal.SIGSTOP)
-    for pid in _children(process):
-        os.kill(pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+    _kill(process)
     left = [run for run in out.glob("digits/*/*") if not (run / "summary.json").exists()]
     assert left
 

@@ -48,9 +48,15 @@ def write_run() -> Callable[..., None]:
         images_per_s: float | None = 100.0,
         travel: float | None = None,
         tested: dict[str, float] | None = None,
+        steps: int = 4,
+        images_per_step: int | None = None,
+        gmacs: float = 0.25,
     ) -> None:
         reached = {"val/top1": top1[-1], "val/loss": loss[-1], "train/loss": 1.7, **(tested or {})}
-        summary = {"steps": 4, "epochs": 2, "images_per_s": images_per_s, "metrics": reached}
+        summary = {"steps": steps, "epochs": 2, "images_per_s": images_per_s, "metrics": reached, "gmacs": gmacs}
+        if images_per_step is not None:
+            # records of earlier versions lack it
+            summary["images_per_step"] = images_per_step
         records: list[dict[str, float]] = [{"step": step, "train/loss": 2.0 - 0.1 * step} for step in range(4)]
         records += [{"step": 2 * i + 1, "val/top1": top1[i], "val/loss": loss[i]} for i in range(2)]
         if travel is not None:

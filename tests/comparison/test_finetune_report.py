@@ -19,13 +19,15 @@ def drawn(monkeypatch):
             file.touch()
         return made
 
-    def draw(curves, destination, *, label, zero_line=False):
+    def draw(curves, destination, *, label, over, zero_line=False):
         assert any(curves.values())
         names.append(destination.name)
         return files(destination)
 
-    monkeypatch.setattr("mhc_vision.comparison.report.write.plot_seed_bands", draw)
-    monkeypatch.setattr("mhc_vision.comparison.report.write.plot_forest", lambda verdicts, _, path: files(path))
+    monkeypatch.setattr("mhc_vision.comparison.report.drawing.plot_seed_bands", draw)
+    monkeypatch.setattr(
+        "mhc_vision.comparison.report.verdict_blocks.plot_forest", lambda verdicts, _, path: files(path)
+    )
     return names
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mhc_vision.atomic_files import json_text
 from mhc_vision.checks import check_choice, nearest
+from mhc_vision.comparison.plan.equal_time import EqualTime, parse_equal_time
 from mhc_vision.comparison.plan.settings import (
     Settings,
     check_different,
@@ -23,8 +24,8 @@ from mhc_vision.run_directory import FIGURES
 from mhc_vision.yaml_files import read_yaml
 
 KEYS = (
-    "name", "command", "recipes", "datasets", "arms", "baseline", "exclude", "num_streams", "seeds", "set", "threads",
-    "gpus",
+    "name", "command", "recipes", "datasets", "arms", "baseline", "equal_time", "exclude", "num_streams", "seeds",
+    "set", "threads", "gpus",
 )  # fmt: skip
 TRAIN, FINETUNE = COMMANDS = ("train", "finetune")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -102,6 +103,7 @@ class Matrix:
         cells: All runs, seed by seed, so that a comparison that is stopped has whole pairs; none of what is excluded.
         threads: CPU threads of a run.
         gpus: GPUs of a run, on a machine that has any.
+        equal_time: Arms that get a baseline with their time; those are not among `arms` before `with_equal_time`.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Matrix:
     cells: tuple[Cell, ...]
     threads: int
     gpus: int
+    equal_time: EqualTime = field(default_factory=EqualTime)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -202,6 +205,9 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
         cells=tuple(cells),
         threads=threads,
         gpus=gpus,
+        equal_time=parse_equal_time(content["equal_time"], arms, baseline, gpus)
+        if "equal_time" in content
+        else EqualTime(),
     )
 
 

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mhc_vision.comparison.plan.equal_time import StepTime, time_arm
 from mhc_vision.comparison.plan.matrix import Matrix
 from mhc_vision.comparison.report.statistics import first_step_reaching, mean_curve
 from mhc_vision.comparison.run.directory import ComparisonDirectory, Failure
 from mhc_vision.comparison.run.metrics import METRICS, Metric
 from mhc_vision.comparison.run.records import Curve, RunRecord, read_record
+from mhc_vision.comparison.run.step_times import StepTimes
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class TaskResults:
         records: Finished runs, by arm and seed; every arm is there.
         excluded: Arms that the matrix excludes from this task.
         failures: Failed runs by name.
+        time_arms: Of each arm that has one, the arm that is the baseline with its time.
+        step_times: What was measured before the runs, by arm; of a comparison at equal time only.
     """
 
     task: str
@@ -48,6 +52,8 @@ class TaskResults:
     records: Mapping[str, Mapping[int, RunRecord]]
     excluded: tuple[str, ...]
     failures: Mapping[str, Failure]
+    time_arms: Mapping[str, str] = field(default_factory=dict)
+    step_times: Mapping[str, StepTime] = field(default_factory=dict)
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -80,9 +86,14 @@ class TaskResults:
         """Final values of a metric, as they are shown."""
         return self.values(arm, lambda record: record.value(metric))
 
-    def pairs(self, arm: str, metric: Metric | None = None) -> list[tuple[RunRecord, RunRecord]]:
-        """Runs of an arm and of the baseline for each seed that both have finished, with a metric that both have."""
-        base = self.records[self.baseline]
+    def pairs(
+        self, arm: str, metric: Metric | None = None, against: str | None = None
+    ) -> list[tuple[RunRecord, RunRecord]]:
+        """Runs of an arm and of another for each seed that both have finished, with a metric that both have.
+
+        `against` is the other arm, `None` for the baseline.
+        """
+        base = self.records[against or self.baseline]
         pairs = [(record, base[seed]) for seed, record in sorted(self.records[arm].items()) if seed in base]
         return [pair for pair in pairs if metric is None or all(metric in record.metrics for record in pair)]
 
@@ -104,8 +115,8 @@ class TaskResults:
         return [_reached(record.curves[metric.key], base.curves[metric.key], metric) for record, base in pairs]
 
 
-def read_results(matrix: Matrix, directory: ComparisonDirectory) -> list[TaskResults]:
-    """Reads the records of all runs.
+def read_results(matrix: Matrix, directory: ComparisonDirectory, times: StepTimes | None = None) -> list[TaskResults]:
+    """Reads the records of all runs; `times` are those measured before them, if any were.
 
     Raises:
         ValueError: A run has neither finished nor failed, or its records are broken.
@@ -127,7 +138,12 @@ def read_results(matrix: Matrix, directory: ComparisonDirectory) -> list[TaskRes
                 records[cell.arm][cell.seed] = read_record(cell, directory.run_dir(cell))
         of_task = {cell.name: failures[cell.name] for cell in cells if cell.name in failures}
         excluded = matrix.excluded_arms(task)
-        results.append(TaskResults(task, matrix.baseline, matrix.seeds, records, excluded, of_task))
+        of_arms = {arm: time_arm(matrix.baseline, arm) for arm in matrix.equal_time.arms}
+        time_arms = {arm: other for arm, other in of_arms.items() if not {arm, other} & set(excluded)}
+        measured = (times or {}).get(task, {})
+        results.append(
+            TaskResults(task, matrix.baseline, matrix.seeds, records, excluded, of_task, time_arms, measured)
+        )
     return results
 
 

@@ -47,11 +47,13 @@ def difference_table(results: TaskResults) -> Rows:
 def convergence_table(results: TaskResults) -> Rows:
     """Steps that each arm needs to be as good as the baseline is at its end, and the baseline's over these.
 
-    There are no rows without a baseline, nor of runs that took no steps.
+    There are no rows without a baseline, nor of runs that took no steps, nor of the baseline at equal time, which has
+    another number of steps.
     """
     rows = []
+    arms = [arm for arm in _measured(results) if arm not in results.time_arms.values()]
     for metric in results.curved_metrics:
-        for arm in _measured(results):
+        for arm in arms:
             mean = results.reached_by_mean(arm, metric)
             seeds = results.reached_by_seed(arm, metric)
             rows.append(

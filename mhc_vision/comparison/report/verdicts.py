@@ -1,6 +1,7 @@
 """Verdict on each arm of a task: whether it can be told apart from the baseline, and by how much."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mhc_vision.comparison.report.results import TaskResults
@@ -53,11 +54,25 @@ class Verdict:
 
 
 def task_verdicts(results: TaskResults) -> list[Verdict]:
-    """One verdict for each arm but the baseline, Holm-corrected for their number; none without a baseline or runs."""
+    """One verdict for each arm but the baseline, Holm-corrected for their number; none without a baseline or runs.
+
+    Arms that are the baseline with the time of another are left out: `equal_time_verdicts` is about them.
+    """
+    left_out = {results.baseline, *results.time_arms.values()}
+    return _family(results, {arm: results.baseline for arm in results.arms if arm not in left_out})
+
+
+def equal_time_verdicts(results: TaskResults) -> list[Verdict]:
+    """One verdict for each arm beside the baseline with its time, Holm-corrected for their number."""
+    return _family(results, results.time_arms)
+
+
+def _family(results: TaskResults, others: Mapping[str, str]) -> list[Verdict]:
+    """Verdicts on arms beside other arms, corrected together."""
     if results.baseline in results.excluded or not results.metrics:
         return []
     metric = results.metrics[0]
-    differences = {arm: _differences(results, arm, metric) for arm in results.arms if arm != results.baseline}
+    differences = {arm: _differences(results, arm, metric, other) for arm, other in others.items()}
     tested = [arm for arm, values in differences.items() if all(map(math.isfinite, values)) and has_spread(values)]
     decisions = dict(zip(tested, holm_decisions([differences[arm] for arm in tested]), strict=True))
     return [Verdict(arm, metric, values, decisions.get(arm)) for arm, values in differences.items()]
@@ -79,14 +94,15 @@ def verdict_table(verdicts: list[Verdict]) -> Rows:
                 "level (%)": f"{100 * decision.level:.1f}" if decision else NOTHING,
                 "p": _p_text(decision.p_value) if decision else NOTHING,
                 "p, Holm": _p_text(decision.adjusted) if decision else NOTHING,
+                "could show (points)": f"{decision.detectable:.{digits}f}" if decision else NOTHING,
                 "seeds": str(len(verdict.differences)),
             }
         )
     return rows
 
 
-def _differences(results: TaskResults, arm: str, metric: Metric) -> tuple[float, ...]:
-    pairs = results.pairs(arm, metric)
+def _differences(results: TaskResults, arm: str, metric: Metric, other: str) -> tuple[float, ...]:
+    pairs = results.pairs(arm, metric, other)
     return tuple(metric.scale * (mine.finals[metric.key] - base.finals[metric.key]) for mine, base in pairs)
 
 

@@ -1,13 +1,13 @@
 """The report of a comparison: `report.md`, `report.html` and `figures/`, read from the records of its runs."""
 
-import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mhc_vision.atomic_files import replace_text
 from mhc_vision.comparison.plan.matrix import Matrix
-from mhc_vision.comparison.report.forest import plot_forest
+from mhc_vision.comparison.report.drawing import NO_FIGURES, band_figure, can_draw
 from mhc_vision.comparison.report.overview import overview_table
+from mhc_vision.comparison.report.price_blocks import price_blocks
 from mhc_vision.comparison.report.results import TaskResults, read_results
 from mhc_vision.comparison.report.tables import (
     convergence_table,
@@ -20,27 +20,15 @@ from mhc_vision.comparison.report.tables import (
     settings_table,
     unmoved_arms,
 )
-from mhc_vision.comparison.report.verdicts import task_verdicts, verdict_table
+from mhc_vision.comparison.report.verdict_blocks import verdict_blocks
 from mhc_vision.comparison.run.directory import ComparisonDirectory
 from mhc_vision.comparison.run.metrics import TRAINING_LOSS, VALIDATION_TOP1
 from mhc_vision.comparison.run.records import RunRecord
-from mhc_vision.report.curves import plot_seed_bands
-from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
+from mhc_vision.comparison.run.step_times import StepTimes
+from mhc_vision.report.pages import Block, Code, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.report.travel import UNMOVED
-from mhc_vision.run_directory import FIGURES, PAGE, REPORT
+from mhc_vision.run_directory import PAGE, REPORT
 
-_VERDICTS = (
-    "Each arm minus `{baseline}`, seed by seed, as runs of one seed see the same data in the same order, in the main "
-    "metric of the task. Ahead and behind are what a paired t test finds after Holm's correction for the number of "
-    "arms of the task: the chance that any arm is called different that is not is at most 5 %. Each interval has the "
-    "level at which Holm tests its arm, so it holds 0 exactly where the arm cannot be told apart; `p` is that of the "
-    "arm by itself. Tasks are not corrected for each other."
-)
-_FOREST = (
-    "{task}: difference of each arm to {baseline}. Dot: mean over seeds, filled where the arm is told apart; line: its "
-    "interval; ticks: seeds."
-)
-_NO_FIGURES = "No figures: they need matplotlib (`pip install 'mhc-vision[plots]'`)."
 _OVERVIEW = (
     "Of each arm the mean over seeds and, in brackets, the lowest and the highest, in percent. The metric is taken on "
     "test images where the data has its own, else on validation images, and is the mean of the classes' accuracies "
@@ -89,13 +77,14 @@ _ONE_SEED = (
 )
 
 
-def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -> Path:
+def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str, times: StepTimes | None = None) -> Path:
     """Writes the report of a comparison whose runs have all finished or failed.
 
     Args:
         matrix: The comparison.
         directory: Where its runs are, and the report goes.
         command: The command line that repeats it.
+        times: Step times that were measured before the runs; of a comparison at equal time.
 
     Returns:
         The path of `report.md`; `report.html`, which needs no other file, is beside it.
@@ -103,12 +92,12 @@ def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -
     Raises:
         ValueError: Records are missing or broken, or no run has finished.
     """
-    results = read_results(matrix, directory)
+    results = read_results(matrix, directory, times)
     records = [record for task in results for record in task.finished]
     blocks: list[Block] = [Heading(1, f"Comparison: {matrix.name}"), Paragraph(_summary(matrix, records))]
     if len(matrix.seeds) == 1:
         blocks.append(Paragraph(_ONE_SEED))
-    blocks += _verdict_blocks(results, directory.path)
+    blocks += verdict_blocks(results, directory.path)
     if len(results) > 1:
         blocks += [Heading(2, "Results"), Paragraph(_OVERVIEW), Table(overview_table(matrix, results))]
     for task in results:
@@ -120,28 +109,6 @@ def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str) -
     replace_text(report, to_markdown(blocks, directory.path))
     replace_text(directory.path / PAGE, to_html(blocks))
     return report
-
-
-def _verdict_blocks(results: Sequence[TaskResults], directory: Path) -> list[Block]:
-    """The answer first: of each task that has a baseline to compare with a figure, and the verdicts in a table."""
-    verdicts = {task.task: task_verdicts(task) for task in results}
-    verdicts = {task: of_task for task, of_task in verdicts.items() if of_task}
-    if not verdicts:
-        return []
-    baseline = results[0].baseline
-    figures: list[Block] = []
-    tables: list[Block] = []
-    for task, of_task in verdicts.items():
-        if _can_draw():
-            png, svg = plot_forest(of_task, baseline, directory / FIGURES / f"{task}-verdict")
-            figures.append(Figure(png, svg, _FOREST.format(task=task, baseline=baseline)))
-        tables += [Heading(3, f"{task}: {of_task[0].metric.name}"), Table(verdict_table(of_task))]
-    text = Paragraph(_VERDICTS.format(baseline=baseline))
-    return [Heading(2, "Verdict"), *(figures or [Paragraph(_NO_FIGURES)]), text, *tables]
-
-
-def _can_draw() -> bool:
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
@@ -169,6 +136,7 @@ def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
     if maps := maps_table(results):
         blocks += [Heading(3, "Maps"), Paragraph(_maps_text(results)), Table(maps)]
     blocks += [Heading(3, "Cost"), Paragraph(_cost_text(results, records)), Table(cost_table(results))]
+    blocks += price_blocks(results, directory)
     if figures := _figures(results, directory):
         blocks += [Heading(3, "Curves"), *figures]
     return blocks
@@ -187,8 +155,8 @@ def _maps_text(results: TaskResults) -> str:
 def _figures(results: TaskResults, directory: Path) -> list[Block]:
     if not results.curved_metrics:
         return []
-    if not _can_draw():
-        return [Paragraph(_NO_FIGURES)]
+    if not can_draw():
+        return [Paragraph(NO_FIGURES)]
     blocks: list[Block] = []
     for metric in results.curved_metrics:
         # every arm is there, so that it keeps its colour
@@ -197,29 +165,15 @@ def _figures(results: TaskResults, directory: Path) -> list[Block]:
             for arm, runs in results.records.items()
         }
         caption = f"{results.task}: {metric.label}, mean over seeds, band from lowest to highest"
-        blocks.append(_figure(results, directory, metric.key, curves, metric.axis_label, caption))
+        blocks.append(band_figure(results.task, directory, metric.key, curves, metric.axis_label, caption))
     gaps = {arm: [_gap(mine, base) for mine, base in results.pairs(arm, TRAINING_LOSS)] for arm in results.records}
     # the baseline's colour is kept for it, without a curve
     gaps[results.baseline] = []
     if any(gaps.values()):
         caption = f"{results.task}: training loss minus that of {results.baseline}, seed by seed"
         label = "difference of the training loss (nats)"
-        blocks.append(_figure(results, directory, "train/loss-gap", gaps, label, caption, zero_line=True))
+        blocks.append(band_figure(results.task, directory, "train/loss-gap", gaps, label, caption, zero_line=True))
     return blocks
-
-
-def _figure(
-    results: TaskResults,
-    directory: Path,
-    key: str,
-    curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]],
-    label: str,
-    caption: str,
-    zero_line: bool = False,
-) -> Figure:
-    destination = directory / FIGURES / f"{results.task}-{key.replace('/', '-')}"
-    png, svg = plot_seed_bands(curves, destination, label=label, zero_line=zero_line)
-    return Figure(png, svg, caption)
 
 
 def _gap(mine: RunRecord, base: RunRecord) -> tuple[list[int], list[float]]:

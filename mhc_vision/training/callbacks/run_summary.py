@@ -38,6 +38,7 @@ class RunSummary(Callback):
         self._gmacs = 0.0
         self._record: dict[str, Any] = {}
         self._validated_at_step: int | None = None
+        self._images_per_batch = 0
 
     @property
     def has_trained(self) -> bool:
@@ -52,6 +53,12 @@ class RunSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the size of a batch."""
+        self._images_per_batch = max(self._images_per_batch, len(batch[0]))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes what the figures of validation are of: a run may end some steps after its last validation."""
@@ -107,6 +114,8 @@ class RunSummary(Callback):
             "steps": steps,
             "validated_at_step": self._validated_at_step,
             "epochs": epochs,
+            # of all processes together; none where nothing was trained
+            "images_per_step": self._images_per_batch * trainer.accumulate_grad_batches * trainer.world_size or None,
             "wall_time_s": round(seconds, 1),
             **_perf(trainer, device),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -2,9 +2,11 @@ import math
 import random
 
 import pytest
+import torch
 from scipy import stats
 
 from mhc_vision.comparison.report.statistics import (
+    detectable_difference,
     first_step_reaching,
     has_spread,
     holm_decisions,
@@ -109,3 +111,30 @@ def test_what_has_no_spread_cannot_be_tested():
     assert has_spread([0.1, 0.2])
     with pytest.raises(ValueError, match=r"differences: got \[1.0\], expected at least two that differ"):
         holm_decisions([[1.0, 2.0], [1.0]])
+
+
+# from the tables of Cohen (1988) by G*Power: a matched-pairs t test, two-sided, alpha 5 %, needs so many pairs for this
+# effect (mean over standard deviation) and has then this power
+@pytest.mark.parametrize(("effect", "pairs", "power"), [(0.2, 199, 0.8017), (0.5, 34, 0.8078), (0.8, 15, 0.8213)])
+def test_the_detectable_difference_is_that_of_published_tables(effect, pairs, power):
+    # four digits are published
+    assert detectable_difference(1.0, pairs, 0.95, power) == pytest.approx(effect, rel=2e-4)
+    assert detectable_difference(3.0, pairs, 0.95, power) == pytest.approx(3 * effect, rel=2e-4)
+    assert detectable_difference(1.0, pairs, 0.95) < effect < detectable_difference(1.0, pairs - 1, 0.95)
+
+
+@pytest.mark.parametrize(("count", "level"), [(2, 0.95), (3, 0.95), (5, 0.9875), (10, 0.99)])
+def test_a_study_finds_the_detectable_difference_four_times_in_five(count, level):
+    mean = detectable_difference(2.0, count, level)
+    samples = mean + 2.0 * torch.randn(40_000, count, dtype=torch.float64)
+    statistics = samples.mean(1) / (samples.std(1) / math.sqrt(count))
+    found = (statistics.abs() > stats.t.ppf(0.5 + level / 2, count - 1)).double().mean()
+    # five standard deviations of a share of 40,000
+    assert float(found) == pytest.approx(0.8, abs=0.01)
+
+
+def test_more_arms_and_fewer_seeds_can_show_less():
+    values = [0.5, -0.4, 0.1, 0.3, -0.2]
+    alone, beside = holm_decisions([values])[0], holm_decisions([values, values, values])[0]
+    assert alone.detectable < beside.detectable
+    assert holm_decisions([[0.5, -0.4, 0.1]])[0].detectable > alone.detectable
