@@ -15,7 +15,13 @@ from mhc_vision.layers.observe import (
     observe_reduction,
     record_coefficients,
 )
-from mhc_vision.layers.parameters import connection_no_weight_decay, connection_parameters, muon_fallback_list
+from mhc_vision.layers.parameters import (
+    ProjectionScale,
+    connection_no_weight_decay,
+    connection_parameters,
+    muon_fallback_list,
+    projection_lr_scales,
+)
 from mhc_vision.layers.set_back import maps_at_start
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
@@ -40,6 +46,7 @@ __all__ = [
     "HyperConnection",
     "ManifoldHyperConnection",
     "Opened",
+    "ProjectionScale",
     "StaticHyperConnection",
     "StreamExpansion",
     "StreamReduction",
@@ -61,6 +68,7 @@ __all__ = [
     "named_connections",
     "observe_connections",
     "observe_reduction",
+    "projection_lr_scales",
     "record_coefficients",
     "reduce_streams",
 ]

@@ -1,5 +1,6 @@
 """HyperConnection: the base of all connections, which reads, merges and observes, whatever makes the maps."""
 
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -208,6 +209,12 @@ def register_map(connection: nn.Module, name: str, values: Tensor, learns: bool)
         connection.register_parameter(name, nn.Parameter(values))
     else:
         connection.register_buffer(name, values, persistent=False)
+
+
+def published_pre_init(num_streams: int) -> float:
+    """Share of the favoured stream where the logits of `pre` are 3 for it and -3 for the others (mHC, appendix A.6)."""
+    favoured, other = (1.0 / (1.0 + math.exp(-logit)) for logit in (3.0, -3.0))
+    return favoured / (favoured + (num_streams - 1) * other)
 
 
 def initial_pre(num_streams: int, layer_index: int, pre_init: float) -> Tensor:

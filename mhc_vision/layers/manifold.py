@@ -16,6 +16,7 @@ from mhc_vision.layers.connection import (
     initial_pre,
     initial_pre_logits,
     parameter_dtype,
+    published_pre_init,
     register_map,
 )
 from mhc_vision.layers.constraints import create_constraint
@@ -24,9 +25,10 @@ from mhc_vision.layers.constraints import create_constraint
 class ManifoldHyperConnection(HyperConnection):
     """Hyper-connection with pre = σ(H̃_pre), post = 2σ(H̃_post) and a constrained res (mHC, arXiv 2512.24880, Eq. 7-9).
 
-    The logits H̃ = α · (rms_norm(vec(X)) φ) + b are made by each token from all its streams. The paper publishes
-    α = 0.01 at the start, but neither b nor φ; here φ = 0 and b is such that the connection is a plain residual
-    connection: pre sums to one, post is one, the rows of res sum to one.
+    The logits H̃ = α · (rms_norm(vec(X)) φ) + b are made by each token from all its streams. They start as published
+    (appendix A.6 of the ICML 2026 version): α = 0.01, φ = 0, b of `pre` ±3, of `post` 0, of `res` 6·I - 3. Only the
+    sigmoids of `pre` are divided by their sum, so that the connection starts as a plain residual connection: pre sums
+    to one, post is one, the rows of res sum to one.
 
     A map that does not learn is the constant of the paper's ablation: pre = 1/n, post = 1, res = I. Two of these leave
     the n streams of every token equal, since they start as copies, so that `res` does nothing:
@@ -44,9 +46,12 @@ class ManifoldHyperConnection(HyperConnection):
         constraint: of `res`: `sinkhorn` (the paper's), `permutation` (n <= 5), `kronecker` (n a power of two),
             `orthogonal` or `identity` (res = I, no parameters).
         pre_init: initial entry of `pre` for the favoured stream, between 0 and 1; the others share the rest. None is
-            0.7 where `pre` learns and 1/n where it does not. Without effect for n = 1, where `pre` starts close to one.
-        res_init: initial off-diagonal logit of `res` against 0 on the diagonal, from -30 to 0. `permutation` and
-            `kronecker` start with the diagonal that this gives; `orthogonal` and `identity` with the identity.
+            the published start where `pre` learns (0.87 for n = 4), and 1/n where it does not. Without effect for
+            n = 1, where `pre` starts close to one.
+        res_init: initial off-diagonal logit of `res` against 0 on the diagonal, from -30 to 0; -6 is the published
+            start. The farther from 0, the longer streams stay apart: with n = 4, 99 % of a difference between them
+            survives a branch at -6, 83 % at -3. `permutation` and `kronecker` start with the diagonal that this gives;
+            `orthogonal` and `identity` with the identity.
         eps: of the RMS norm, positive.
         device: of the parameters.
         dtype: of the model; the parameters are fp32 where it is narrower.
@@ -69,7 +74,7 @@ class ManifoldHyperConnection(HyperConnection):
         sinkhorn_iters: int = 20,
         constraint: str = "sinkhorn",
         pre_init: float | None = None,
-        res_init: float = -3.0,
+        res_init: float = -6.0,
         eps: float = 1e-6,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -77,8 +82,9 @@ class ManifoldHyperConnection(HyperConnection):
         super().__init__(dim, num_streams, layer_index, learn_pre, learn_post, learn_res)
         check_num_iters(sinkhorn_iters, "sinkhorn_iters")
         if pre_init is None:
-            pre_init = 0.7 if learn_pre or num_streams == 1 else 1 / num_streams
-        check_number("pre_init", pre_init, above=0, below=1)
+            pre_init = published_pre_init(num_streams) if learn_pre else 1 / num_streams
+        else:
+            check_number("pre_init", pre_init, above=0, below=1)
         check_number("res_init", res_init, at_least=-30, at_most=0)
         check_eps(eps)
         self.pre_init = pre_init

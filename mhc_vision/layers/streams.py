@@ -117,6 +117,7 @@ class GatedReduction(ConnectionModule):
         check_whole_number("dim", dim, at_least=1)
         check_num_streams(num_streams)
         check_eps(eps)
+        self.dim = dim
         self.num_streams = num_streams
         self.eps = eps
         dtype = parameter_dtype(dtype)

@@ -74,6 +74,11 @@ def one_of(*values: Any) -> Kind:
     return Kind(f"one of {words}", lambda value: (value is None or isinstance(value, str)) and value in values)
 
 
+def either(*kinds: Kind) -> Kind:
+    """Of one of the kinds."""
+    return Kind(", or ".join(kind.expected for kind in kinds), lambda value: any(kind.fits(value) for kind in kinds))
+
+
 def optional(kind: Kind) -> Kind:
     """Of the kind, or None."""
     return Kind(f"{kind.expected}, or null", lambda value: value is None or kind.fits(value))

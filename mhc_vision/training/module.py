@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import Lamb
 from torch import nn
@@ -19,9 +19,15 @@ from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.models.create import ConnectionName, create_classifier, freeze_sincos_pos_embed
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.stored.model_args import without_weight_sources
+from mhc_vision.training.connection_lr import (
+    AUTO,
+    check_connection_lr_scale,
+    connection_learning_rates,
+    connection_lr_scale,
+)
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
-from mhc_vision.training.schedule import warmup_cosine
+from mhc_vision.training.schedule import warmup_cosine, warmup_cosine_sum
 from mhc_vision.training.sharding import is_sharded, shard_model
 
 
@@ -31,10 +37,10 @@ class ClassificationModule(LightningModule):
     The optimiser is AdamW or LAMB, with linear warm-up and cosine decay.
 
     Batches are (images float (B, in_chans, H, W), targets); targets are class indices (B,) or, from Mixup and CutMix
-    in training, class probabilities (B, num_classes). Logs `train/{loss,lr,grad_norm}` and
-    `{val,test}/{loss,top1,top5}`; accuracies are fractions in [0, 1], `top5` is there with more than five classes, and
-    `mean_per_class` beside `top1` where `metric` asks for it. Images whose logits are not finite count as wrong;
-    where there are any, `{val,test}/not_finite` is their number.
+    in training, class probabilities (B, num_classes). Logs `train/{loss,lr,grad_norm}`, for connections
+    `train/lr_{static,dynamic}`, and `{val,test}/{loss,top1,top5}`; accuracies are fractions in [0, 1], `top5` is there
+    with more than five classes, and `mean_per_class` beside `top1` where `metric` asks for it. Images whose logits are
+    not finite count as wrong; where there are any, `{val,test}/not_finite` is their number.
 
     Args:
         name: timm's name of the plain model, e.g. `vit_base_patch16_224`.
@@ -54,7 +60,8 @@ class ClassificationModule(LightningModule):
         betas: The optimiser's two decay rates.
         eps: The optimiser's epsilon.
         optimizer: `"adamw"`, or `"lamb"` (timm's, with its clipping of the global norm at 1).
-        connection_lr_scale: Factor on the learning rate of the connections' parameters.
+        connection_lr_scale: Factor on the learning rate of the connections' parameters; `"auto"` chooses it by the
+            length of the run (see `mhc_vision.training.connection_lr`).
         layer_decay: Factor on the learning rate from a layer of the backbone to the one below it; 1 for none.
         warmup_steps: Optimiser steps of linear warm-up; give this or `warmup_epochs`, or none for no warm-up.
         warmup_epochs: Epochs of linear warm-up.
@@ -85,7 +92,7 @@ class ClassificationModule(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         optimizer: Literal["adamw", "lamb"] = "adamw",
-        connection_lr_scale: float = 1.0,
+        connection_lr_scale: float | Literal["auto"] = 1.0,
         layer_decay: float = 1.0,
         warmup_steps: int | None = None,
         warmup_epochs: float | None = None,
@@ -104,7 +111,7 @@ class ClassificationModule(LightningModule):
         check_number("weight_decay", weight_decay, at_least=0)
         check_numbers("betas", betas, length=2, at_least=0, below=1)
         check_number("eps", eps, above=0)
-        check_number("connection_lr_scale", connection_lr_scale, above=0)
+        check_connection_lr_scale(connection_lr_scale)
         check_number("layer_decay", layer_decay, above=0, at_most=1)
         if warmup_steps is not None:
             check_whole_number("warmup_steps", warmup_steps, at_least=0)
@@ -157,12 +164,21 @@ class ClassificationModule(LightningModule):
         if self.device_mesh is not None and not is_sharded(self.model):
             shard_model(self.model, self.device_mesh)
 
+    def on_train_start(self) -> None:
+        """Says what `connection_lr_scale: auto` has chosen; a resumed run keeps what was chosen at its start."""
+        peaks = connection_learning_rates(self.trainer.optimizers, "initial_lr")
+        if self.hparams["connection_lr_scale"] == AUTO and "static" in peaks:
+            factor = peaks["static"] / self.hparams["lr"]
+            rank_zero_info(f"connections learn at {factor:.3g} times the model's rate (connection_lr_scale: {AUTO})")
+
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Training loss of a batch."""
         images, targets = batch
         loss = self.training_loss(self(images), targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(images))
+        for kind, rate in connection_learning_rates(self.trainer.optimizers).items():
+            self.log(f"train/lr_{kind}", rate, batch_size=len(images))
         return loss
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
@@ -183,11 +199,15 @@ class ClassificationModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the named parameter groups, with a schedule that moves every optimiser step."""
+        lr, final_factor = self.hparams["lr"], self.hparams["min_lr"] / self.hparams["lr"]
+        steps = {"warmup_steps": self._warmup_steps(), "total_steps": self._total_steps()}
         groups = param_groups(
             self.model,
-            lr=self.hparams["lr"],
+            lr=lr,
             weight_decay=self.hparams["weight_decay"],
-            connection_lr_scale=self.hparams["connection_lr_scale"],
+            connection_lr_scale=connection_lr_scale(
+                self.hparams["connection_lr_scale"], lr * warmup_cosine_sum(**steps, final_factor=final_factor)
+            ),
             layer_decay=self.hparams["layer_decay"],
         )
         options = {"betas": tuple(self.hparams["betas"]), "eps": self.hparams["eps"]}
@@ -195,18 +215,7 @@ class ClassificationModule(LightningModule):
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         lamb = self.hparams["optimizer"] == "lamb"
         optimizer = Lamb(groups, **options) if lamb else torch.optim.AdamW(groups, **options, fused=fused)
-        total_steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total_steps) or total_steps < 0:
-            raise ValueError(
-                "trainer.max_steps: got a run of unknown length, expected a length for the learning-rate schedule; "
-                "set trainer.max_epochs or trainer.max_steps"
-            )
-        scheduler = warmup_cosine(
-            optimizer,
-            warmup_steps=self._warmup_steps(),
-            total_steps=int(total_steps),
-            final_factor=self.hparams["min_lr"] / self.hparams["lr"],
-        )
+        scheduler = warmup_cosine(optimizer, **steps, final_factor=final_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -257,6 +266,15 @@ class ClassificationModule(LightningModule):
         # the figure of an earlier epoch would stay
         if count or name in self.trainer.callback_metrics:
             self.log(name, float(count))
+
+    def _total_steps(self) -> int:
+        total_steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total_steps) or total_steps < 0:
+            raise ValueError(
+                "trainer.max_steps: got a run of unknown length, expected a length for the learning-rate schedule; "
+                "set trainer.max_epochs or trainer.max_steps"
+            )
+        return int(total_steps)
 
     def _warmup_steps(self) -> int:
         if self.hparams["warmup_epochs"] is None:

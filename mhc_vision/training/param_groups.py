@@ -1,4 +1,4 @@
-"""Parameter groups: with or without weight decay, backbone or connection, and layer by layer."""
+"""Parameter groups: with or without weight decay, backbone or connection (static, dynamic), and layer by layer."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from mhc_vision.checks import check_number
-from mhc_vision.layers import connection_parameters
+from mhc_vision.layers import connection_parameters, projection_lr_scales
 
 
 def param_groups(
@@ -19,8 +19,10 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Sorts the trainable parameters into named groups for an optimiser.
 
-    Weight decay follows timm: none for vectors, scalars, biases and the names in `model.no_weight_decay()`. The groups
-    of the connections learn at `lr * connection_lr_scale`; AdamW's decoupled decay is scaled with it.
+    Weight decay follows timm: none for vectors, scalars, biases and the names in `model.no_weight_decay()`. Static
+    parameters of the connections learn at `lr * connection_lr_scale`, their dynamic projections at that times
+    384/(n·C), in DHC 96/C, so that a scale found at one width holds at others (`layers.projection_lr_scales`). AdamW's
+    decoupled decay is scaled with the rate.
 
     With `layer_decay` below 1, the layers of the backbone learn the slower the farther they are from the head: at
     `lr * layer_decay ** distance`, where the head is at distance 0, each block is a layer, and the embeddings below
@@ -37,7 +39,8 @@ def param_groups(
     Returns:
         Group dicts with `name`, `params`, `lr` and `weight_decay`, the backbone's first; groups without parameters are
         left out. With `layer_decay` the names of the backbone's end with the layer, counted from the bottom, and the
-        head's come first: `backbone_no_decay.3`.
+        head's come first: `backbone_no_decay.3`. Those of the connections are `connection_static`, without decay, and
+        `connection_dynamic.384`, with the number of inputs of a projection at the end.
 
     Raises:
         ValueError: If `connection_lr_scale` is not positive, `layer_decay` is not in (0, 1], or timm does not know the
@@ -48,23 +51,26 @@ def param_groups(
     top = max(layers.values(), default=0)
     # a method by timm's convention, not one of nn.Module
     undecayed_names: set[str] = getattr(model, "no_weight_decay", set)()
-    connection_names = {name for name, _ in connection_parameters(model)}
+    projections = projection_lr_scales(model)
+    part_of = {name: f"backbone.{layers[name]}" if layers else "backbone" for name, _ in model.named_parameters()}
+    part_of |= {name: "connection_static" for name, _ in connection_parameters(model)}
+    part_of |= {name: f"connection_dynamic.{scale.inputs}" for name, scale in projections.items()}
     rates = {"backbone": lr}
     if layers:
         rates = {f"backbone.{layer}": lr * layer_decay ** (top - layer) for layer in range(top, -1, -1)}
-    rates["connection"] = lr * connection_lr_scale
+    rates["connection_static"] = lr * connection_lr_scale
+    for scale in projections.values():
+        rates[f"connection_dynamic.{scale.inputs}"] = lr * connection_lr_scale * scale.factor
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for part, rate in rates.items():
         for decayed in (True, False):
             kind, dot, layer = part.partition(".")
-            name = part if decayed else f"{kind}_no_decay{dot}{layer}"
+            name = f"{kind}_no_decay{dot}{layer}" if kind == "backbone" and not decayed else part
             groups[part, decayed] = {"name": name, "params": [], "lr": rate, "weight_decay": weight_decay * decayed}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        part = "connection" if name in connection_names else f"backbone.{layers[name]}" if layers else "backbone"
-        undecayed = parameter.ndim <= 1 or name.endswith(".bias") or name in undecayed_names
-        groups[part, not undecayed]["params"].append(parameter)
+        if parameter.requires_grad:
+            undecayed = parameter.ndim <= 1 or name.endswith(".bias") or name in undecayed_names
+            groups[part_of[name], not undecayed]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
 
 

@@ -18,6 +18,13 @@ def warmup_cosine_factor(step: int, *, warmup_steps: int, total_steps: int, fina
     return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def warmup_cosine_sum(*, warmup_steps: int, total_steps: int, final_factor: float = 0.0) -> float:
+    """Sum of `warmup_cosine_factor` over all steps of a run."""
+    falling = total_steps - warmup_steps
+    # (k + 1) / (w + 1) for k < w, then half a cosine, which sums to (m + 1) / 2 over its m steps
+    return warmup_steps / 2 + final_factor * falling + (1.0 - final_factor) * (falling + (falling > 0)) / 2
+
+
 def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_factor: float = 0.0) -> LambdaLR:
     """Scheduler that follows `warmup_cosine_factor` in every parameter group; step it once per optimiser step.
 

@@ -28,10 +28,12 @@ def test_start(constraint, n):
     torch.testing.assert_close(res.sum(-1), torch.ones(3, n), rtol=0, atol=1e-5)
     if n > 1:
         assert (pre.argmax(-1) == (n + 1) % n).all()
-        assert pre.max().item() == pytest.approx(0.7, abs=1e-6)
-        assert (res.diagonal(dim1=-2, dim2=-1) > 0.7).all()
+        # the published logits, 3 and -3
+        favoured, other = torch.sigmoid(torch.tensor([3.0, -3.0])).tolist()
+        assert pre.max().item() == pytest.approx(favoured / (favoured + (n - 1) * other), abs=1e-6)
+        assert (res.diagonal(dim1=-2, dim2=-1) > 0.98).all()
     if n == 4 and constraint in ("sinkhorn", "kronecker", "permutation"):
-        assert res[0, 0, 0].item() == pytest.approx(1 / (1 + 3 * torch.tensor(-3.0).exp().item()), abs=1e-6)
+        assert res[0, 0, 0].item() == pytest.approx(1 / (1 + 3 * torch.tensor(-6.0).exp().item()), abs=1e-6)
 
 
 @pytest.mark.parametrize(("constraint", "n"), CASES)

@@ -1,8 +1,10 @@
 import pytest
 import timm.optim
+import torch
 from torch import nn
 
 import mhc_vision  # noqa: F401  registers the models
+from mhc_vision.layers import create_connection, initial_coefficients, projection_lr_scales
 from mhc_vision.training.param_groups import param_groups
 
 
@@ -40,14 +42,37 @@ def test_connections_learn_at_their_own_rate_and_decay_only_their_projections():
     assert rates == {
         "backbone": (1e-3, 0.1),
         "backbone_no_decay": (1e-3, 0.0),
-        "connection": (pytest.approx(3e-2), 0.1),
-        "connection_no_decay": (pytest.approx(3e-2), 0.0),
+        "connection_static": (pytest.approx(3e-2), 0.0),
+        # of 4 x 64 inputs
+        "connection_dynamic.256": (pytest.approx(3e-2 * 384 / 256), 0.1),
     }
     group_of = _group_of(model, groups)
-    assert group_of["blocks.0.connection1.weight"] == "connection"
-    assert group_of["blocks.0.connection1.bias"] == "connection_no_decay"
+    assert group_of["blocks.0.connection1.weight"] == "connection_dynamic.256"
+    assert group_of["blocks.0.connection1.bias"] == "connection_static"
     assert group_of["blocks.0.attn.qkv.weight"] == "backbone"
     assert group_of["pos_embed"] == "backbone_no_decay"
+
+
+@pytest.mark.parametrize(
+    ("connection", "options"),
+    [("mhc", {}), ("mhc", {"constraint": "identity"}), ("dhc", {}), ("dhc", {"tanh": False})],
+)
+@pytest.mark.parametrize(("dim", "num_streams"), [(48, 2), (96, 4), (192, 4), (96, 8)])
+def test_a_step_moves_maps_alike_at_all_widths(connection, options, dim, num_streams):
+    """One step of signs on the projection, as Adam's first one is, with inputs that all agree with it."""
+    layer = create_connection(connection, dim, num_streams, **options)
+    (name, scale), *_ = projection_lr_scales(layer).items()
+    with torch.no_grad():
+        layer.get_parameter(name).add_(1e-3 * scale.factor)
+        start = initial_coefficients(layer)
+        # of norm sqrt(C) for each stream: what a norm makes of any token
+        tokens = torch.ones(1, num_streams, dim)
+        if connection == "dhc":
+            tokens[..., ::2] = -1
+            layer.get_parameter(name)[:, ::2] *= -1
+        moved = layer.coefficients(tokens).post - start.post
+    reference = {"mhc": 0.5 * 384, "dhc": 96}[connection]  # 2σ has a slope of a half
+    assert moved.flatten().tolist() == pytest.approx([1e-3 * 0.01 * reference] * num_streams, rel=0.02)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0])
@@ -72,15 +97,18 @@ def test_layer_decay_slows_the_backbone_towards_the_input_as_timms_and_leaves_co
     scale_of = {parameter: group["lr_scale"] for group in theirs for parameter in group["params"]}
     for key, parameter in plain.named_parameters():
         assert rate_of[key] == pytest.approx(1e-3 * scale_of[parameter])
-    assert all(rate == pytest.approx(1e-2) for key, rate in rate_of.items() if ".connection" in key)
+    for key, rate in rate_of.items():
+        if ".connection" in key:
+            assert rate == pytest.approx(1e-2 * (384 / 256 if key.endswith(".weight") else 1))
 
 
 def test_groups_of_layers_are_named_from_the_bottom():
     groups = param_groups(_model("test_vit_mhc"), lr=1.0, weight_decay=0.1, layer_decay=0.5)
     names = [group["name"] for group in groups]
     assert names[:3] == ["backbone.3", "backbone_no_decay.3", "backbone.2"]
-    assert names[-4:] == ["backbone.0", "backbone_no_decay.0", "connection", "connection_no_decay"]
-    assert all((group["weight_decay"] == 0) == ("no_decay" in group["name"]) for group in groups)
+    assert names[-4:] == ["backbone.0", "backbone_no_decay.0", "connection_static", "connection_dynamic.256"]
+    undecayed = [group["name"] for group in groups if group["weight_decay"] == 0]
+    assert undecayed == [name for name in names if "no_decay" in name or "static" in name]
 
 
 @pytest.mark.parametrize("layer_decay", [0.0, 1.5])

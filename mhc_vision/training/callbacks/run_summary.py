@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.metrics_log import read_metric
 from mhc_vision.models.instruments.costs import count_parameters, image_macs
+from mhc_vision.training.connection_lr import connection_learning_rates
 from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.version import versions
 
@@ -108,6 +109,7 @@ class RunSummary(Callback):
             "num_streams": getattr(model, "num_streams", 1),
             **{key: module.hparams[key] for key in ("source", "method") if key in module.hparams},
             "seed": self.seed,
+            **_connection_rates(trainer),
             "metrics": _sorted(metrics),
             "params": count_parameters(model),
             "gmacs": round(self._gmacs, 9),
@@ -128,6 +130,12 @@ class RunSummary(Callback):
 
     def _save(self) -> None:
         replace_text(self.path, json_text(self._record, indent=2) + "\n")
+
+
+def _connection_rates(trainer: Trainer) -> dict[str, dict[str, float]]:
+    """Peak learning rates of the connections, where there are any."""
+    rates = connection_learning_rates(trainer.optimizers, "initial_lr")
+    return {"connection_lr": rates} if rates else {}
 
 
 def _sorted(metrics: Mapping[str, Any]) -> dict[str, Any]:
