@@ -64,9 +64,7 @@ class ImageFolderDataModule(AugmentedDataModule):
 
         train = images(train_split, self.to_train)
         if val_split is None:
-            kept, held_out = hold_out(train.targets, val_share)
-            if not held_out:
-                raise ValueError(f"val_split: got None for {root}, where no class has two images, expected a folder")
+            kept, held_out = hold_out_of(train, val_share, root)
             train, val = train.take(kept, self.to_train), train.take(held_out, self.to_eval)
         else:
             val = images(val_split, self.to_eval)
@@ -165,6 +163,18 @@ class ClassFolderImages(ImageFolder):
         taken.targets = [self.targets[index] for index in indices]
         taken.transform = transform
         return taken
+
+
+def hold_out_of(train: ClassFolderImages, share: float, root: str) -> tuple[list[int], list[int]]:
+    """Indices of the training images that stay, and of the share of each class that is held out (see `hold_out`).
+
+    Raises:
+        ValueError: No class has two images.
+    """
+    kept, held_out = hold_out(train.targets, share)
+    if not held_out:
+        raise ValueError(f"val_split: got None for {root}, where no class has two images, expected a folder")
+    return kept, held_out
 
 
 def list_images(

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from mhc_vision.checks import check_whole_number
+from mhc_vision.checks import check_number, check_whole_number
 from mhc_vision.data.batch_augment import BatchAugment, check_batch_augment
 from mhc_vision.data.datamodule import Metric, checked_metric
 from mhc_vision.data.decode import decode_all
 from mhc_vision.data.division import balanced_subset
-from mhc_vision.data.image_folder import find_classes, list_images
+from mhc_vision.data.image_folder import ClassFolderImages, find_classes, hold_out_of, list_images
 from mhc_vision.data.in_memory import InMemoryDataModule, InMemoryImages, KeepOn
 from mhc_vision.data.machine import check_memory, local_processes
 from mhc_vision.data.transforms import eval_transform
@@ -41,7 +41,9 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         cutmix: The same for CutMix. If both are given, each batch gets one of them at random.
         seed: Seed of the training order.
         train_split: Name of the folder to train on.
-        val_split: Name of the folder for validation.
+        val_split: Name of the folder for validation; `None` to hold a share of the training images out, drawn class by
+            class and always the same for the same files (see `hold_out`).
+        val_share: Part of each class that is held out, where `val_split` is `None`.
         max_train_images: Train on so many images only: of each class the first ones by file name, equally many where
             there are enough (see `balanced_subset`). The seed does not change which.
         max_val_images: The same for validation, and for test where it has the same folder.
@@ -78,7 +80,7 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         cutmix: float = 0.0,
         seed: int = 0,
         train_split: str = "train",
-        val_split: str = "val",
+        val_split: str | None = "val",
         max_train_images: int | None = None,
         max_val_images: int | None = None,
         total_batch_size: int | None = None,
@@ -87,6 +89,7 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         classes: list[str] | None = None,
         metric: Metric = "top1",
         exif_orientation: bool = False,
+        val_share: float = 0.1,
     ) -> None:
         super().__init__(
             batch_size, num_workers=0, seed=seed, repeats=repeats, total_batch_size=total_batch_size, keep_on=keep_on
@@ -102,9 +105,16 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         self.exif_orientation = exif_orientation
         self.class_names = find_classes(Path(root), train_split, val_split, test_split, classes)
         self.batch_augment = BatchAugment(mean, std, self.num_classes, mixup, cutmix, erase, crop_padding, hflip)
-        self._train_files = self._choose(Path(root) / train_split, "max_train_images", max_train_images)
-        self._val_files = self._choose(Path(root) / val_split, "max_val_images", max_val_images)
-        self._test_files = None if test_split is None else self._choose(Path(root) / test_split, "test_split", None)
+        check_number("val_share", val_share, above=0, below=1)
+        train = self._list(Path(root) / train_split)
+        if val_split is None:
+            kept, held_out = hold_out_of(train, val_share, root)
+            train, val = train.take(kept, self._transform), train.take(held_out, self._transform)
+        else:
+            val = self._list(Path(root) / val_split)
+        self._train_files = self._choose(train, "max_train_images", max_train_images)
+        self._val_files = self._choose(val, "max_val_images", max_val_images)
+        self._test_files = None if test_split is None else self._list(Path(root) / test_split).samples
         self._check_memory()
 
     def prepare_data(self) -> None:
@@ -135,14 +145,16 @@ class InMemoryFolderDataModule(InMemoryDataModule):
         """Images and labels of test; decodes the files when first asked for."""
         return self.eval_set if self._test_files is None else self._decode(self._test_files)
 
-    def _choose(self, folder: Path, name: str, count: int | None) -> list[tuple[str, int]]:
-        """Path and label of each image of a split, or of a part of it."""
-        if count is not None and count < self.num_classes:
-            raise ValueError(f"{name}: got {count}, expected at least 1 for each of {self.num_classes} classes")
-        dataset = list_images(folder, self._transform, self.class_names)
+    def _list(self, folder: Path) -> ClassFolderImages:
+        return list_images(folder, self._transform, self.class_names)
+
+    def _choose(self, images: ClassFolderImages, name: str, count: int | None) -> list[tuple[str, int]]:
+        """Path and label of each image, or of a part of them."""
         if count is None:
-            return dataset.samples
-        return [dataset.samples[index] for index in balanced_subset(dataset.targets, count)]
+            return images.samples
+        if count < self.num_classes:
+            raise ValueError(f"{name}: got {count}, expected at least 1 for each of {self.num_classes} classes")
+        return [images.samples[index] for index in balanced_subset(images.targets, count)]
 
     def _check_memory(self) -> None:
         sets = {"train_set": self._train_files, "eval_set": self._val_files, "test_set": self._test_files or []}

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mhc_vision.layers.connection import ConnectionModule
+from mhc_vision.layers.connection import ConnectionModule, HyperConnection
+from mhc_vision.layers.streams import GatedReduction
 
 REFERENCE_DIM = 96
 REFERENCE_STREAMS = 4
@@ -36,7 +37,7 @@ class ProjectionScale(NamedTuple):
 
 
 def projection_lr_scales(model: nn.Module) -> dict[str, ProjectionScale]:
-    """How fast each dynamic projection learns, by its name.
+    """How fast each dynamic projection of hyper-connections and gated read-outs learns, by its name.
 
     Adam moves every entry of a projection by the same amount, so a step moves what the projection makes by up to that
     amount times the number of its inputs. The factor is the inputs at `REFERENCE_DIM` and `REFERENCE_STREAMS`, divided

@@ -7,6 +7,7 @@ from torch import nn
 
 from mhc_vision.checks import check_number
 from mhc_vision.layers import connection_parameters, projection_lr_scales
+from mhc_vision.layers.parameters import is_dynamic
 
 
 def param_groups(
@@ -53,12 +54,13 @@ def param_groups(
     undecayed_names: set[str] = getattr(model, "no_weight_decay", set)()
     projections = projection_lr_scales(model)
     part_of = {name: f"backbone.{layers[name]}" if layers else "backbone" for name, _ in model.named_parameters()}
-    part_of |= {name: "connection_static" for name, _ in connection_parameters(model)}
+    for name, _ in connection_parameters(model):
+        part_of[name] = "connection_dynamic" if is_dynamic(name) else "connection_static"
     part_of |= {name: f"connection_dynamic.{scale.inputs}" for name, scale in projections.items()}
     rates = {"backbone": lr}
     if layers:
         rates = {f"backbone.{layer}": lr * layer_decay ** (top - layer) for layer in range(top, -1, -1)}
-    rates["connection_static"] = lr * connection_lr_scale
+    rates |= dict.fromkeys(("connection_static", "connection_dynamic"), lr * connection_lr_scale)
     for scale in projections.values():
         rates[f"connection_dynamic.{scale.inputs}"] = lr * connection_lr_scale * scale.factor
     groups: dict[tuple[str, bool], dict[str, Any]] = {}

@@ -59,6 +59,18 @@ def test_training_images_are_resized_and_cropped_in_the_middle_too(root: Path) -
     assert torch.equal(images, data.eval_set.tensors[0])
 
 
+def test_a_share_of_the_training_images_is_held_out_as_from_class_folders(root: Path) -> None:
+    options: dict[str, Any] = {"val_split": None, "val_share": 0.4, "test_split": "test", "img_size": 16}
+    data = make(root, **options)
+    from_files = ImageFolderDataModule(str(root), num_workers=0, batch_size=4, crop_pct=1.0, **options)
+    assert (len(data.train_set), len(data.eval_set), len(data.test_set)) == (8, 6, 6)
+    images = torch.cat([images for images, _ in data.val_dataloader()])
+    assert torch.equal(images, torch.cat([images for images, _ in from_files.val_dataloader()]))
+    assert not any(torch.equal(one, other) for one in data.train_set.tensors[0] for other in images)
+    fewer = make(root, max_train_images=3, max_val_images=3, **options)
+    assert (len(fewer.train_set), len(fewer.eval_set)) == (3, 3)
+
+
 @pytest.mark.parametrize(("count", "expected"), [(3, [1, 1, 1]), (6, [2, 2, 2]), (9, [4, 2, 3]), (99, [7, 2, 5])])
 def test_a_part_of_the_images_is_balanced_and_does_not_depend_on_the_seed(
     root: Path, count: int, expected: list[int]
@@ -137,6 +149,7 @@ def test_all_processes_of_the_machine_need_memory(root: Path, monkeypatch: pytes
         {"train_split": "training"},
         {"val_split": "val"},
         {"val_split": ""},
+        {"val_share": 1.0},
         {"test_split": ""},
         {"classes": []},
         {"metric": "f1"},
