@@ -8,6 +8,7 @@ from mhc_vision.analysis.figures.coefficient_figure import CLASSES, COEFFICIENTS
 from mhc_vision.analysis.figures.gain_figure import GAINS
 from mhc_vision.analysis.figures.map_figure import MAPS
 from mhc_vision.analysis.figures.matrix_figure import MATRIX
+from mhc_vision.analysis.figures.memory_figure import MEMORY
 from mhc_vision.analysis.figures.similarity_figure import SIMILARITY
 from mhc_vision.analysis.figures.sinkhorn_figure import SINKHORN
 from mhc_vision.analysis.figures.stream_figure import STREAMS
@@ -20,7 +21,7 @@ from mhc_vision.report.pages import Block, Code, Figure, Heading, Paragraph, Tab
 from mhc_vision.run_directory import FIGURES, PAGE
 
 # in the order of the page
-SECTIONS = [TRAVEL, GAINS, SINKHORN, MAPS, MATRIX, SIMILARITY, STREAMS, COEFFICIENTS, CLASSES]
+SECTIONS = [TRAVEL, GAINS, MEMORY, SINKHORN, MAPS, MATRIX, SIMILARITY, STREAMS, COEFFICIENTS, CLASSES]
 
 
 def write_analysis(record: dict[str, Any], directory: Path) -> Path:

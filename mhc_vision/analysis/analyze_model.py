@@ -43,7 +43,8 @@ def analyze_model(name: str, data: str | None, options: AnalysisOptions) -> dict
     images = _images(name, data, loaded, options)
     note(f"measuring up to {options.num_images} images: {images.source}")
     identity = model_identity(loaded)
-    record = measure_model(loaded.model.to(device), _on_device(images, device), images.class_names)
+    loss = _loss(loaded) if _has_its_classes(images, loaded) else None
+    record = measure_model(loaded.model.to(device), _on_device(images, device), images.class_names, loss)
     # measured figures follow, of which two have the same names
     record["model"] = {**identity, **record["model"]}
     return {"source": loaded.source, "data": images.source, **record, "versions": versions()}
@@ -70,6 +71,16 @@ def _images(name: str, data: str | None, loaded: LoadedModel, options: AnalysisO
             f"data: got none, expected images: {name} has no run directory with a config.yaml; give --data"
         )
     return images_of_data(load_run_data(config), *sizes)
+
+
+def _has_its_classes(images: SampleImages, loaded: LoadedModel) -> bool:
+    """Whether the labels of the images are the model's classes, by their names."""
+    names = {name: index for index, name in enumerate(images.class_names)}
+    return bool(names) and loaded.class_index == names
+
+
+def _loss(loaded: LoadedModel) -> str:
+    return "bce" if loaded.probabilities == "sigmoid" else "ce"
 
 
 def _on_device(images: SampleImages, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,17 +5,21 @@ from typing import Any
 
 import numpy as np
 
+from mhc_vision.contribution import NEGLIGIBLE, Contribution
 from mhc_vision.report.travel import UNMOVED
 
 _SAME_GAIN = 0.01
 _SAME_SHARE = 0.1
 _COPIES = 0.05
+_FORGOTTEN = 0.1
 
 VERDICTS = (
     f"Verdicts: maps have hardly moved where their mean absolute change since the start is below {UNMOVED}; a gain is "
     f"as plain within {_SAME_GAIN} of 1; columns sum to 1 where no |log column sum| is above {_SAME_GAIN}; a share is "
     f"as plain within {100 * _SAME_SHARE:.0f} % of the plain one; streams are copies where their effective rank is "
-    f"below {1 + _COPIES}."
+    f"below {1 + _COPIES}, and one dominates whose share is nearer to 1 than to 1/n; a stack "
+    f"forgets where less than {100 * _FORGOTTEN:.0f} % of a difference survives; a model is a plain one where the loss "
+    f"with the maps set back is within {NEGLIGIBLE}, or within 2 standard errors, of its own."
 )
 """Thresholds of the verdicts, in words."""
 
@@ -29,7 +33,8 @@ def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
     Returns:
         The rows; a largest |log column sum| is `nan` if any column sum is negative, as no number then tells how large.
     """
-    rows = [*_travel_rows(record["travel"]), *_gain_rows(record["gains"]), *_matrix_rows(record)]
+    rows = [*_contribution_rows(record["contribution"]), *_travel_rows(record["travel"])]
+    rows += [*_gain_rows(record["gains"]), *_memory_rows(record["memory"]), *_matrix_rows(record)]
     rows += _stream_rows(record)
     return [
         {"measure": measure, "verdict": verdict, "value": value, "plain residual": plain}
@@ -38,6 +43,22 @@ def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
 
 
 _Row = tuple[str, str, str, str]
+
+
+def _contribution_rows(measured: dict[str, float] | None) -> list[_Row]:
+    if measured is None:
+        return []
+    contribution = Contribution(**measured)
+    return [("loss with the maps set back, minus loss", contribution.figures, "0", contribution.words)]
+
+
+def _memory_rows(memory: dict[str, list[float]] | None) -> list[_Row]:
+    if memory is None:
+        return []
+    now, start = memory["now"][0], memory["start"][0]
+    verdict = "not finite" if not math.isfinite(now) else "forgets" if now < _FORGOTTEN else "remembers"
+    measure = "part of a difference between streams that survives the stack"
+    return [(measure, f"{100 * now:.3g} %", "-", f"{verdict}; {100 * start:.3g} % at the start")]
 
 
 def _travel_rows(travel: dict[str, Any] | None) -> list[_Row]:
@@ -113,6 +134,9 @@ def _stream_rows(record: dict[str, Any]) -> list[_Row]:
         rank, cosine = (streams[key][-1]["median"] for key in ("effective_rank", "cosine"))
         verdict = "streams are copies" if rank < 1 + _COPIES else f"streams differ: at most {n}"
         rows.append(("effective rank of the streams at the read-out, median", f"{rank:.3f}", "1", verdict))
+        share = max(streams["share"][-1])
+        dominates = "one stream dominates" if share > (1 + 1 / n) / 2 else f"1/n is {100 / n:.0f} %"
+        rows.append(("share of the dominant stream at the read-out", f"{100 * share:.1f} %", "100 %", dominates))
         rows.append((f"cosine between the {n} streams at the read-out, median", f"{cosine:.3f}", "-", "-"))
     return rows
 

@@ -35,21 +35,7 @@ def classification_loss(kind: str, label_smoothing: float = 0.0) -> Loss:
     return _binary_cross_entropy
 
 
-def image_losses(kind: str, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The loss of each image, (B,), of which `classification_loss` without smoothing is the mean.
-
-    Args:
-        kind: `"ce"` or `"bce"`, as there.
-        logits: (B, K).
-        targets: Class indices (B,) or class probabilities (B, K).
-    """
-    check_choice("loss", kind, LOSSES)
-    if kind == "ce":
-        return F.cross_entropy(logits, targets, reduction="none")
-    return _binary_cross_entropy(logits, targets, reduction="none").mean(-1)
-
-
-def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if targets.ndim == 1:
         targets = F.one_hot(targets, logits.shape[-1])
-    return F.binary_cross_entropy_with_logits(logits, (targets > 0).to(logits.dtype), reduction=reduction)
+    return F.binary_cross_entropy_with_logits(logits, (targets > 0).to(logits.dtype))

@@ -29,11 +29,11 @@ ALWAYS = {"gains", "connection_matrix", "similarity", "streams"}
     ("name", "options", "figures"),
     [
         ("test_vit", {}, ALWAYS),
-        ("test_vit_shc", {"num_streams": 2}, ALWAYS | {"travel", "maps"}),
-        ("test_vit_dhc", {"num_streams": 8}, ALWAYS | {"travel", "maps", "coefficients", "classes"}),
-        ("test_vit_mhc", {"depth": 3}, ALWAYS | {"travel", "maps", "sinkhorn", "coefficients", "classes"}),
+        ("test_vit_shc", {"num_streams": 2}, ALWAYS | {"travel", "maps", "memory"}),
+        ("test_vit_dhc", {"num_streams": 8}, ALWAYS | {"travel", "maps", "memory", "coefficients", "classes"}),
+        ("test_vit_mhc", {"depth": 3}, ALWAYS | {"travel", "maps", "memory", "sinkhorn", "coefficients", "classes"}),
         ("test_vit_mhc", {"num_streams": 1}, ALWAYS | {"travel", "maps", "sinkhorn", "coefficients", "classes"}),
-        ("test_vit_mhc", {"constraint": "identity"}, ALWAYS | {"travel", "maps", "coefficients", "classes"}),
+        ("test_vit_mhc", {"constraint": "identity"}, ALWAYS | {"travel", "maps", "memory", "coefficients", "classes"}),
     ],
 )
 def test_every_kind_of_model_gets_the_figures_that_it_has(name, options, figures, tmp_path):

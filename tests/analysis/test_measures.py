@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -12,10 +13,12 @@ from mhc_vision.analysis.measures.coefficient_distribution import CoefficientDis
 from mhc_vision.analysis.measures.gain_profile import GainProfile
 from mhc_vision.analysis.measures.map_travel import MapTravel
 from mhc_vision.analysis.measures.sinkhorn_residual import SinkhornResidual, column_residual
-from mhc_vision.analysis.measures.stream_statistics import StreamStatistics, effective_rank, stream_cosine, stream_norms
+from mhc_vision.analysis.measures.stream_statistics import StreamStatistics, stream_cosine, stream_norms
 from mhc_vision.analysis.measures.token_statistics import TokenMoments, TokenQuantiles
 from mhc_vision.analysis.summary_table import summary_rows
 from mhc_vision.kernels import Coefficients, sinkhorn_knopp
+from mhc_vision.layers import named_connections
+from mhc_vision.models.instruments.contribution import image_losses
 
 
 def test_moments_of_parts_are_those_of_the_whole():
@@ -93,17 +96,6 @@ def test_the_model_s_own_iterations_are_among_those_looked_at():
     assert record["model"]["sinkhorn_iters"] == 7
 
 
-def test_effective_rank_of_known_matrices():
-    copies = torch.randn(6, 1, 32).expand(6, 4, 32)
-    # the singular values beside the first are fp64 rounding of their squares
-    torch.testing.assert_close(effective_rank(copies), torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-5)
-    assert effective_rank(torch.eye(4, 9)) == pytest.approx(4)
-    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(
-        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
-    )
-    assert effective_rank(torch.zeros(4, 9)) == 1
-
-
 def test_cosine_and_norms_of_streams():
     assert stream_cosine(torch.randn(1, 8).expand(3, 8)) == pytest.approx(1)
     assert stream_cosine(torch.eye(3, 8)) == pytest.approx(0, abs=1e-12)
@@ -114,7 +106,7 @@ def test_cosine_and_norms_of_streams():
 def test_one_stream_has_norms_only():
     statistics = StreamStatistics()
     statistics.add(0, torch.ones(2, 3, 1, 4))
-    assert statistics.result() == {"norm": [[2.0]], "cosine": None, "effective_rank": None}
+    assert statistics.result() == {"norm": [[2.0]], "share": [[1.0]], "cosine": None, "effective_rank": None}
 
 
 def test_similarity_of_adjacent_branches_token_by_token():
@@ -279,3 +271,60 @@ def test_colours_are_symmetric_about_the_start_and_hide_rounding():
     assert (scale["vmin"], scale["vmax"]) == pytest.approx((-0.3, 0.3))
     scale = change_scale(torch.tensor([[1.0, 1.0 + 1e-6]]).numpy(), centre=1.0)
     assert (scale["vmin"], scale["vmax"]) == pytest.approx((0.99, 1.01))
+
+
+def contributing_model(moved: float = 0.3) -> nn.Module:
+    model = timm.create_model("test_vit_mhc", depth=2, img_size=32, num_classes=5).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_((moved if ".connection" in name else 0.1) * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_contribution_is_that_of_all_batches_and_leaves_the_model_alone(loss):
+    model = contributing_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batches = [(torch.randn(count, 3, 32, 32), torch.randint(5, (count,))) for count in (3, 2)]
+    record = measure_model(model, batches, list("abcde"), loss)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    plain = copy.deepcopy(model)
+    for connection in named_connections(plain).values():
+        connection.reset_parameters()
+    with torch.no_grad():
+        differences = image_losses(loss, plain(images), labels) - image_losses(loss, model(images), labels)
+    # fp32 losses
+    assert record["contribution"]["value"] == pytest.approx(differences.mean().item(), abs=1e-6)
+    assert record["contribution"]["standard_error"] == pytest.approx(differences.std().item() / 5**0.5, abs=1e-6)
+
+
+def test_the_summary_says_what_contributes_what_is_remembered_and_what_dominates():
+    def rows(model: nn.Module, loss: str | None) -> dict[str, dict[str, str]]:
+        record = measure_model(model, [(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))], list("abcde"), loss)
+        return {row["measure"]: row for row in summary_rows(record)}
+
+    said = rows(contributing_model(moved=0.0), "ce")
+    contribution = said["loss with the maps set back, minus loss"]
+    assert contribution["verdict"].startswith("a plain model at a higher price")
+    assert said["share of the dominant stream at the read-out"]["value"] == "25.0 %"
+    memory = said["part of a difference between streams that survives the stack"]
+    assert memory["verdict"] == f"remembers; {memory['value']} at the start"
+
+    forgetful = contributing_model(moved=0.0)
+    with torch.no_grad():
+        # all logits of `res` alike: every stream becomes the mean
+        for connection in named_connections(forgetful).values():
+            connection.bias[8:] = 0
+    said = rows(forgetful, None)
+    assert "loss with the maps set back, minus loss" not in said
+    assert said[memory["measure"]]["verdict"].startswith("forgets; ")
+
+
+def test_a_plain_model_has_nothing_to_contribute():
+    model = timm.create_model("test_vit", img_size=32, num_classes=5).eval()
+    record = measure_model(model, [(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))], list("abcde"), "ce")
+    assert record["contribution"] is None
+    assert record["memory"] is None

@@ -53,6 +53,8 @@ def test_a_checkpoint_is_analysed_on_the_images_of_its_run(connection, checkpoin
     printed = capsys.readouterr().out
     assert f"report: {out / 'report.html'}" in printed
     assert "largest composite Amax gain, forward" in printed
+    # its labels are the model's classes
+    assert ("loss with the maps set back, minus loss" in printed) == (connection == "mhc")
     record = numbers(out)
     assert record["num_images"] == 40
     assert record["data"] == "evaluation images of DigitsDataModule"
@@ -79,6 +81,7 @@ def test_noise_only_where_it_is_asked_for(tmp_path, capsys):
     assert "give --data" in refused(capsys, *words)
     main(["analyze", *words, "--data", "random", "--num-images", "3"])
     assert numbers(tmp_path / "out")["data"] == "random noise, no images"
+    assert numbers(tmp_path / "out")["contribution"] is None
 
 
 def test_bad_input_is_refused_before_any_work(checkpoint, tmp_path, capsys):

@@ -47,6 +47,7 @@ def write_run() -> Callable[..., None]:
         total: int = 1000,
         images_per_s: float | None = 100.0,
         travel: float | None = None,
+        contribution: tuple[float, float] | None = None,
         tested: dict[str, float] | None = None,
         steps: int = 4,
         images_per_step: int | None = None,
@@ -63,6 +64,10 @@ def write_run() -> Callable[..., None]:
             moved = {f"travel/{name}": travel for name in ("pre", "post", "res")}
             gains = {"gain/composite_forward": 1.0, "gain/composite_backward": 1.5}
             records += [{"step": 1, **dict.fromkeys(moved, 0.0), **gains}, {"step": 3, **moved, **gains}]
+        if contribution is not None:
+            measured = dict(zip(("val/contribution", "val/contribution_se"), contribution, strict=True))
+            reached |= measured
+            records.append({"step": 3, **measured, "streams/memory": 0.79})
         if tested is not None:
             # as fine-tuning does behind its last step
             records.append({"step": 4, **tested})

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mhc_vision.training.loss import classification_loss, image_losses
+from mhc_vision.models.instruments.contribution import image_losses
+from mhc_vision.training.loss import classification_loss
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
 LABELS = torch.tensor([0, 2])

@@ -102,28 +102,36 @@ def cost_table(results: TaskResults) -> Rows:
 
 
 def maps_table(results: TaskResults) -> Rows:
-    """How far the maps of each arm have come from their start, and how much their products amplify."""
+    """What the connections of each arm contribute, how far their maps have come, what they do with streams."""
     rows = []
     for arm, runs in results.records.items():
         records = [record for record in runs.values() if record.maps]
         if records:
             columns = {key: _spread([record.maps[key] for record in records if key in record.maps], 4) for key in MAPS}
             rows.append({"arm": arm, **columns})
-    return rows
+    # records of earlier versions lack some
+    known = [key for key in MAPS if any(row[key] != NOTHING for row in rows)]
+    return [{"arm": row["arm"], **{key: row[key] for key in known}} for row in rows]
+
+
+def plain_arms(results: TaskResults) -> list[str]:
+    """Arms that lose nothing, in any run, when their maps are set back to their start."""
+    return [arm for arm, runs in results.records.items() if runs and all(map(_is_plain, runs.values()))]
+
+
+def _is_plain(record: RunRecord) -> bool:
+    return record.contribution is not None and record.contribution.is_plain
 
 
 def unmoved_arms(results: TaskResults) -> list[str]:
     """Arms with maps that have all stayed within `UNMOVED` of their start, in every run."""
-    return [
-        arm
-        for arm, runs in results.records.items()
-        if runs and all(record.maps and _has_stayed(record) for record in runs.values())
-    ]
+    return [arm for arm, runs in results.records.items() if runs and all(map(_has_stayed, runs.values()))]
 
 
 def _has_stayed(record: RunRecord) -> bool:
     # a distance that is NaN, which max() may pass over, is not below the limit
-    return all(value < UNMOVED for key, value in record.maps.items() if key.startswith("travel/"))
+    distances = [value for key, value in record.maps.items() if key.startswith("travel/")]
+    return bool(distances) and all(value < UNMOVED for value in distances)
 
 
 def failure_table(results: TaskResults) -> Rows:

@@ -17,6 +17,7 @@ from mhc_vision.comparison.report.tables import (
     failure_table,
     final_table,
     maps_table,
+    plain_arms,
     settings_table,
     unmoved_arms,
 )
@@ -25,6 +26,7 @@ from mhc_vision.comparison.run.directory import ComparisonDirectory
 from mhc_vision.comparison.run.metrics import TRAINING_LOSS, VALIDATION_TOP1
 from mhc_vision.comparison.run.records import RunRecord
 from mhc_vision.comparison.run.step_times import StepTimes
+from mhc_vision.contribution import NEGLIGIBLE
 from mhc_vision.report.pages import Block, Code, Heading, Paragraph, Table, to_html, to_markdown
 from mhc_vision.report.travel import UNMOVED
 from mhc_vision.run_directory import PAGE, REPORT
@@ -63,8 +65,15 @@ _COST = (
     "time is relative to that of `{baseline}`, seed by seed. Memory is {memory}. Measured on {devices}."
 )
 _MAPS = (
-    "What the connections were at the last look of a run: how far the entries of their maps had come from their start "
-    "(mean absolute change), and the largest Amax gains of products of `res` (1 for a plain residual)."
+    "What the connections were at the last look of a run: the validation loss with their maps set back to their start, "
+    "minus the validation loss (`val/contribution`); how far the entries of their maps had come from their start (mean "
+    "absolute change); of the streams at the read-out the effective rank (1 for copies), the share of the largest in "
+    "their squared norms, and how much of a difference between them survives the stack; and the largest Amax gains of "
+    "products of `res` (1 for a plain residual)."
+)
+_PLAIN = (
+    " Setting the maps of {arms} back to their start cost no validation loss in any run (less than {limit}, or within "
+    "2 standard errors of 0): there, the model is a plain one at a higher price."
 )
 _UNMOVED = (
     " The maps of {arms} stayed within {limit} of their start in every run: there, the model is a plain residual at a "
@@ -149,7 +158,9 @@ def _excluded_text(results: TaskResults) -> str:
 
 def _maps_text(results: TaskResults) -> str:
     unmoved = [f"`{arm}`" for arm in unmoved_arms(results)]
-    return _MAPS + (_UNMOVED.format(arms=", ".join(unmoved), limit=UNMOVED) if unmoved else "")
+    plain = [f"`{arm}`" for arm in plain_arms(results)]
+    text = _MAPS + (_PLAIN.format(arms=", ".join(plain), limit=NEGLIGIBLE) if plain else "")
+    return text + (_UNMOVED.format(arms=", ".join(unmoved), limit=UNMOVED) if unmoved else "")
 
 
 def _figures(results: TaskResults, directory: Path) -> list[Block]:

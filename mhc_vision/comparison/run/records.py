@@ -8,12 +8,17 @@ from typing import Any
 
 from mhc_vision.comparison.plan.matrix import Cell
 from mhc_vision.comparison.run.metrics import METRICS, TRAINING_LOSS, VALIDATION_TOP1, Metric
+from mhc_vision.contribution import Contribution, logged_contribution
 from mhc_vision.json_files import read_json_object
 from mhc_vision.metrics_log import read_metric
 from mhc_vision.report.curves import smooth
 from mhc_vision.run_directory import METRICS_LOG, SUMMARY
 
-MAPS = ("travel/pre", "travel/post", "travel/res", "gain/composite_forward", "gain/composite_backward")
+MAPS = (
+    *("val/contribution", "travel/pre", "travel/post", "travel/res"),
+    *("streams/effective_rank", "streams/dominant_share", "streams/memory"),
+    *("gain/composite_forward", "gain/composite_backward"),
+)
 
 _NEEDED = (
     "steps", "epochs", "seed", "params", "gmacs", "images_per_s", "peak_memory_gib", "device", "versions"
@@ -51,7 +56,7 @@ class RunRecord:
         summary: Its `summary.json`.
         curves: Logged metrics by key, the training loss smoothed; those of `METRICS` that it logged.
         finals: Final values by key; those of `METRICS` that it has.
-        maps: The last figures of its connections' maps that were logged, by the names of `MAPS`; those there are.
+        maps: The last figures of its connections that were logged, by the names of `MAPS`; those there are.
     """
 
     cell: Cell
@@ -72,6 +77,11 @@ class RunRecord:
         reached = self.summary.get("metrics", {})
         counts = {stage: int(reached.get(f"{stage}/not_finite", 0)) for stage in ("val", "test")}
         return (*lost, *(f"{count} images of {stage}" for stage, count in counts.items() if count))
+
+    @property
+    def contribution(self) -> Contribution | None:
+        """What its connections contribute; `None` where it has not been measured."""
+        return logged_contribution(self.summary.get("metrics", {}))
 
     def value(self, metric: Metric) -> float | None:
         """The final value of a metric as it is shown, accuracies in percent; `None` where it has none."""
@@ -105,7 +115,7 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
     finals = {metric.key: float(reached[metric.key]) for metric in METRICS if metric.key in reached}
     # the same but for the training loss, which the summary does not smooth
     finals |= {key: curve.last for key, curve in curves.items()}
-    # plain models log nothing of maps, nor do runs of a few steps
+    # plain models log nothing of maps, nor did short runs of earlier versions
     maps = {key: curve.last for key, curve in _logged(run_dir / METRICS_LOG, MAPS).items()}
     return RunRecord(cell, summary, curves, finals, maps)
 

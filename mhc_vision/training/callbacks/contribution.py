@@ -1,6 +1,5 @@
 """What the connections contribute: the validation loss with their maps set back to their start, minus that loss."""
 
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from tqdm import tqdm
 
 from mhc_vision.contribution import ERROR, VALUE, Contribution
 from mhc_vision.layers import maps_at_start, named_connections
+from mhc_vision.models.instruments.contribution import LossDifferences, contribution_of
+from mhc_vision.training.callbacks.step_interval import is_last_step
 from mhc_vision.training.evaluating import evaluating
-from mhc_vision.training.loss import image_losses
 from mhc_vision.training.sharding import is_sharded
 
 
@@ -39,7 +39,7 @@ class MapContribution(Callback):
         if not isinstance(every_validation, bool):
             raise ValueError(f"every_validation: got {every_validation!r}, expected true or false")
         self.every_validation = every_validation
-        self._differences: list[Tensor] = []
+        self._differences = LossDifferences("ce")
         self._measures = self._is_watching = False
         self._measured_at: int | None = None
         self._last: Contribution | None = None
@@ -60,9 +60,9 @@ class MapContribution(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decides whether this is a validation to measure in."""
         self._is_watching = (
-            self._measures and not trainer.sanity_checking and (self.every_validation or _is_last_validation(trainer))
+            self._measures and not trainer.sanity_checking and (self.every_validation or is_last_step(trainer))
         )
-        self._differences = []
+        self._differences = LossDifferences(pl_module.hparams["loss"])
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
@@ -90,7 +90,7 @@ class MapContribution(Callback):
             )
 
     def _measure_now(self, trainer: Trainer, module: LightningModule) -> None:
-        self._differences = []
+        self._differences = LossDifferences(module.hparams["loss"])
         with _validating(trainer), evaluating(module), torch.inference_mode():
             for batch in _validation_batches(trainer, module):
                 self._add(trainer, module, batch, _logits(trainer, module, batch[0]))
@@ -103,39 +103,16 @@ class MapContribution(Callback):
     def _add(self, trainer: Trainer, module: LightningModule, batch: Any, logits: Tensor) -> None:
         images, targets = batch
         with maps_at_start(module.get_submodule("model")):
-            plain = _logits(trainer, module, images)
-        kind = module.hparams["loss"]
-        self._differences.append(
-            image_losses(kind, plain.float(), targets) - image_losses(kind, logits.float(), targets)
-        )
+            self._differences.add(logits, _logits(trainer, module, images), targets)
 
     def _measured(self, trainer: Trainer, module: LightningModule) -> Contribution:
         """Of the images of all processes."""
-        # in fp64, which not every device has
-        differences = torch.cat(self._differences or [torch.empty(0)]).cpu().double()
-        moments = torch.stack([differences.new_tensor(len(differences)), differences.sum(), differences.square().sum()])
+        moments = self._differences.moments()
         if trainer.world_size > 1:
             moments = trainer.strategy.reduce(moments.to(module.device), reduce_op="sum")
-        self._differences = []
         self._measured_at = trainer.global_step
-        self._last = _mean_and_error(*moments.tolist())
+        self._last = contribution_of(moments)
         return self._last
-
-
-def _mean_and_error(count: float, total: float, squares: float) -> Contribution:
-    mean = total / count if count else math.nan
-    if count < 2 or not math.isfinite(mean):
-        return Contribution(mean, math.nan)
-    variance = max(0.0, squares / count - mean**2) * count / (count - 1)
-    return Contribution(mean, math.sqrt(variance / count))
-
-
-def _is_last_validation(trainer: Trainer) -> bool:
-    """Whether the training ends where this validation stands, as far as its settings tell."""
-    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
-        return True
-    epochs = trainer.max_epochs
-    return trainer.is_last_batch and epochs is not None and epochs > 0 and trainer.current_epoch + 1 >= epochs
 
 
 def _logits(trainer: Trainer, module: LightningModule, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""When every so many optimiser steps have been taken."""
+"""When every so many optimiser steps have been taken, and when the last one."""
 
 from lightning.pytorch import Trainer
 
@@ -29,3 +29,11 @@ class StepInterval:
         stepped = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
         return stepped and trainer.global_step % self.every_n_steps == 0
+
+
+def is_last_step(trainer: Trainer) -> bool:
+    """Whether training ends after this step, as far as its settings tell; callbacks may end it, too."""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return True
+    epochs = trainer.max_epochs
+    return trainer.is_last_batch and epochs is not None and epochs > 0 and trainer.current_epoch + 1 >= epochs

@@ -67,6 +67,27 @@ def test_maps_that_stayed_at_their_start_are_said_to_be_a_plain_residual(matrix,
     assert ("The maps of `mhc` stayed within 0.01" in text) == unmoved
 
 
+@pytest.mark.parametrize(
+    ("contribution", "is_plain"),
+    [((0.0012, 0.0001), True), ((0.02, 0.011), True), ((0.02, 0.004), False), ((-0.02, 0.004), False)],
+)
+def test_arms_that_lose_nothing_without_their_maps_are_called_plain(
+    matrix, directory, write_run, contribution, is_plain
+):
+    _fill(directory, matrix, write_run, contribution=contribution)
+    text = write_report(matrix, directory, "command").read_text()
+    maps = _row(text, "Maps", ["mhc"])
+    # columns that no run has logged are left out
+    assert maps == {
+        "arm": "mhc",
+        "val/contribution": f"{contribution[0]:.4f} ± 0.0000",
+        "streams/memory": "0.7900 ± 0.0000",
+    }
+    assert ("Setting the maps of `mhc` back to their start cost no validation loss in any run" in text) == is_plain
+    # nothing is known of how far they have come
+    assert "stayed within" not in text
+
+
 def test_runs_that_logged_nothing_of_maps_have_no_table_of_them(matrix, directory, write_run):
     _fill(directory, matrix, write_run)
     assert "### Maps" not in write_report(matrix, directory, "command").read_text()

@@ -1,8 +1,10 @@
 import json
+import math
 
 import pytest
 import torch
 
+from mhc_vision.layers import ManifoldHyperConnection
 from mhc_vision.training.callbacks.connection_monitor import ConnectionMonitor
 
 
@@ -30,6 +32,22 @@ def test_gains_and_travel_of_every_branch(train, connection):
     for field in ("pre", "post", "res"):
         travelled = [line[f"travel/{field}"] for line in lines]
         assert 0 < travelled[0] < travelled[-1]
+    assert 1 < last["streams/effective_rank"] <= 4
+    assert 0.25 <= last["streams/dominant_share"] < 1
+    # two branches at the start of the model
+    start = math.exp(ManifoldHyperConnection(8).res_init)
+    expected = (1 - 4 * start / (1 + 3 * start)) ** 2 if connection == "mhc" else 1
+    assert last["streams/memory"] == pytest.approx(expected, abs=0.2)
+
+
+def test_the_last_step_is_looked_at_in_any_case(train):
+    words = ["--trainer.max_epochs", "-1", "--trainer.max_steps", "5"]
+    assert [line["step"] for line in figures(train(*words, connection="mhc"))] == [4]
+
+
+def test_one_stream_has_nothing_to_compare(train):
+    (line,) = figures(train("--model.num_streams", "1", connection="mhc"))
+    assert not any(key.startswith("streams/") for key in line)
 
 
 def test_a_plain_model_logs_nothing(train):
