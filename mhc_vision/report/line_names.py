@@ -6,6 +6,8 @@ from typing import Any
 
 NAME_HEIGHT = 0.19
 """Inches of a figure's height that each name takes."""
+# share of the axes' width
+_ENDS_EARLY = 0.9
 
 
 def name_lines(axes: Any, lines: Sequence[Any]) -> None:
@@ -18,12 +20,16 @@ def name_lines(axes: Any, lines: Sequence[Any]) -> None:
         points = [point for point in zip(*line.get_data(), strict=True) if math.isfinite(point[1])]
         # a line without any is named at the foot
         step, value = points[-1] if points else foot
-        ends.append((float(to_axes.transform((step, value))[1]), step, value, line))
+        across, place = map(float, to_axes.transform((step, value)))
+        ends.append((place, across, step, value, line))
     ends.sort(key=lambda end: end[0])
     distance = NAME_HEIGHT / (axes.figure.get_figheight() - 0.8)
     places = spread_apart([min(1.0, max(0.0, place)) for place, *_ in ends], distance, 1.0)
-    for (_, step, value, line), place in zip(ends, places, strict=True):
+    for (_, across, step, value, line), place in zip(ends, places, strict=True):
         leader = {"color": line.get_color(), "linestyle": line.get_linestyle(), "linewidth": 1.0}
+        if across < _ENDS_EARLY:
+            # across other lines it must not look like the line going on
+            leader |= {"linestyle": ":", "linewidth": 0.8, "alpha": 0.6}
         axes.annotate(
             line.get_label(),
             (step, value),

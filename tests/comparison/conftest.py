@@ -77,6 +77,22 @@ def write_run() -> Callable[..., None]:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in place of the figures of single tasks, which take most of the time of a report."""
+
+    def files(*arguments: Any, **_: Any) -> list[Path]:
+        destination = arguments[-1]
+        destination.parent.mkdir(exist_ok=True)
+        made = [destination.with_name(destination.name + suffix) for suffix in (".png", ".svg")]
+        for file in made:
+            file.touch()
+        return made
+
+    monkeypatch.setattr("mhc_vision.comparison.report.drawing.plot_seed_bands", files)
+    monkeypatch.setattr("mhc_vision.comparison.report.verdict_blocks.plot_forest", files)
+
+
+@pytest.fixture
 def write_probe() -> Callable[..., None]:
     """Writes the records of a probe, which takes no step and logs once what it is given."""
 

@@ -9,6 +9,7 @@ from mhc_vision.comparison.report.drawing import NO_FIGURES, band_figure, can_dr
 from mhc_vision.comparison.report.overview import overview_table
 from mhc_vision.comparison.report.price_blocks import price_blocks
 from mhc_vision.comparison.report.results import TaskResults, read_results
+from mhc_vision.comparison.report.scaling_blocks import scaling_blocks
 from mhc_vision.comparison.report.tables import (
     convergence_table,
     cost_table,
@@ -109,6 +110,7 @@ def write_report(matrix: Matrix, directory: ComparisonDirectory, command: str, t
     blocks += verdict_blocks(results, directory.path)
     if len(results) > 1:
         blocks += [Heading(2, "Results"), Paragraph(_OVERVIEW), Table(overview_table(matrix, results))]
+        blocks += scaling_blocks(matrix, results, directory.path)
     for task in results:
         blocks += _task_blocks(task, directory.path)
     blocks += [Heading(2, "How it was made"), Paragraph(_versions(records)), Code(command)]

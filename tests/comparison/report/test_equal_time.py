@@ -72,6 +72,7 @@ def times():
     return {"digits": {"mhc": StepTime(1.5, 0.31, 0.2, 20, 4, 2, 1)}}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_gain_at_equal_steps_that_time_would_buy_is_said_to_be_one(content, tmp_path, write_run, times):
     text = _write(content, tmp_path, write_run, times, images_per_step=128)
     assert "`mhc`: ahead at equal steps only; these 3 seeds could have shown" in text
@@ -102,6 +103,7 @@ def test_the_price_is_that_of_the_measured_steps(content, tmp_path, write_run, t
         assert ("seconds of training steps" if "seconds" in name else "training FLOPs") in figure
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_equal_time_the_price_is_from_the_logs(matrix, tmp_path, write_run):
     directory = ComparisonDirectory(tmp_path / "out")
     for cell in matrix.cells:
@@ -115,6 +117,7 @@ def test_without_equal_time_the_price_is_from_the_logs(matrix, tmp_path, write_r
     assert "equal time" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_records_of_earlier_versions_have_no_price(matrix, tmp_path, write_run):
     directory = ComparisonDirectory(tmp_path / "out")
     for cell in matrix.cells:
