@@ -3,6 +3,7 @@
     python benchmarks/cpu_step.py                        # ViT-S and ViT-Ti, eager
     python benchmarks/cpu_step.py --model vit_tiny_patch16_224 --compile
     python benchmarks/cpu_step.py --sinkhorn-iters 1     # what the iterations cost: compare with the default of 20
+    python benchmarks/cpu_step.py --constraint identity --batch-size 4 --threads 1
 
 The two models alternate step by step, so that the machine's noise hits both; medians and their ratio are printed.
 `mhc-vision profile` measures whole training steps, memory and other sizes, of one model.
@@ -20,7 +21,7 @@ from torch import nn
 
 import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
-from mhc_vision.layers import CONNECTIONS
+from mhc_vision.layers import CONNECTIONS, CONSTRAINTS
 from mhc_vision.models.instruments.timing import alternate
 
 KINDS = ("plain", "hyper")
@@ -32,7 +33,7 @@ def forward_and_backward(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def compare(
-    name: str, connection: str, options: dict[str, int], batch_size: int, steps_each: int, compiled: bool
+    name: str, connection: str, options: dict[str, int | str], batch_size: int, steps_each: int, compiled: bool
 ) -> dict[str, object]:
     """Median step times in ms of `name` and of its hyper-connected twin, and their ratio."""
     models = [timm.create_model(name), timm.create_model(f"{name}_{connection}", **options)]
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--connection", default="mhc", choices=list(CONNECTIONS))
     parser.add_argument("--num-streams", type=int, default=4)
     parser.add_argument("--sinkhorn-iters", type=int, default=20, help="of mhc")
+    parser.add_argument("--constraint", default="sinkhorn", choices=list(CONSTRAINTS), help="of mhc, on `res`")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=15, help="timed steps of each model")
@@ -68,9 +70,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    options = {"num_streams": args.num_streams}
+    options: dict[str, int | str] = {"num_streams": args.num_streams}
     if args.connection == "mhc":
-        options["sinkhorn_iters"] = args.sinkhorn_iters
+        options |= {"constraint": args.constraint, "sinkhorn_iters": args.sinkhorn_iters}
     results = []
     for name in args.model:
         result = compare(name, args.connection, options, args.batch_size, args.steps, args.compile)

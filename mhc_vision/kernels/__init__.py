@@ -8,6 +8,8 @@ kernels known to PyTorch, and `triton_kernels/` holds kernels and launches. `ref
 
 import torch
 
+from mhc_vision.kernels.add_and_read import add_and_read
+from mhc_vision.kernels.add_output import add_output
 from mhc_vision.kernels.backend import describe, requested_backend, use_backend
 from mhc_vision.kernels.boundary import boundary
 from mhc_vision.kernels.branch_input import branch_input
@@ -21,6 +23,8 @@ from mhc_vision.kernels.sinkhorn import sinkhorn_knopp
 
 __all__ = [
     "Coefficients",
+    "add_and_read",
+    "add_output",
     "boundary",
     "branch_input",
     "combine_matrices",
@@ -38,6 +42,7 @@ __all__ = [
 
 # `torch.fx` records an op as one call where modules call it through this package: `kernels.read_streams(...)`
 for _name in (
+    "add_output",
     "branch_input",
     "combine_matrices",
     "merge_and_read",

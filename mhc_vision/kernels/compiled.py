@@ -8,6 +8,9 @@ from torch import Tensor
 
 from mhc_vision.kernels import reference
 from mhc_vision.kernels.precision import accumulation_dtype
+from mhc_vision.kernels.reference import add_output
+
+__all__ = ["add_output", "branch_input", "merge_streams", "read_streams"]
 
 
 def read_streams(streams: Tensor, pre: Tensor) -> Tensor:

@@ -56,6 +56,12 @@ def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) ->
     return (mixed + written).to(streams.dtype)
 
 
+def add_output(streams: Tensor, output: Tensor, post: Tensor) -> Tensor:
+    """(..., n, C), (..., C), (..., n) -> (..., n, C): X' = X + postᵀ · F."""
+    dtype = accumulation_dtype(streams.dtype)
+    return (streams.to(dtype) + post.to(dtype).unsqueeze(-1) * output.to(dtype).unsqueeze(-2)).to(streams.dtype)
+
+
 def branch_input(
     streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float = 1e-6
 ) -> tuple[Tensor, Tensor, Tensor]:

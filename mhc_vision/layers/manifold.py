@@ -19,7 +19,7 @@ from mhc_vision.layers.connection import (
     published_pre_init,
     register_map,
 )
-from mhc_vision.layers.constraints import create_constraint
+from mhc_vision.layers.constraints import IdentityConstraint, create_constraint
 
 
 class ManifoldHyperConnection(HyperConnection):
@@ -93,6 +93,7 @@ class ManifoldHyperConnection(HyperConnection):
         self.constraint = create_constraint(constraint, num_streams, sinkhorn_iters, device)
         if not learn_res:
             self.constraint = create_constraint("identity", num_streams)
+        self.mixes_streams = not isinstance(self.constraint, IdentityConstraint)
         # rows of weight and bias: pre n | post n | res, of the maps that learn, with one scale for each map
         rows = (num_streams * learn_pre, num_streams * learn_post, self.constraint.num_logits)
         self.rows_of_maps = [count for count in rows if count > 0]
@@ -143,6 +144,12 @@ class ManifoldHyperConnection(HyperConnection):
             tokens = kernels.read_streams(streams, pre)
         return Opened(tokens, streams, res, post)
 
+    def merge(self, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
+        """As in `HyperConnection`; where `res` is the identity, the output is added and nothing is mixed."""
+        if self.mixes_streams:
+            return kernels.merge_streams(streams, output, res, post)
+        return kernels.add_output(streams, output, post)
+
     @classmethod
     def describe_state(cls, entries: Mapping[str, Tensor], dim: int) -> str | None:
         """The number of streams, and the logits, which differ between constraints, and the maps that learn."""
@@ -152,8 +159,12 @@ class ManifoldHyperConnection(HyperConnection):
         return f"num_streams={num_streams} and {len(entries['bias'])} logits of {len(entries['scale'])} maps"
 
     def macs(self) -> int:
-        """And the projection, n·C for each row of φ: (n² + 2n)·n·C for Sinkhorn, where all maps learn."""
-        return super().macs() + len(self.weight) * self.num_streams * self.dim
+        """And the projection, n·C for each row of φ: (n² + 2n)·n·C for Sinkhorn, where all maps learn.
+
+        The identity has no n²·C to mix streams.
+        """
+        mixing = 0 if self.mixes_streams else self.num_streams**2 * self.dim
+        return super().macs() - mixing + len(self.weight) * self.num_streams * self.dim
 
     def row_scale(self) -> Tensor:
         """One scale per row of `weight`: the one of the row's map."""

@@ -18,6 +18,7 @@ STREAMS, TOKENS, RES, MAP = (
 )
 PARAMETERS = torch.randn(K, N * DIM), torch.randn(K), torch.randn(K)
 CALLS = {
+    "add_output": (STREAMS, TOKENS, MAP),
     "branch_input": (STREAMS, *PARAMETERS),
     "combine_matrices": (MAP, torch.randn(N, 9)),
     "merge_and_read": (STREAMS, TOKENS, RES, MAP, 0.25),

@@ -43,7 +43,7 @@ def is_fusable(blocks: Iterable[nn.Module]) -> bool:
         all(_can_fuse_block(block) for block in stack)
         and isinstance(getattr(first, "expansion", None), StreamExpansion)
         and isinstance(getattr(last, "reduction", None), StreamReduction)
-        and not any(_has_hooks(end) for end in (first.expansion, last.reduction))
+        and not any(has_hooks(end) for end in (first.expansion, last.reduction))
         and all(type(block.expansion) is nn.Identity for block in stack[1:])
         and all(type(block.reduction) is nn.Identity for block in stack[:-1])
     )
@@ -62,11 +62,12 @@ def _can_fuse_block(block: Any) -> bool:
         and not any(connection.is_observed() for connection in connections)
         and block.connection1.num_streams <= MAX_FUSED_STREAMS
         and all(isinstance(norm, nn.LayerNorm) and norm.bias is not None for norm in norms)
-        and not any(_has_hooks(module) for module in (*taken_over, *(c.constraint for c in connections)))
+        and not any(has_hooks(module) for module in (*taken_over, *(c.constraint for c in connections)))
     )
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks wait at the forward or backward pass of this module itself."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
 
@@ -115,12 +116,21 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 
 
 
 def _enter(tokens: Tensor, connection: ManifoldHyperConnection, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """The first branch's input and its connection's logits; n equal streams are one, read with the sum of `pre`."""
+    """The first branch's input, and the logits of its connection after `pre`."""
+    read, logits = read_equal_streams(tokens, connection)
+    return norm(read), logits.flatten(0, 1).t().contiguous()
+
+
+def read_equal_streams(tokens: Tensor, connection: ManifoldHyperConnection) -> tuple[Tensor, Tensor]:
+    """What a connection reads from n streams that all equal the tokens, and its logits after `pre`.
+
+    They are one stream, read with the sum of `pre`: (..., C) -> (..., C), (..., k - n).
+    """
     n, dim = connection.num_streams, connection.dim
     weight = connection.weight.view(-1, n, dim).sum(1)
     made = stream_logits(tokens.unsqueeze(-2), weight, connection.row_scale(), connection.bias, connection.eps)
     pre = torch.sigmoid(made[..., :n]).sum(-1, keepdim=True)
-    return norm((pre * tokens).to(tokens.dtype)), made[..., n:].flatten(0, 1).t().contiguous()
+    return (pre * tokens).to(tokens.dtype), made[..., n:]
 
 
 def _leave(streams: Tensor, output: Tensor, logits: Tensor, connection: Any, reduction: StreamReduction) -> Tensor:

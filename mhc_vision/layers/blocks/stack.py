@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mhc_vision.layers.blocks.fused_stack import can_fuse, run_fused
+from mhc_vision.layers.blocks.identity_stack import can_chain, run_chained
 from mhc_vision.layers.blocks.stream_block import StreamBlock
 
 
@@ -52,7 +53,9 @@ class StreamStack(nn.Module):
 
 
 class StreamSequential(StreamStack, nn.Sequential):
-    """`nn.Sequential` of stream blocks, which runs boundary by boundary where that is faster (see `fused_stack`).
+    """`nn.Sequential` of stream blocks, which runs from branch to branch where that is faster.
+
+    See `fused_stack` for GPUs and `identity_stack` for CPUs.
 
     Attributes:
         stream_stride: there, the streams of every so many boundaries are kept for the backward pass.
@@ -62,9 +65,11 @@ class StreamSequential(StreamStack, nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out what this alone guards)
+        if not torch.jit.is_scripting():
             if can_fuse(self, x):
                 return run_fused(self, x, self.stream_stride)
+            if can_chain(self, x):
+                return run_chained(self, x)
         for block in self:
             x = block(x)
         return x
