@@ -17,7 +17,7 @@ from mhc_vision.training.jsonl_logger import JsonlLogger
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 OVERLAYS = sorted((CONFIGS / "connections").glob("*.yaml"))
-DESIGN_NAMES = ("alt_up", "mudd", "parallel", "post_norm", "resi_dual")
+DESIGN_NAMES = ("alt_up", "attn_res", "mudd", "parallel", "post_norm", "resi_dual")
 DESIGNS = [CONFIGS / "connections" / f"{design}.yaml" for design in DESIGN_NAMES]
 CONNECTIONS = [overlay for overlay in OVERLAYS if overlay not in DESIGNS]
 IMAGENET = sorted((CONFIGS / "imagenet").glob("*.yaml"))

@@ -63,7 +63,9 @@ class FinetuneModule(ClassificationModule):
         weights: Literal["default", "raw"] = "default",
         weights_file: str | None = None,
         new_head: bool = False,
-        connection: Literal["as_loaded", "shc", "dhc", "mhc", "post_norm", "parallel", "resi_dual", "alt_up", "mudd"]
+        connection: Literal[
+            "as_loaded", "shc", "dhc", "mhc", "post_norm", "parallel", "resi_dual", "alt_up", "mudd", "attn_res"
+        ]
         | None = AS_LOADED,
         num_streams: int | None = None,
         class_names: Sequence[str] | None = None,

@@ -46,7 +46,7 @@ class ClassificationModule(LightningModule):
         name: timm's name of the plain model, e.g. `vit_base_patch16_224`.
         num_classes: Outputs of the head.
         connection: `None` (plain pre-norm residual), `"shc"`, `"dhc"` or `"mhc"`; or a design to compare these with:
-            `"post_norm"`, `"parallel"`, `"resi_dual"`, `"alt_up"` or `"mudd"`.
+            `"post_norm"`, `"parallel"`, `"resi_dual"`, `"alt_up"`, `"mudd"` or `"attn_res"`.
         num_streams: Residual streams of hyper-connections and of AltUp; other models do not look at it.
         in_chans: Channels of the images.
         img_size: Side of the images in pixels; `None` takes the model's own.

@@ -112,9 +112,41 @@ def mudd(model: nn.Module, x: Tensor) -> Tensor:
     return model.norm(x)
 
 
-FORMULAS = {"post_norm": post_norm, "parallel": parallel, "resi_dual": resi_dual, "alt_up": alt_up, "mudd": mudd}
+def depth_attention(query: Tensor, scale: Tensor, sources: list[Tensor]) -> Tensor:
+    """Sum of v_i times softmax(w · RMSNorm(v_i)) over i (Kimi Team, 2026, Eq. 2-4), token by token."""
+    read = torch.empty_like(sources[0])
+    for token in itertools.product(*map(range, sources[0].shape[:2])):
+        values = [source[token] for source in sources]
+        exps = [torch.exp(query @ (v / (v.square().mean() + 1e-6).sqrt() * scale)) for v in values]
+        read[token] = sum(e / sum(exps) * v for e, v in zip(exps, values, strict=True))
+    return read
+
+
+def attn_res(model: nn.Module, x: Tensor) -> Tensor:
+    """v_0 is the embedding, v_l = f_l(h_l), and h_l attends to v_0, ..., v_{l-1} (Kimi Team, 2026, Sec. 3.1)."""
+    sources = [x]
+    readers = [
+        reader
+        for block in model.blocks
+        for reader in zip(block.depth_attention.queries, block.depth_attention.key_scales, strict=True)
+    ]
+    for index, (norm, branch) in enumerate(branches(model)):
+        # over one source there is nothing to choose
+        read = x if index == 0 else depth_attention(*readers[index - 1], sources)
+        sources.append(branch(norm(read)))
+    return model.norm(depth_attention(*readers[-1], sources))
+
+
+FORMULAS = {
+    "post_norm": post_norm,
+    "parallel": parallel,
+    "resi_dual": resi_dual,
+    "alt_up": alt_up,
+    "mudd": mudd,
+    "attn_res": attn_res,
+}
 # which a first step leaves where they are, as what they are multiplied with starts at zero
-STILL_AT_FIRST = {"mudd": "hidden.weight"}
+STILL_AT_FIRST = {"mudd": "hidden.weight", "attn_res": "key_scales"}
 
 
 @pytest.mark.parametrize("options", [{}, LAYER_SCALE, POOLED], ids=["token", "LayerScale", "pooled"])
@@ -146,6 +178,8 @@ NEW = {
     "alt_up": 3 * (2 * 2 + 2),
     # C K + K W + W with K = 4 outputs, and W = K for four ways or W = outputs for one
     "mudd": sum(64 * 4 * n + 4 * n * ways * n + ways * n for n, ways in ((2, 4), (3, 4), (4, 1))),
+    # query and scale of two readers a block: the first attention reads one source, and the model reads out
+    "attn_res": 3 * 2 * 2 * 64,
 }
 
 
@@ -208,7 +242,7 @@ def test_alt_up_is_recorded_as_a_static_connection_around_each_block():
     assert [maps.pre.argmax().item() for maps in records.values()] == [0, 1, 0]
 
 
-@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up", "mudd"])
+@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up", "mudd", "attn_res"])
 def test_masks_reach_attention(design, trained_like):
     model = trained_like(create_with_design("test_vit", design, **SMALL).double()).eval()
     x, mask = images(), torch.ones(17, 17, dtype=torch.bool).tril()
@@ -237,7 +271,7 @@ def test_features_of_single_blocks_or_a_message(design):
             (2, 64, 4, 4)
         ] * 3
     else:
-        between = "the outputs of all blocks so far" if model.keeps_history else "streams"
+        between = "all outputs so far" if model.keeps_history else "streams"
         with pytest.raises(NotImplementedError, match=f"{between} between blocks"):
             model.forward_intermediates(images())
         with pytest.raises(NotImplementedError, match=f"{between} between blocks"):
@@ -249,7 +283,7 @@ def test_features_of_single_blocks_or_a_message(design):
     [
         (
             {"design": "pre_norm"},
-            "design: got 'pre_norm', expected one of post_norm, parallel, resi_dual, alt_up, mudd",
+            "design: got 'pre_norm', expected one of post_norm, parallel, resi_dual, alt_up, mudd, attn_res",
         ),
         (
             {"design": "post_norm", "pretrained": True},
@@ -267,7 +301,7 @@ def test_bad_input_is_named(arguments, message):
         create_with_design("test_vit", **arguments, **SMALL)
 
 
-@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up", "mudd"])
+@pytest.mark.parametrize("design", ["post_norm", "resi_dual", "alt_up", "mudd", "attn_res"])
 def test_other_models_are_refused(design):
     with pytest.raises(ValueError, match="model: got Eva, expected timm's VisionTransformer itself"):
         create_with_design("vit_small_patch16_dinov3", design, depth=1)
@@ -278,6 +312,25 @@ def test_parallel_needs_a_model_whose_blocks_can_be_chosen():
         create_with_design("vit_small_patch16_dinov3", "parallel", depth=1)
 
 
+def test_attention_residuals_start_with_means():
+    model, x = create_with_design("test_vit", "attn_res", **SMALL).double().eval(), images()
+    with torch.no_grad():
+        sources = [embedded(model, x)]
+        for norm, branch in branches(model):
+            sources.append(branch(norm(sum(sources) / len(sources))))
+        expected = model.norm(sum(sources) / len(sources))
+        torch.testing.assert_close(model.forward_features(x), expected, **EXACT)
+
+
+def test_attention_residuals_do_not_overflow():
+    """Logits of large queries: the largest takes all, whatever was read before it."""
+    model = create_with_design("test_vit", "attn_res", **SMALL).double().eval()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.depth_attention.queries.normal_(std=1e4)
+        assert model(images()).isfinite().all()
+
+
 def test_mudd_costs_what_the_paper_says():
     """Of ViT-S/16: parameters x 1.007 (App. F, Table 9)."""
     with torch.device("meta"):
@@ -285,7 +338,7 @@ def test_mudd_costs_what_the_paper_says():
     assert round(1 + count_parameters(model)["extra_percent"] / 100, 3) == 1.007
 
 
-@pytest.mark.parametrize("design", ["mudd"])
+@pytest.mark.parametrize("design", ["mudd", "attn_res"])
 def test_a_start_comes_back(design, trained_like):
     model = create_with_design("test_vit", design, **SMALL)
     at_start = model.state_dict()
@@ -297,7 +350,7 @@ def test_a_start_comes_back(design, trained_like):
             assert torch.equal(parameter, start[name]), name
 
 
-@pytest.mark.parametrize("design", ["mudd"])
+@pytest.mark.parametrize("design", ["mudd", "attn_res"])
 def test_reentrant_checkpoints_would_lose_gradients_of_a_history(design):
     model = create_with_design("test_vit", design, **SMALL)
     timm.layers.set_reentrant_ckpt(True)
@@ -314,7 +367,7 @@ def test_adapters_do_not_reach_the_inputs_of_mudd():
         add_adapters(create_with_design("test_vit", "mudd", **SMALL), LoraOptions())
 
 
-@pytest.mark.parametrize("design", ["mudd"])
+@pytest.mark.parametrize("design", ["mudd", "attn_res"])
 def test_coefficients_stay_precise_under_autocast(design, trained_like):
     model, x = trained_like(create_with_design("test_vit", design, **SMALL)).eval(), images().float()
     with torch.no_grad():

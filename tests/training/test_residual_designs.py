@@ -16,8 +16,8 @@ def test_a_run_of_each_design(train, design):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["connection"], summary["steps"]) == (design, 10)
     assert summary["num_streams"] == {"resi_dual": 2, "alt_up": 4}.get(design, 1)
-    # in the one block of the model: K² + K; and C K + K outputs + outputs with K = 4 outputs
-    added = {"alt_up": 20, "mudd": 64 * 8 + 8 * 2 + 2}
+    # in the one block of the model: K² + K; C K + K outputs + outputs with K = 4 outputs; and two readers
+    added = {"alt_up": 20, "mudd": 64 * 8 + 8 * 2 + 2, "attn_res": 2 * 2 * 64}
     assert summary["params"]["connections"] == added.get(design, 0)
     streams = {"resi_dual": " with 2 streams", "alt_up": " with 4 streams"}.get(design, "")
     assert f"test_vit, {design}{streams}\n" in (run_dir / "report.md").read_text()

@@ -2,6 +2,7 @@
 
 from mhc_vision.models.designs.alt_up import AltUpBlock, AltUpConnection
 from mhc_vision.models.designs.apply import DESIGNS, DesignedVisionTransformer, apply_design, create_with_design
+from mhc_vision.models.designs.attn_res import AttnResBlock, DepthAttention
 from mhc_vision.models.designs.block import DesignedBlock
 from mhc_vision.models.designs.mudd import DepthAggregate, MuddBlock
 from mhc_vision.models.designs.post_norm import PostNormBlock
@@ -11,7 +12,9 @@ __all__ = [
     "DESIGNS",
     "AltUpBlock",
     "AltUpConnection",
+    "AttnResBlock",
     "DepthAggregate",
+    "DepthAttention",
     "DesignedBlock",
     "DesignedVisionTransformer",
     "MuddBlock",

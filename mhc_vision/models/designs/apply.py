@@ -12,6 +12,7 @@ from mhc_vision.checks import check_choice
 from mhc_vision.kernels.checks import check_num_streams
 from mhc_vision.layers import connection_no_weight_decay
 from mhc_vision.models.designs.alt_up import AltUpBlock
+from mhc_vision.models.designs.attn_res import AttnResBlock
 from mhc_vision.models.designs.block import DesignedBlock
 from mhc_vision.models.designs.mudd import MuddBlock
 from mhc_vision.models.designs.post_norm import PostNormBlock
@@ -23,6 +24,7 @@ _BLOCKS: dict[str, type[DesignedBlock]] = {
     "resi_dual": ResiDualBlock,
     "alt_up": AltUpBlock,
     "mudd": MuddBlock,
+    "attn_res": AttnResBlock,
 }
 DESIGNS = {
     "post_norm": "x' = norm(x + F(x)), the original transformer's (arXiv 1706.03762)",
@@ -30,6 +32,7 @@ DESIGNS = {
     "resi_dual": "ResiDual, a post-norm and a pre-norm stream (arXiv 2304.14802)",
     "alt_up": "AltUp, one of K streams computed in each block, the others predicted (arXiv 2301.13310)",
     "mudd": "MUDD, blocks that read weighted sums of all outputs so far (arXiv 2502.12170)",
+    "attn_res": "attention residuals, branches that attend to all branch outputs so far (arXiv 2603.15031)",
 }
 """What each residual design is."""
 
@@ -39,7 +42,7 @@ class DesignedVisionTransformer(VisionTransformer):
 
     Attributes:
         num_streams: streams per token between its blocks: two for ResiDual, K for AltUp, else one.
-        keeps_history: whether the outputs of all blocks so far are between its blocks.
+        keeps_history: whether all outputs so far are between its blocks.
     """
 
     num_streams: int
@@ -78,7 +81,7 @@ class DesignedVisionTransformer(VisionTransformer):
 
     def _check_single_stream(self) -> None:
         if self.num_streams > 1 or self.keeps_history:
-            between = "the outputs of all blocks so far" if self.keeps_history else f"{self.num_streams} streams"
+            between = "all outputs so far" if self.keeps_history else f"{self.num_streams} streams"
             raise NotImplementedError(
                 f"features of single blocks: got a design with {between} between blocks, expected one "
                 "stream; use forward_features, which reads them out"
@@ -124,12 +127,13 @@ def apply_design(model: nn.Module, design: str, num_streams: int = 4) -> Designe
       `fc_norm` where the model has that one instead, as it has to come before the streams are joined and pooled.
     - `alt_up`: K streams; see `AltUpConnection`.
     - `mudd`: inputs that are weighted sums of all outputs so far; see `MuddBlock`.
+    - `attn_res`: branches that attend to all branch outputs so far; see `AttnResBlock`.
 
     `alt_up` and `mudd` compute what the plain model does at their start, the others do not.
 
     Args:
         model: timm's `VisionTransformer` itself, with pre-norm blocks.
-        design: `post_norm`, `resi_dual`, `alt_up` or `mudd`.
+        design: any but `parallel`.
         num_streams: K of `alt_up`, from 1 to 8; the others do not look at it.
 
     Returns:
@@ -161,7 +165,7 @@ def apply_design(model: nn.Module, design: str, num_streams: int = 4) -> Designe
     if design == "post_norm":
         designed.norm = nn.Identity()
     designed.num_streams = {"resi_dual": 2, "alt_up": num_streams}.get(design, 1)
-    designed.keeps_history = design == "mudd"
+    designed.keeps_history = design in ("mudd", "attn_res")
     return designed
 
 
