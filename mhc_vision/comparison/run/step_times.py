@@ -20,6 +20,7 @@ from mhc_vision.progress import note
 
 STEP_TIMES = "step_times.json"
 _LOG = "step_times.log"
+_ERROR = "mhc-vision: error:"
 
 StepTimes = Mapping[str, Mapping[str, StepTime]]
 """By task and arm; the baseline, which they are measured beside, is no key."""
@@ -98,6 +99,7 @@ def _measure(
         content = {"command": matrix.command, "baseline": matrix.baseline, "runs": words}
         request = json.dumps({**content, "seconds": matrix.equal_time.seconds, "out": str(out)})
         with open(directory.path / _LOG, "ab") as log:
+            begin = log.tell()
             command = [sys.executable, "-m", "mhc_vision.commands.step_times", request]
             process = child.start(command, slot.environment(matrix.threads), log, lock)
             try:
@@ -107,8 +109,8 @@ def _measure(
                 process.wait()
                 raise
         if status:
-            lines = (directory.path / _LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-            raise ValueError(f"equal_time: steps on {task} cannot be measured: {lines[-1] if lines else status}")
+            printed = (directory.path / _LOG).read_bytes()[begin:].decode(errors="replace").strip()
+            raise ValueError(f"equal_time: steps on {task} cannot be measured: {_reason(printed) or status}")
         measured = read_json_object("equal_time", out, ("arms",))
     records = {}
     for arm, time in measured.pop("arms").items():
@@ -119,6 +121,12 @@ def _measure(
             said += f"; {time_arm(matrix.baseline, arm)} takes {steps} steps in place of {time['baseline_steps']}"
         note(said)
     return records
+
+
+def _reason(printed: str) -> str:
+    """The message that ended a process, which may be several lines; of a traceback the last one."""
+    _, found, message = printed.rpartition(f"{_ERROR} ")
+    return f"{_ERROR} {message}" if found else printed.rpartition("\n")[2]
 
 
 def _stored(directory: ComparisonDirectory) -> dict[str, dict[str, Any]]:

@@ -33,7 +33,7 @@ def requests(monkeypatch):
         request = json.loads(command[-1])
         asked.append(request)
         if "broken" in request["runs"]:
-            log.write(b"building\nmhc-vision: error: lr: got -1\n")
+            log.write(b"building\nmhc-vision: error: lr: got -1, expected\n  a number above 0\n")
             return Finished(2)
         numbers = {"seconds": 0.2, "baseline_seconds": 0.1, "rounds": 10, "baseline_steps": 100}
         time = {"ratio": len(asked) + 1.0, **numbers, "baseline_validations": 4, "accumulated": 1}
@@ -97,7 +97,7 @@ def test_without_arms_at_equal_time_nothing_is_measured_or_written(matrix, direc
 def test_a_run_that_cannot_be_measured_is_said_with_its_reason(content, directory, requests):
     content["arms"]["broken"] = {"config": ["mhc.yaml"], "set": {"model.lr": -1}}
     matrix = parse_matrix({**content, "equal_time": ["mhc"]})
-    reason = "equal_time: steps on digits cannot be measured: mhc-vision: error: lr: got -1"
-    with pytest.raises(ValueError, match=reason):
+    reason = "digits cannot be measured: mhc-vision: error: lr: got -1, expected\n  a number above 0$"
+    with pytest.raises(ValueError, match=f"^equal_time: steps on {reason}"):
         measure_step_times(matrix, directory, Slot(""))
     assert not (directory.path / "step_times.json").exists()
