@@ -25,10 +25,13 @@ from mhc_vision.layers.parameters import (
 from mhc_vision.layers.set_back import maps_at_start
 from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
+    EXPANSIONS,
     REDUCTIONS,
     GatedReduction,
+    ScaledExpansion,
     StreamExpansion,
     StreamReduction,
+    create_expansion,
     create_reduction,
     expand_streams,
     reduce_streams,
@@ -37,6 +40,7 @@ from mhc_vision.layers.streams import (
 __all__ = [
     "CONNECTIONS",
     "CONSTRAINTS",
+    "EXPANSIONS",
     "REDUCTIONS",
     "Coefficients",
     "Constraint",
@@ -47,6 +51,7 @@ __all__ = [
     "ManifoldHyperConnection",
     "Opened",
     "ProjectionScale",
+    "ScaledExpansion",
     "StaticHyperConnection",
     "StreamExpansion",
     "StreamReduction",
@@ -59,6 +64,7 @@ __all__ = [
     "connection_parameters",
     "create_connection",
     "create_constraint",
+    "create_expansion",
     "create_reduction",
     "disconnect_blocks",
     "expand_streams",

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,13 @@ class Opened(NamedTuple):
 
 
 class ConnectionModule(nn.Module):
-    """What a connection or another residual design adds to a model: `connection_parameters` yields its parameters."""
+    """What a connection or another residual design adds to a model: `connection_parameters` yields its parameters.
+
+    Attributes:
+        has_own_rate: whether they learn at a rate of their own, and not at the backbone's.
+    """
+
+    has_own_rate: ClassVar[bool] = True
 
 
 class HyperConnection(ConnectionModule, ABC):

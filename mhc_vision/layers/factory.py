@@ -10,7 +10,7 @@ from mhc_vision.layers.connection import HyperConnection
 from mhc_vision.layers.dynamic import DynamicHyperConnection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.static import StaticHyperConnection
-from mhc_vision.layers.streams import create_reduction
+from mhc_vision.layers.streams import create_expansion, create_reduction
 
 CONNECTIONS: dict[str, type[HyperConnection]] = {
     "shc": StaticHyperConnection,
@@ -71,7 +71,10 @@ def create_connection(
     return make(dim, num_streams, layer_index, device=device, dtype=dtype, **given)
 
 
-def check_connection(connection: str, num_streams: int, stream_reduce: str = "mean", **options: Any) -> None:
+def check_connection(
+    connection: str, num_streams: int, stream_reduce: str = "mean", stream_expand: str = "copy", **options: Any
+) -> None:
     """Raise ValueError unless connections with these options can be made; nothing is built yet."""
     create_connection(connection, 1, num_streams, device="meta", **options)
+    create_expansion(stream_expand, 1, num_streams, device="meta")
     create_reduction(stream_reduce, 1, num_streams, device="meta")

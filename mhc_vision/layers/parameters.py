@@ -24,6 +24,13 @@ def connection_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]
             yield from module.named_parameters(prefix)
 
 
+def own_rate_parameters(model: nn.Module) -> Iterator[str]:
+    """Names of the connection parameters that learn at a rate of their own: all but the scales of an expansion."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, ConnectionModule) and module.has_own_rate:
+            yield from (name for name, _ in module.named_parameters(prefix))
+
+
 class ProjectionScale(NamedTuple):
     """How fast a dynamic projection learns.
 

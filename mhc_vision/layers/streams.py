@@ -1,5 +1,7 @@
 """Expansion of tokens to streams, and the read-out that joins them again."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +10,8 @@ from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.kernels.checks import check_eps, check_num_streams
 from mhc_vision.layers.connection import ConnectionModule, initial_pre_logits, parameter_dtype
 
+EXPANSIONS = ("copy", "scaled")
+"""Values of `stream_expand`: how tokens become the first streams."""
 REDUCTIONS = ("mean", "sum", "gated")
 """Values of `stream_reduce`: how the last streams become tokens."""
 
@@ -64,6 +68,53 @@ class StreamExpansion(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., n, C)."""
         return _copies(x, self.num_streams)
+
+
+class ScaledExpansion(ConnectionModule):
+    """Learned expansion: stream s is x ∘ w_s, so that streams differ from the first one on (arXiv 2606.03483).
+
+    w starts as 0.6 plus Xavier noise, drawn from N(0, 2 / (n + C)). For training from scratch: copies alone keep the
+    function of a plain model. The scales weigh channels as an embedding does and make no map, so they learn at the
+    backbone's rate.
+
+    Args:
+        dim: channels C of a stream.
+        num_streams: n, from 1 to 8.
+        device: of the parameters.
+        dtype: of the model; the parameters are fp32 where it is narrower.
+
+    Raises:
+        ValueError: `dim`, `num_streams` or `dtype` out of range.
+    """
+
+    has_own_rate: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        dim: int,
+        num_streams: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_whole_number("dim", dim, at_least=1)
+        check_num_streams(num_streams)
+        self.num_streams = num_streams
+        self.scale = nn.Parameter(torch.empty(num_streams, dim, device=device, dtype=parameter_dtype(dtype)))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """0.6 and noise of torch's random numbers."""
+        nn.init.xavier_normal_(self.scale).add_(0.6)
+
+    def init_weights(self) -> None:
+        """timm's name for `reset_parameters`."""
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., n, C), dtype of x."""
+        return (x.unsqueeze(-2) * self.scale).to(x.dtype)
 
 
 class StreamReduction(nn.Module):
@@ -149,6 +200,24 @@ class GatedReduction(ConnectionModule):
 
 def _copies(x: Tensor, num_streams: int) -> Tensor:
     return torch.stack([x] * num_streams, -2)
+
+
+def create_expansion(
+    mode: str,
+    dim: int,
+    num_streams: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """The expansion of this name: `copy` or `scaled`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    check_choice("stream_expand", mode, EXPANSIONS)
+    if mode == "scaled":
+        return ScaledExpansion(dim, num_streams, device=device, dtype=dtype)
+    return StreamExpansion(num_streams)
 
 
 def create_reduction(

@@ -30,6 +30,8 @@ else:
 OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
 """Of `create_classifier`, which `model_args` must not hold."""
 
+_OF_STREAMS = ("stream_reduce", "stream_expand")
+
 
 def create_classifier(
     name: str,
@@ -114,13 +116,13 @@ def _like(error: TypeError) -> str:
     """Arguments like one that a model does not take."""
     if match := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         of_timm = inspect.signature(timm.models.VisionTransformer.__init__).parameters
-        return nearest(match[1], [*connection_options(), "stream_reduce", *of_timm])
+        return nearest(match[1], [*connection_options(), *_OF_STREAMS, *of_timm])
     return ""
 
 
 def split_options(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those of `model_args` that belong to connections, and those of timm's model."""
-    names = {"stream_reduce", *connection_options()}
+    names = {*_OF_STREAMS, *connection_options()}
     return (
         {name: value for name, value in model_args.items() if name in names},
         {name: value for name, value in model_args.items() if name not in names},

@@ -34,6 +34,8 @@ class HyperConnected(nn.Module):
         connection: `shc` (static), `dhc` (dynamic) or `mhc` (manifold-constrained).
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
+        stream_expand: how tokens become streams: `copy`, or for training from scratch `scaled`, by learned scales that
+            tell streams apart from the start (see `ScaledExpansion`); that model is no plain one at its initial values.
         scale_output_init: divide the initial weights of the attention and MLP output projections by √n. The HC paper
             (arXiv 2409.19606) scales them "by a factor of √n"; dividing is our reading, as it keeps the standard
             deviation of the summed output.
@@ -59,12 +61,13 @@ class HyperConnected(nn.Module):
         connection: str = "mhc",
         num_streams: int = 4,
         stream_reduce: str = "mean",
+        stream_expand: str = "copy",
         scale_output_init: bool = False,
         stream_stride: int = 1,
         **kwargs: Any,
     ) -> None:
         options = {name: kwargs.pop(name) for name in connection_options() if name in kwargs}
-        check_connection(connection, num_streams, stream_reduce, **options)
+        check_connection(connection, num_streams, stream_reduce, stream_expand, **options)
         if not isinstance(scale_output_init, bool):
             raise ValueError(f"scale_output_init: got {scale_output_init!r}, expected true or false")
         if scale_output_init and kwargs.get("weight_init") == "skip":
@@ -79,22 +82,26 @@ class HyperConnected(nn.Module):
         self.num_streams = num_streams
         self.scale_output_init = scale_output_init
         super().__init__(**kwargs)
-        self.connect(connection, num_streams, stream_reduce, options)
+        self.connect(connection, num_streams, stream_reduce, stream_expand, options)
         self.set_stream_stride(stream_stride)
 
-    def connect(self, connection: str, num_streams: int, stream_reduce: str, options: dict[str, Any]) -> None:
+    def connect(
+        self, connection: str, num_streams: int, stream_reduce: str, stream_expand: str, options: dict[str, Any]
+    ) -> None:
         """Put connections in place of the additions of the plain blocks that timm's constructor has made."""
         check_factor_is_normed(self, stream_reduce)
-        connect_blocks(self.blocks, self.embed_dim, connection, num_streams, stream_reduce, options)
+        connect_blocks(self.blocks, self.embed_dim, connection, num_streams, stream_reduce, stream_expand, options)
         self.connection = connection
         self.num_streams = num_streams
         self.stream_reduce = stream_reduce
+        self.stream_expand = stream_expand
 
     def set_stream_stride(self, stream_stride: int) -> None:
         """Keep the streams of every k-th boundary between branches for the backward pass; it makes the others again.
 
         The results are the same bits. This has an effect where the Triton kernels run whole stacks: ViT with
-        Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, LayerNorm, and a mean or sum read-out.
+        Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, copied ones, LayerNorm, and a mean or sum
+        read-out.
 
         Args:
             stream_stride: k, from 1; more keeps less memory and computes more.
@@ -106,8 +113,8 @@ class HyperConnected(nn.Module):
         if stream_stride > 1 and not (isinstance(self.blocks, StreamSequential) and is_fusable(self.blocks)):
             raise ValueError(
                 f"stream_stride: got {stream_stride} for blocks that run one by one, expected 1 (more is for ViT with "
-                "Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, LayerNorm and a mean or sum "
-                "read-out)"
+                "Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, copied ones, LayerNorm and a "
+                "mean or sum read-out)"
             )
         if isinstance(self.blocks, StreamSequential):
             self.blocks.stream_stride = stream_stride
@@ -116,7 +123,7 @@ class HyperConnected(nn.Module):
         """Undo `connect`; the caller then gives the model timm's class."""
         vars(self.blocks).pop("stream_stride", None)
         disconnect_blocks(self.blocks)
-        del self.connection, self.num_streams, self.stream_reduce, self.scale_output_init
+        del self.connection, self.num_streams, self.stream_reduce, self.stream_expand, self.scale_output_init
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """timm's initialisation, and the smaller output projections if asked for."""
@@ -195,7 +202,8 @@ def _check_names(function: Callable[..., Any], arguments: Mapping[str, Any]) -> 
         return
     if unknown := arguments.keys() - known.keys():
         name = min(unknown)
-        hint = nearest(name, [*connection_options(), "num_streams", "stream_reduce", "stream_stride", *known])
+        ours = ("num_streams", "stream_reduce", "stream_expand", "stream_stride")
+        hint = nearest(name, [*connection_options(), *ours, *known])
         raise UnknownArgument(f"{name}: got {arguments[name]!r}, but the model has no such argument{hint}")
 
 

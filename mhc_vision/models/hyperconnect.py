@@ -37,6 +37,7 @@ def hyperconnect(
     connection: str = "mhc",
     num_streams: int = 4,
     stream_reduce: str = "mean",
+    stream_expand: str = "copy",
     inplace: bool = False,
     **options: Any,
 ) -> HyperConnected:
@@ -55,6 +56,7 @@ def hyperconnect(
         connection: `shc`, `dhc` or `mhc`.
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
+        stream_expand: `copy`, which keeps the function of the model.
         inplace: change `model` itself; otherwise it stays as it is and a copy is changed.
         **options: of the connection, as its class describes them: `learn_pre`, `constraint`, ...
 
@@ -75,7 +77,13 @@ def hyperconnect(
     if unknown := sorted(options.keys() - known.keys()):
         hint = nearest(unknown[0], known)
         raise ValueError(f"options: got {', '.join(unknown)}, expected some of {', '.join(known)}{hint}")
-    check_connection(connection, num_streams, stream_reduce, **options)
+    check_connection(connection, num_streams, stream_reduce, stream_expand, **options)
+    if stream_expand != "copy":
+        raise ValueError(
+            f"stream_expand: got {stream_expand!r}, expected 'copy', which keeps the function of a plain model; "
+            f"to train from scratch, use timm.create_model('<architecture>_{connection}', "
+            f"stream_expand={stream_expand!r})"
+        )
     check_image_size(model, type(model).__name__, *(getattr(model.patch_embed, "img_size", None) or ()))
     check_blocks(cast(nn.Module, model.blocks))
     check_factor_is_normed(model, stream_reduce)
@@ -84,7 +92,7 @@ def hyperconnect(
     # the class changes as under PyTorch's fully_shard: everything the instance holds stays where it is
     hyper.__class__ = HYPER_MODELS[type(model)]
     hyper.scale_output_init = False
-    hyper.connect(connection, num_streams, stream_reduce, options)
+    hyper.connect(connection, num_streams, stream_reduce, stream_expand, options)
     given = {name: value for name, value in options.items() if value is not None}
     arguments = {"num_streams": num_streams, "stream_reduce": stream_reduce, **given}
     hyper._model_args = {**getattr(hyper, "_model_args", {}), **arguments}
@@ -103,11 +111,16 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
         timm's model of the same function.
 
     Raises:
-        ValueError: not a hyper-connected model, or a connection has left its initial values.
+        ValueError: not a hyper-connected model, its streams are scaled, or a connection has left its initial values.
     """
     if type(model) not in _PLAIN_MODELS:
         raise ValueError(f"model: got {type(model).__name__}, expected a hyper-connected model")
     check_factor_is_normed(model, model.stream_reduce)
+    if model.stream_expand != "copy":
+        raise ValueError(
+            f"model: got stream_expand={model.stream_expand!r}, expected 'copy'; scaled streams have no plain form: go "
+            "on with the connected model"
+        )
     moved = _moved_parameter(model)
     if moved:
         raise ValueError(f"model: got {moved} away from its initial value, expected all connections at theirs")
@@ -116,7 +129,14 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
     plain.disconnect()
     plain.__class__ = _PLAIN_MODELS[type(model)]
     arguments = getattr(plain, "_model_args", {})
-    of_connections = {"connection", "num_streams", "stream_reduce", "scale_output_init", "stream_stride"}
+    of_connections = {
+        "connection",
+        "num_streams",
+        "stream_reduce",
+        "stream_expand",
+        "scale_output_init",
+        "stream_stride",
+    }
     plain._model_args = {
         name: value for name, value in arguments.items() if name not in of_connections.union(connection_options())
     }

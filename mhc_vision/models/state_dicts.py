@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from mhc_vision.layers import CONNECTIONS, connection_parameters
+from mhc_vision.layers import CONNECTIONS, ScaledExpansion, connection_parameters
 
 CheckpointFilter = Callable[..., dict[str, Tensor]]
 
@@ -41,7 +41,7 @@ def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
             State dict in the model's names.
 
         Raises:
-            ValueError: names or connections do not fit.
+            ValueError: names or connections do not fit, or plain weights for a model that scales its streams.
         """
         try:
             converted = plain_filter(state_dict, model, **kwargs)
@@ -50,6 +50,7 @@ def connected_filter(plain_filter: CheckpointFilter) -> CheckpointFilter:
                 f"state_dict: got one that timm cannot convert for this model ({error}); {_ADVICE}"
             ) from error
         if not _connections_in(converted):
+            check_copies(model)
             converted = {**converted, **{name: value.detach() for name, value in connection_parameters(model)}}
         check_connections(model, converted, strict=strict)
         if strict:
@@ -87,6 +88,15 @@ def check_connections(model: nn.Module, state_dict: Mapping[str, Tensor], strict
         raise ValueError(f"state_dict: got connections {theirs}, expected {ours}; {_ADVICE}")
 
 
+def check_copies(model: nn.Module) -> None:
+    """Raise ValueError if the model, which is to load plain weights, does not keep their function."""
+    if any(isinstance(module, ScaledExpansion) for module in model.modules()):
+        raise ValueError(
+            "stream_expand: got 'scaled' with weights of a plain model, expected 'copy'; scaled streams do not keep "
+            "their function: train from scratch, or load a checkpoint that was trained with 'scaled'"
+        )
+
+
 def check_depth_of_npz(path: str | Path, depth: int) -> None:
     """Raise ValueError if a JAX checkpoint has another number of blocks than `depth`: timm would load the first."""
     if not zipfile.is_zipfile(path):
@@ -100,8 +110,8 @@ def check_depth_of_npz(path: str | Path, depth: int) -> None:
 
 
 def _connections_in(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Entries of connections and of a gated read-out."""
-    pattern = re.compile(r"blocks\.\d+\.(?:connection[12]|reduction)\..+")
+    """Entries of connections, of a scaled expansion and of a gated read-out."""
+    pattern = re.compile(r"blocks\.\d+\.(?:connection[12]|expansion|reduction)\..+")
     return {name: value for name, value in state_dict.items() if pattern.fullmatch(name)}
 
 
@@ -114,7 +124,10 @@ def _describe(connections: Mapping[str, Tensor], state_dict: Mapping[str, Tensor
     found = ((name, connection.describe_state(one, dim)) for name, connection in CONNECTIONS.items())
     text = next((f"{name} with {options}" for name, options in found if options), "incomplete")
     gated = any(".reduction." in name for name in connections)
-    return f"{text}, stream_reduce={'gated' if gated else 'mean or sum'}"
+    scaled = any(".expansion." in name for name in connections)
+    return (
+        f"{text}, stream_expand={'scaled' if scaled else 'copy'}, stream_reduce={'gated' if gated else 'mean or sum'}"
+    )
 
 
 def _check_names_and_shapes(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as plain_checkpo
 from mhc_vision.models.architectures import VISION_TRANSFORMERS
 from mhc_vision.models.hyper_connected import HyperConnected
 from mhc_vision.models.registration import connected_default_cfgs, register_architectures
-from mhc_vision.models.state_dicts import check_depth_of_npz, connected_filter
+from mhc_vision.models.state_dicts import check_copies, check_depth_of_npz, connected_filter
 
 __all__ = ["HyperVisionTransformer", "HyperVisionTransformerDistilled", "checkpoint_filter_fn"]
 
@@ -29,8 +29,9 @@ class HyperVisionTransformer(HyperConnected, VisionTransformer):
             prefix: of its names.
 
         Raises:
-            ValueError: it has another number of blocks, or is no such checkpoint.
+            ValueError: it has another number of blocks, or is no such checkpoint; or the model scales its streams.
         """
+        check_copies(self)
         check_depth_of_npz(checkpoint_path, len(self.blocks))
         super().load_pretrained(checkpoint_path, prefix)
 

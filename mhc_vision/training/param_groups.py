@@ -6,8 +6,8 @@ from timm.models import group_parameters
 from torch import nn
 
 from mhc_vision.checks import check_number
-from mhc_vision.layers import connection_parameters, projection_lr_scales
-from mhc_vision.layers.parameters import is_dynamic
+from mhc_vision.layers import projection_lr_scales
+from mhc_vision.layers.parameters import is_dynamic, own_rate_parameters
 
 
 def param_groups(
@@ -23,7 +23,7 @@ def param_groups(
     Weight decay follows timm: none for vectors, scalars, biases and the names in `model.no_weight_decay()`. Static
     parameters of the connections learn at `lr * connection_lr_scale`, their dynamic projections at that times
     384/(n·C), in DHC 96/C, so that a scale found at one width holds at others (`layers.projection_lr_scales`). AdamW's
-    decoupled decay is scaled with the rate.
+    decoupled decay is scaled with the rate. The scales of an expansion learn with the backbone, without decay.
 
     With `layer_decay` below 1, the layers of the backbone learn the slower the farther they are from the head: at
     `lr * layer_decay ** distance`, where the head is at distance 0, each block is a layer, and the embeddings below
@@ -54,7 +54,7 @@ def param_groups(
     undecayed_names: set[str] = getattr(model, "no_weight_decay", set)()
     projections = projection_lr_scales(model)
     part_of = {name: f"backbone.{layers[name]}" if layers else "backbone" for name, _ in model.named_parameters()}
-    for name, _ in connection_parameters(model):
+    for name in own_rate_parameters(model):
         part_of[name] = "connection_dynamic" if is_dynamic(name) else "connection_static"
     part_of |= {name: f"connection_dynamic.{scale.inputs}" for name, scale in projections.items()}
     rates = {"backbone": lr}

@@ -10,7 +10,7 @@ from mhc_vision.layers.blocks.eva import HyperEvaBlock, HyperEvaBlockPostNorm
 from mhc_vision.layers.blocks.stack import StreamModuleList, StreamSequential
 from mhc_vision.layers.blocks.stream_block import StreamBlock
 from mhc_vision.layers.blocks.vit import HyperBlock, HyperParallelThingsBlock, HyperResPostBlock
-from mhc_vision.layers.streams import StreamExpansion, create_reduction
+from mhc_vision.layers.streams import create_expansion, create_reduction
 
 HYPER_BLOCKS: dict[type[nn.Module], type[StreamBlock]] = {
     Block: HyperBlock,
@@ -59,6 +59,7 @@ def connect_blocks(
     connection: str = "mhc",
     num_streams: int = 4,
     stream_reduce: str = "mean",
+    stream_expand: str = "copy",
     options: dict[str, Any] | None = None,
 ) -> None:
     """Replace the residual additions of timm's blocks by hyper-connections; all other modules stay what they are.
@@ -72,6 +73,7 @@ def connect_blocks(
         connection: `shc`, `dhc` or `mhc`.
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
+        stream_expand: how tokens become streams: `copy` or `scaled`.
         options: further arguments of the connection's class.
 
     Raises:
@@ -80,7 +82,7 @@ def connect_blocks(
     check_blocks(blocks)
     stack = cast(list[Any], blocks)
     like = next(stack[-1].parameters())
-    expansion = StreamExpansion(num_streams)
+    expansion = create_expansion(stream_expand, dim, num_streams, device=like.device, dtype=like.dtype)
     reduction = create_reduction(stream_reduce, dim, num_streams, device=like.device, dtype=like.dtype)
     for depth, block in enumerate(stack):
         block.__class__ = HYPER_BLOCKS[type(block)]

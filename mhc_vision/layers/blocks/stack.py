@@ -38,6 +38,7 @@ class StreamStack(nn.Module):
         super().__setitem__(index, block)  # type: ignore[misc]
         if isinstance(block, nn.Identity):
             _set_ends(self, expansion, reduction)
+            self.own_ends()
 
     def __delitem__(self, index: Any) -> None:
         """Remove blocks; the first and the last that remain become the ends of the stack."""
@@ -47,9 +48,11 @@ class StreamStack(nn.Module):
         self.own_ends()
 
     def own_ends(self) -> None:
-        """Make what the first blocks borrow their own, when they take the place of the stack that they are from."""
-        if len(self) and isinstance(self[-1].reduction, Borrowed):  # type: ignore[arg-type]
-            self[-1].reduction = self[-1].reduction._owned_elsewhere[0]
+        """Make the ends that blocks borrow their own, when they take the place of the stack that they are from."""
+        if len(self):  # type: ignore[arg-type]
+            for block, name in ((self[0], "expansion"), (self[-1], "reduction")):
+                if isinstance(end := getattr(block, name), Borrowed):
+                    setattr(block, name, end._owned_elsewhere[0])
 
 
 class StreamSequential(StreamStack, nn.Sequential):
