@@ -90,7 +90,7 @@ class HyperConnected(nn.Module):
     ) -> None:
         """Put connections in place of the additions of the plain blocks that timm's constructor has made."""
         check_factor_is_normed(self, stream_reduce)
-        connect_blocks(self.blocks, self.embed_dim, connection, num_streams, stream_reduce, stream_expand, options)
+        connect_blocks(self.blocks, self.embed_dim, connection, num_streams, stream_reduce, options, stream_expand)
         self.connection = connection
         self.num_streams = num_streams
         self.stream_reduce = stream_reduce

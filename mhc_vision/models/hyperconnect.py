@@ -37,8 +37,8 @@ def hyperconnect(
     connection: str = "mhc",
     num_streams: int = 4,
     stream_reduce: str = "mean",
-    stream_expand: str = "copy",
     inplace: bool = False,
+    stream_expand: str = "copy",
     **options: Any,
 ) -> HyperConnected:
     """Put hyper-connections in place of the residual additions of a timm model, keeping its function and its names.
@@ -56,8 +56,8 @@ def hyperconnect(
         connection: `shc`, `dhc` or `mhc`.
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
-        stream_expand: `copy`, which keeps the function of the model.
         inplace: change `model` itself; otherwise it stays as it is and a copy is changed.
+        stream_expand: `copy`, which keeps the function of the model.
         **options: of the connection, as its class describes them: `learn_pre`, `constraint`, ...
 
     Returns:

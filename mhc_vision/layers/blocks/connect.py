@@ -59,8 +59,8 @@ def connect_blocks(
     connection: str = "mhc",
     num_streams: int = 4,
     stream_reduce: str = "mean",
-    stream_expand: str = "copy",
     options: dict[str, Any] | None = None,
+    stream_expand: str = "copy",
 ) -> None:
     """Replace the residual additions of timm's blocks by hyper-connections; all other modules stay what they are.
 
@@ -73,8 +73,8 @@ def connect_blocks(
         connection: `shc`, `dhc` or `mhc`.
         num_streams: n, from 1 to 8.
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
-        stream_expand: how tokens become streams: `copy` or `scaled`.
         options: further arguments of the connection's class.
+        stream_expand: how tokens become streams: `copy` or `scaled`.
 
     Raises:
         ValueError: blocks without two replaceable additions, or an option out of range.
