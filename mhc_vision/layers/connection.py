@@ -101,6 +101,10 @@ class HyperConnection(ConnectionModule, ABC):
     def reset_parameters(self) -> None:
         """Set every parameter to its initial value, at which the connection is a plain residual connection."""
 
+    def make_plain(self) -> None:
+        """Set every parameter to a value at which the connection is a plain residual connection: the initial one."""
+        self.reset_parameters()
+
     def init_weights(self) -> None:
         """timm's name for `reset_parameters`."""
         self.reset_parameters()

@@ -184,6 +184,10 @@ class GatedReduction(ConnectionModule):
         with torch.no_grad():
             self.bias.copy_(initial_pre_logits(self.num_streams, 0, 1 / self.num_streams))
 
+    def make_plain(self) -> None:
+        """Equal weights 1/n: the initial values."""
+        self.reset_parameters()
+
     def init_weights(self) -> None:
         """timm's name for `reset_parameters`."""
         self.reset_parameters()

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mhc_vision import collapse
 from mhc_vision.kernels import use_backend
-from mhc_vision.layers import CONNECTIONS
+from mhc_vision.layers import CONNECTIONS, maps_at_start
 from mhc_vision.layers.blocks.fused_stack import can_fuse
 
 pytest.importorskip("triton")
@@ -51,6 +51,22 @@ def test_backends_agree(family, connection, options, trained_like):
         results[backend] = [logits, *(parameter.grad.clone() for parameter in model.parameters())]
     # sums over tokens and channels in another order
     torch.testing.assert_close(results["triton"], results["torch"], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_maps_are_set_back_where_whole_stacks_run_fused(trained_like):
+    model = trained_like(SMALL.connected("mhc", depth=1), std=0.3).to(DEVICE).eval()
+    x = torch.randn(2, 3, 8, 8, device=DEVICE)
+    with maps_at_start(model):
+        expected = model(x)
+    with use_backend("triton"):
+        assert can_fuse(model.blocks, model.blocks[0].norm1(torch.randn(2, 4, model.embed_dim, device=DEVICE)))
+        moved = model(x)
+        with maps_at_start(model):
+            # sums over tokens and channels in another order
+            torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
+        assert torch.equal(model(x), moved)
+    assert not torch.allclose(moved, expected, atol=1e-2)
 
 
 def test_compiled_and_checkpointed_models_run_the_kernels(trained_like):

@@ -29,7 +29,7 @@ def effective_rank(streams: Tensor) -> Tensor:
 
 def stream_shares(streams: Tensor) -> Tensor:
     """Share of each stream in the sum of squared norms, token by token, (..., n, C) -> (..., n); 1/n for X = 0."""
-    squares = _in_fp64(streams).square().sum(-1)
+    squares = _in_fp64(torch.linalg.vector_norm(streams.float(), dim=-1)).square()
     total = squares.sum(-1, keepdim=True)
     return torch.where(total == 0, 1.0 / squares.shape[-1], squares / total)
 
