@@ -18,11 +18,13 @@ class HasPlainValues(Protocol):
 
 @contextmanager
 def maps_at_start(model: nn.Module) -> Iterator[None]:
-    """While the `with` block runs, every module that `HasPlainValues` is made plain: connections and gated read-outs.
+    """While the `with` block runs, every module that `HasPlainValues` is made plain.
 
-    With the maps of its start a connection is a plain residual connection: the model computes what the plain model with
-    the same weights does. The values change in place, so that this holds for compiled models and fused kernels as well,
-    and afterwards every one has its bits again. No random number is drawn, and there is no second model in memory.
+    With the maps of its start a connection is a plain residual connection, and a gated read-out is the mean: the model
+    computes what the plain model with the same weights does. Streams that `stream_expand='scaled'` sets apart are
+    copies, scaled by their mean. The values change in place, so that this holds for compiled models and fused kernels
+    as well, and afterwards every one has its bits again. No random number is drawn, and there is no second model in
+    memory.
 
     Args:
         model: with hyper-connections; others stay as they are. Not sharded: FSDP2 keeps its parameters elsewhere.

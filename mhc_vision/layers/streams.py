@@ -108,6 +108,11 @@ class ScaledExpansion(ConnectionModule):
         """0.6 and noise of torch's random numbers."""
         nn.init.xavier_normal_(self.scale).add_(0.6)
 
+    @torch.no_grad()
+    def make_plain(self) -> None:
+        """The mean of the scales for all streams: copies again, of tokens that a plain model's embedding could make."""
+        self.scale.copy_(self.scale.mean(0))
+
     def init_weights(self) -> None:
         """timm's name for `reset_parameters`."""
         self.reset_parameters()

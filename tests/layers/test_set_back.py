@@ -98,3 +98,27 @@ def test_a_plain_model_stays_as_it_is():
     plain = timm.create_model("vit_tiny_patch16_224", **SIZE)
     with maps_at_start(plain):
         pass
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+@torch.no_grad()
+def test_scaled_streams_become_copies_of_their_mean():
+    model, images = move(connected("mhc", {"stream_expand": "scaled"})), torch.randn(2, 3, 16, 16)
+    plain = timm.create_model("vit_tiny_patch16_224", **SIZE).eval()
+    added = {name for name, _ in connection_parameters(model)}
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if name not in added})
+    scale = model.blocks[0].expansion.scale
+    before = scale.clone()
+    plain.norm_pre = Scaled(before.mean(0))
+    with maps_at_start(model):
+        # fp32, as in the first test
+        torch.testing.assert_close(model(images), plain(images), rtol=0, atol=1e-5)
+    assert torch.equal(scale, before)
