@@ -21,9 +21,10 @@ DESIGN_NAMES = ("alt_up", "attn_res", "mudd", "parallel", "post_norm", "resi_dua
 DESIGNS = [CONFIGS / "connections" / f"{design}.yaml" for design in DESIGN_NAMES]
 CONNECTIONS = [overlay for overlay in OVERLAYS if overlay not in DESIGNS]
 IMAGENET = sorted((CONFIGS / "imagenet").glob("*.yaml"))
-RECIPES = [CONFIGS / "digits.yaml", CONFIGS / "cifar10.yaml", *IMAGENET]
+RECIPES = [CONFIGS / "digits.yaml", CONFIGS / "cifar10.yaml", CONFIGS / "cifar10_proxy.yaml", *IMAGENET]
 # each file once at least: no option of a large recipe meets one of an overlay that the small recipes do not have
-PAIRS = [*itertools.product(RECIPES[:2], OVERLAYS), *((recipe, CONNECTIONS[2]) for recipe in IMAGENET)]
+MHC = CONFIGS / "connections" / "mhc.yaml"
+PAIRS = [*itertools.product(RECIPES[:2], OVERLAYS), *((recipe, MHC) for recipe in RECIPES[2:])]
 DEBUG = CONFIGS / "debug.yaml"
 STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
@@ -56,7 +57,7 @@ def _data_root(recipe: Path, image_folder: Path) -> list[str]:
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
     known = [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES, *FINETUNE, *METHODS]
     assert sorted(CONFIGS.rglob("*.yaml")) == sorted(known)
-    assert [path.stem for path in CONNECTIONS] == ["baseline", "dhc", "mhc", "shc"]
+    assert [path.stem for path in CONNECTIONS] == ["baseline", "dhc", "ihc", "krom_hc", "mhc", "mhc_lite", "shc"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_every_recipe_builds_its_data_model_and_trainer(recipe, overlay, image_f
         run=False,
     )
     connected = any("connection" in name for name, _ in cli.model.named_parameters())
-    assert connected == (overlay.stem in ("shc", "dhc", "mhc", "alt_up"))
+    assert connected == (overlay.stem == "alt_up" or (overlay in CONNECTIONS and overlay.stem != "baseline"))
     images = torch.zeros(1, cli.datamodule.in_chans, cli.datamodule.img_size, cli.datamodule.img_size)
     with torch.no_grad():
         assert cli.model.eval()(images).shape == (1, cli.datamodule.num_classes)
@@ -200,5 +201,7 @@ def test_every_family_trains_under_the_debug_overlay(family, connection, tmp_pat
     )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 20
-    assert summary["connection"] == (None if connection == "baseline" else connection)
+    # constraints of mHC
+    family_of = {"baseline": None, "ihc": "mhc", "mhc_lite": "mhc", "krom_hc": "mhc"}
+    assert summary["connection"] == family_of.get(connection, connection)
     assert 0 <= summary["metrics"]["val/top1"] <= 1

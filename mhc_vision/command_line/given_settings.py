@@ -61,6 +61,40 @@ def value_of(given: Sequence[Given], key: str) -> Any:
     return next((value for one in reversed(given) if (value := _setting(one, key)) is not None), None)
 
 
+def merged_model_args(given: Sequence[Given], load: Callable[[str], Any]) -> dict[str, Any]:
+    """What files and options say of `model.model_args` together; of a key in several, the last one counts.
+
+    `null`, or an option that sets all of it, takes the place of what was given before.
+
+    Args:
+        given: What each option sets.
+        load: As for `given_settings`.
+    """
+    merged: dict[str, Any] = {}
+    for one in given:
+        model = one.settings.get("model")
+        if not isinstance(model, dict) or "model_args" not in model:
+            continue
+        arguments = model["model_args"]
+        if one.source == "--model.model_args" or not isinstance(arguments, dict):
+            merged = {}
+        elif one.source.startswith("--model.model_args."):
+            merged.update({key: _loaded(value, load) for key, value in arguments.items()})
+        else:
+            merged.update(arguments)
+    return merged
+
+
+def _loaded(value: Any, load: Callable[[str], Any]) -> Any:
+    """The value of an option, which is text where it is no YAML."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return load(value)
+    except (yaml.YAMLError, ValueError):
+        return value
+
+
 def batch_size_is_last(given: Sequence[Given]) -> bool:
     """Whether `data.batch_size` is set after the last `data.total_batch_size`; in one file the total counts."""
     is_last = False

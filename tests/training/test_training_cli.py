@@ -263,6 +263,32 @@ def test_of_two_batch_sizes_the_later_one_counts_and_says_so(tmp_path, capsys, l
     assert (said in capsys.readouterr().out) == (later == "batch_size")
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config", "OVERLAY"], {"depth": 2, "constraint": "identity"}),
+        (["--config", "OVERLAY", "--model.model_args.depth", "3"], {"depth": 3, "constraint": "identity"}),
+        (["--model.model_args.mlp_ratio", "1.5", "--config", "OVERLAY"], {"depth": 2, "mlp_ratio": 1.5}),
+        (["--model.model_args.constraint", "sinkhorn", "--config", "OVERLAY"], {"constraint": "identity"}),
+        (["--config", "OVERLAY", "--model.model_args", "{depth: 1}"], {"depth": 1, "constraint": None}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_the_model_arguments_of_an_overlay_lie_on_top_of_the_recipe(tmp_path, words, expected):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {connection: mhc, model_args: {depth: 2, patch_size: 8}}\n")
+    overlay = CONFIGS / "connections" / "ihc.yaml"
+    words = [str(overlay) if word == "OVERLAY" else word for word in words]
+    files = ["--config", str(CONFIGS / "digits.yaml"), "--config", str(recipe)]
+    if "--model.model_args" in words:
+        words += ["--model.model_args.patch_size", "8"]
+    cli = TrainCLI([*files, *words, "--trainer.default_root_dir", str(tmp_path)], run=False)
+    arguments = cli.model.hparams["model_args"]
+    assert {key: arguments.get(key) for key in expected} == expected
+    saved = cli.config["model"]["model_args"]
+    assert {key: saved.get(key) for key in expected} == expected
+
+
 def test_the_flat_and_the_long_form_of_a_data_option_are_the_same(train):
     for form in ("--data.batch_size", "--data.init_args.batch_size"):
         run_dir = train(form, "4", "--overwrite", "true")

@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from mhc_vision.checks import check_whole_number
-from mhc_vision.command_line.given_settings import Given, batch_size_is_last, given_settings
+from mhc_vision.command_line.given_settings import Given, batch_size_is_last, given_settings, merged_model_args
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.recipes import with_config_paths
 from mhc_vision.training.options.errors import short_message
@@ -56,7 +56,8 @@ class OptionParser(LightningArgumentParser):
 def parse_options(parser: LightningArgumentParser, words: Sequence[str]) -> Namespace:
     """The settings that a command line makes.
 
-    Of `data.batch_size` and `data.total_batch_size` the one that is given later counts.
+    Of `data.batch_size` and `data.total_batch_size` the one that is given later counts. Files that set
+    `model.model_args` lie on top of each other key by key, as those of all other sections do.
 
     Raises:
         SystemExit: With status 2 and a message, if anything is refused.
@@ -72,6 +73,7 @@ def parse_options(parser: LightningArgumentParser, words: Sequence[str]) -> Name
     except ValueError as error:
         fail(f"error: {error}", status=2)
     _choose_batch_size(config, given)
+    _merge_model_args(_of_run(config), given)
     return config
 
 
@@ -85,6 +87,13 @@ def _of_run(config: Namespace) -> Namespace:
 def _check_seed(seed: int | bool) -> None:
     if not isinstance(seed, bool):
         check_whole_number("seed_everything", seed, at_least=0, at_most=2**32 - 1)
+
+
+def _merge_model_args(config: Namespace, given: Sequence[Given]) -> None:
+    """For jsonargparse a mapping is one value, and that of a later file replaces all of it."""
+    merged = merged_model_args(given, _load_values)
+    if merged and config.get("model.model_args") is not None:
+        config["model.model_args"] = {**merged, **config["model.model_args"]}
 
 
 def _choose_batch_size(config: Namespace, given: Sequence[Given]) -> None:
