@@ -15,6 +15,8 @@ from mhc_vision.training.callbacks.contribution import MapContribution
 
 MOVING = ["--model.connection_lr_scale", "100", "--model.warmup_epochs", "0", "--model.lr", "0.01"]
 MOVING += ["--trainer.limit_val_batches", "1.0"]
+# logits of batches of another size: fp32 sums in another order, of maps that have moved far
+ROUNDING = 1e-5
 
 
 def summary(run_dir: Path) -> dict:
@@ -55,11 +57,10 @@ def test_it_is_the_difference_of_two_evaluations(train, capsys, words):
     run_dir = train(*MOVING, *words, connection="mhc")
     metrics, (value, error) = summary(run_dir)["metrics"], by_hand(run_dir)
     assert abs(value) > 1e-3
-    # sums over images in another order
-    assert metrics["val/contribution"] == pytest.approx(value, abs=1e-6)
-    assert metrics["val/contribution_se"] == pytest.approx(error, abs=1e-6)
+    assert metrics["val/contribution"] == pytest.approx(value, abs=ROUNDING)
+    assert metrics["val/contribution_se"] == pytest.approx(error, abs=ROUNDING)
     (line,) = lines(run_dir)
-    assert (line["step"], line["val/contribution"]) == (2, pytest.approx(value, abs=1e-6))
+    assert (line["step"], line["val/contribution"]) == (2, pytest.approx(value, abs=ROUNDING))
     assert (
         f"validation loss with the maps set back to their start: {value:+.4f} ± {error:.4f}" in capsys.readouterr().out
     )
@@ -111,4 +112,4 @@ def test_the_last_step_of_a_run_is_measured_on_the_weights_it_ends_with(train):
     run_dir = train(*MOVING, "--trainer.max_epochs", "-1", "--trainer.max_steps", "4", connection="mhc")
     record = summary(run_dir)
     assert (record["steps"], record["validated_at_step"]) == (4, 3)
-    assert record["metrics"]["val/contribution"] == pytest.approx(by_hand(run_dir)[0], abs=1e-6)
+    assert record["metrics"]["val/contribution"] == pytest.approx(by_hand(run_dir)[0], abs=ROUNDING)
