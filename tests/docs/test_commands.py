@@ -7,6 +7,7 @@ a tiny ViT for published weights, whose names are checked. A command that no rul
 import argparse
 import importlib.util
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -276,6 +277,8 @@ def run_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a script in this process."""
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.syspath_prepend(str(Path(words[0]).resolve().parent))
+    # benchmarks with kernels set it, for all tests that follow
+    monkeypatch.setenv("TRITON_INTERPRET", os.environ.get("TRITON_INTERPRET", "0"))
     runpy.run_path(words[0], run_name="__main__")
 
 
