@@ -12,6 +12,7 @@ from torch import nn
 from mhc_vision.data.class_names import check_class_names
 from mhc_vision.finetuning.head_classes import match_classes
 from mhc_vision.inference.load_model import LoadedModel, load_model
+from mhc_vision.layers import CONNECTIONS, default_options
 from mhc_vision.models import hyperconnect
 from mhc_vision.models.create import check_model_args, rebuild_classifier, split_options
 from mhc_vision.models.names import split_name
@@ -132,6 +133,8 @@ def _check_connection(
 ) -> None:
     """Raise ValueError unless the connections asked for are those that a model has."""
     has = {**settings, **settings["model_args"]}
+    if has["connection"] in CONNECTIONS:
+        has = {**default_options(has["connection"]), **has}
     if connection not in (AS_LOADED, has["connection"]):
         raise ValueError(
             f"connection: got {_shown(connection)}, expected {has['connection']!r}, as {name} was trained; name "

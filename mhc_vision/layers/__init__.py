@@ -6,7 +6,13 @@ from mhc_vision.layers.blocks.vit import HyperBlock
 from mhc_vision.layers.connection import HyperConnection, Opened
 from mhc_vision.layers.constraints import CONSTRAINTS, Constraint, create_constraint
 from mhc_vision.layers.dynamic import DynamicHyperConnection
-from mhc_vision.layers.factory import CONNECTIONS, check_connection, connection_options, create_connection
+from mhc_vision.layers.factory import (
+    CONNECTIONS,
+    check_connection,
+    connection_options,
+    create_connection,
+    default_options,
+)
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.observe import (
     initial_coefficients,
@@ -66,6 +72,7 @@ __all__ = [
     "create_constraint",
     "create_expansion",
     "create_reduction",
+    "default_options",
     "disconnect_blocks",
     "expand_streams",
     "initial_coefficients",

@@ -33,6 +33,13 @@ def connection_options() -> dict[str, tuple[str, ...]]:
     return options
 
 
+def default_options(connection: str) -> dict[str, Any]:
+    """What the options of a model are where they are not given: those of this connection, and of its streams' ends."""
+    parameters = inspect.signature(CONNECTIONS[connection]).parameters.values()
+    own = {option.name: option.default for option in parameters if option.name not in _NOT_OF_MODELS}
+    return {**own, "stream_reduce": "mean", "stream_expand": "copy"}
+
+
 def create_connection(
     connection: str,
     dim: int,

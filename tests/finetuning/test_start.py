@@ -165,6 +165,15 @@ def test_connections_that_are_there_must_be_those_asked_for(files, tmp_path):
         start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, connection="dhc", num_streams=4)
 
 
+def test_an_option_that_is_not_recorded_has_its_default(files, tmp_path):
+    hyper = mhc_vision.hyperconnect(timm.create_model("test_vit", img_size=32, num_classes=7), "mhc")
+    save_for_hf(hyper, str(tmp_path / "hyper"), model_config={}, safe_serialization=True)
+    same = {"constraint": "sinkhorn", "stream_reduce": "mean", "stream_expand": "copy", "sinkhorn_iters": 20}
+    start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, model_args=same)
+    with pytest.raises(ValueError, match=r"constraint: got 'identity', expected 'sinkhorn', with which .* was trained"):
+        start_from(str(tmp_path / "hyper"), num_classes=7, img_size=32, model_args={"constraint": "identity"})
+
+
 NAMES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"]
 
 
