@@ -34,7 +34,16 @@ ALLOWED = {
 ORDERED_ROOMS = ("comparison", ("plan", "run", "report"))
 # modules beside the parts: these stand below all of them, the others (cli, demo) above
 BELOW = {
-    *("accuracy", "atomic_files", "checks", "contribution", "directory_lock", "finite", "json_files"),
+    *(
+        "accuracy",
+        "atomic_files",
+        "checks",
+        "connection_text",
+        "contribution",
+        "directory_lock",
+        "finite",
+        "json_files",
+    ),
     *("metrics_log", "predictions", "progress", "run_directory", "silenced", "termination", "version", "yaml_files"),
 }
 FILES = [path for part in ALLOWED for path in sorted((PACKAGE / part).rglob("*.py"))]

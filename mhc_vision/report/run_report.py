@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.atomic_files import replace_text
+from mhc_vision.connection_text import connection_text
 from mhc_vision.contribution import logged_contribution
 from mhc_vision.json_files import read_json_object
 from mhc_vision.metrics_log import read_metric
@@ -51,9 +52,9 @@ def write_run_report(run_dir: Path) -> Path:
     )
     summary = read_json_object("run_dir", summary_file, needed)
     predictions = Predictions.load(run_dir / PREDICTIONS) if (run_dir / PREDICTIONS).is_file() else None
-    title = f"{summary['name']}, {summary['connection'] or 'plain'}"
-    if summary["num_streams"] > 1:
-        title += f" with {summary['num_streams']} streams"
+    # summaries of earlier versions know no constraint
+    connection = connection_text(summary["connection"], summary["num_streams"], summary.get("constraint"))
+    title = f"{summary['name']}, {connection}"
     versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
     said = f"{summary['steps']} steps, {summary['epochs']} epochs, {summary['wall_time_s']} s; {versions}."
     # summaries of earlier versions do not say it

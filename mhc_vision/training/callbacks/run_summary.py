@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.connection_text import constraint_of
 from mhc_vision.metrics_log import read_metric
 from mhc_vision.models.instruments.costs import count_parameters, image_macs
 from mhc_vision.training.connection_lr import connection_learning_rates
@@ -105,6 +106,7 @@ class RunSummary(Callback):
         self._record = {
             "name": module.hparams["name"],
             "connection": module.hparams["connection"],
+            "constraint": constraint_of(module.hparams),
             # what the model has: not every residual design follows the setting
             "num_streams": getattr(model, "num_streams", 1),
             **{key: module.hparams[key] for key in ("source", "method") if key in module.hparams},

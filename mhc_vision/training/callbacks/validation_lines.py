@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from mhc_vision.connection_text import connection_text, constraint_of
 from mhc_vision.progress import duration
 
 
@@ -30,15 +31,14 @@ class ValidationLines(Callback):
         settings = pl_module.hparams
         model = pl_module.get_submodule("model")
         connection = settings["connection"]
-        streams = getattr(model, "num_streams", 1)
-        kind = connection if connection is None or streams == 1 else f"{connection} with {streams} streams"
+        kind = connection_text(connection, getattr(model, "num_streams", 1), constraint_of(settings))
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
         total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
         share = "" if trained == total else f", {trained:,} of them trained"
         processes = f"{trainer.world_size} processes, " if trainer.world_size > 1 else ""
         self._print(
             trainer,
-            f"training {settings['name']}{f', {kind}' if kind else ''}: {total:,} parameters{share}; "
+            f"training {settings['name']}{f', {kind}' if connection else ''}: {total:,} parameters{share}; "
             f"{processes}{trainer.strategy.root_device.type}, precision {trainer.precision}",
         )
 
