@@ -7,13 +7,17 @@ starts) the kernels run on the CPU, slowly: for tests. Traced and exported graph
 `reference`, whatever the backend.
 """
 
+import functools
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 ENVIRONMENT_VARIABLE = "MHC_VISION_BACKEND"
 BACKENDS = ("auto", "torch", "triton")
@@ -89,10 +93,28 @@ def can_launch(tensor: Tensor) -> bool:
     return tensor.is_cuda or (interpreted() and tensor.device.type == "cpu")
 
 
-def check_launchable(tensor: Tensor) -> None:
-    """Raise RuntimeError unless a Triton kernel can run on the device of this tensor; every custom op asks first."""
-    if not can_launch(tensor):
-        raise RuntimeError(f"kernels: got a tensor on {tensor.device}, expected one on a GPU, where Triton kernels run")
+def on_its_device(op: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
+    """Runs the body of a custom op, all of whose launches lie in it, on the device of its first tensor.
+
+    Triton launches on the current device, whatever the tensors are on.
+
+    Raises:
+        RuntimeError: on each call, where no Triton kernel can run on the device of that tensor.
+    """
+
+    @functools.wraps(op)
+    def run(tensor: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not can_launch(tensor):
+            raise RuntimeError(f"kernels: got a tensor on {tensor.device}, expected one on a GPU, which runs Triton")
+        with _current_device(tensor):
+            return op(tensor, *args, **kwargs)
+
+    return run
+
+
+def _current_device(tensor: Tensor) -> AbstractContextManager[Any]:
+    """The block inside which the device of this tensor is the current one."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def runs_triton(tensor: Tensor, dim: int = 8) -> bool:

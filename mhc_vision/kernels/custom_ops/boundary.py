@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.backend import on_its_device
 from mhc_vision.kernels.boundary_arguments import (
     FLAT_SCHEMA,
     Gradients,
@@ -28,10 +28,10 @@ def _tensors(count: int) -> str:
 @torch.library.custom_op(
     "mhc_vision::boundary", mutates_args=(), schema=f"({FLAT_SCHEMA}) -> {_tensors(1 + len(Made._fields))}"
 )
+@on_its_device
 def boundary(*flat: Any) -> tuple[Tensor, ...]:
     """Flat arguments -> y, the normed input of the next branch, (M, C), and the fields of `Made`."""
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
     normed, made = launch.forward(streams, merge, connection, norm)
@@ -50,10 +50,10 @@ def _(*flat: Any) -> tuple[Tensor, ...]:
     schema=f"(Tensor d_streams, Tensor d_normed, Tensor d_rest, Tensor[] made, {FLAT_SCHEMA}) -> "
     + _tensors(len(Gradients._fields)),
 )
+@on_its_device
 def boundary_backward(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], *flat: Any) -> Gradients:
     """Gradients of the flat arguments from those of X', y and the logits after the first n, (k - n, M)."""
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
     return launch.backward(d_streams, d_normed, d_rest, Made(*made), streams, merge, connection, norm)
@@ -66,6 +66,7 @@ def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], *
 
 
 @torch.library.custom_op("mhc_vision::boundary_replay", mutates_args=())
+@on_its_device
 def boundary_replay(
     streams: Tensor,
     num_streams: int,
@@ -76,7 +77,6 @@ def boundary_replay(
     num_iters: int,
 ) -> Tensor:
     """Streams, n, the fields of `Merge` -> X', (M, n, C), with the bits that `boundary` gave it."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
     return launch.replay(streams, num_streams, Merge(output, logits, layer_scale, keep, num_iters))

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.backend import on_its_device
 from mhc_vision.kernels.custom_ops.logits import logits
 
 
 @torch.library.custom_op("mhc_vision::read_by_logits", mutates_args=())
+@on_its_device
 def read_by_logits(streams: Tensor, made: Tensor) -> Tensor:
     """(M, n, C), (M, k) -> (M, C): read with σ of the first n logits."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels import read as launch
 
     return launch.forward(streams, made, sigmoid=True)
@@ -25,6 +25,7 @@ def _(streams: Tensor, made: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("mhc_vision::branch_input_backward", mutates_args=())
+@on_its_device
 def branch_input_backward(
     d_tokens: Tensor,
     d_rest: Tensor,
@@ -37,7 +38,6 @@ def branch_input_backward(
     bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of streams, weight, scale and bias from those of what was read, the other logits and later uses."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels import read as launch_read
     from mhc_vision.kernels.triton_kernels.logits import launch as launch_logits
 

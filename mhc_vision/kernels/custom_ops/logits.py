@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.backend import on_its_device
 
 
 @torch.library.custom_op("mhc_vision::logits", mutates_args=())
+@on_its_device
 def logits(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(M, n, C), (k, n*C), (k,), (k,) -> logits (M, k) and the inverse RMS (M,), fp32."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels.logits import launch
 
     return launch.forward(streams, launch.prepare(weight, streams.dtype), scale, bias, eps)
@@ -26,11 +26,11 @@ def _(streams: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("mhc_vision::logits_backward", mutates_args=())
+@on_its_device
 def logits_backward(
     d_logits: Tensor, made: Tensor, inverse_rms: Tensor, streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of streams, weight, scale and bias from that of the logits `made`."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels.logits import launch
 
     projection = launch.prepare(weight, streams.dtype)

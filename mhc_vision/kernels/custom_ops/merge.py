@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.backend import on_its_device
 from mhc_vision.kernels.flatten import sum_to_map
 
 
 @torch.library.custom_op("mhc_vision::merge", mutates_args=())
+@on_its_device
 def merge(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
     """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,) -> (M, m, C)."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels import merge as launch
 
     return launch.forward(streams, output, res, post)
@@ -28,11 +28,11 @@ def _(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("mhc_vision::merge_backward", mutates_args=())
+@on_its_device
 def merge_backward(
     d_merged: Tensor, streams: Tensor, output: Tensor, res: Tensor, post: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of streams, output, and res (M, m, n) and post (M, m) per token, fp32."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels import merge as launch
 
     return launch.backward(d_merged, streams, output, res, post)

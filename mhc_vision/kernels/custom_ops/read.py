@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.backend import on_its_device
 from mhc_vision.kernels.flatten import sum_to_map
 
 
 @torch.library.custom_op("mhc_vision::read", mutates_args=())
+@on_its_device
 def read(streams: Tensor, pre: Tensor) -> Tensor:
     """(M, n, C), (M, n) or (n,) -> (M, C)."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels import read as launch
 
     return launch.forward(streams, pre)
@@ -25,9 +25,9 @@ def _(streams: Tensor, pre: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("mhc_vision::read_backward", mutates_args=())
+@on_its_device
 def read_backward(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of streams, and of pre (M, n) per token, fp32."""
-    check_launchable(streams)
     from mhc_vision.kernels.triton_kernels import read as launch
 
     return launch.backward(d_tokens, streams, pre)

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels.backend import check_launchable
+from mhc_vision.kernels.backend import on_its_device
 
 
 @torch.library.custom_op("mhc_vision::sinkhorn_maps", mutates_args=())
+@on_its_device
 def sinkhorn_maps(logits: Tensor, num_iters: int) -> Tensor:
     """(M, n, n) fp32 -> (M, n, n)."""
-    check_launchable(logits)
     from mhc_vision.kernels.triton_kernels.sinkhorn import launch
 
     return launch.forward(logits, num_iters)
@@ -23,9 +23,9 @@ def _(logits: Tensor, num_iters: int) -> Tensor:
 
 
 @torch.library.custom_op("mhc_vision::sinkhorn_maps_backward", mutates_args=())
+@on_its_device
 def sinkhorn_maps_backward(d_maps: Tensor, logits: Tensor, num_iters: int) -> Tensor:
     """Gradient of the logits."""
-    check_launchable(logits)
     from mhc_vision.kernels.triton_kernels.sinkhorn import launch
 
     return launch.backward(d_maps, logits, num_iters)
