@@ -89,7 +89,9 @@ class _BranchInput(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        d_streams, d_weight, d_scale, d_bias = _branch_input_backward(*gradients, *ctx.saved_tensors)
+        d_streams, d_weight, d_scale, d_bias = _branch_input_backward(
+            *gradients, *ctx.saved_tensors, ctx.needs_input_grad[1]
+        )
         return d_streams, d_weight, d_scale, d_bias.to(ctx.bias_dtype), None
 
 
@@ -104,8 +106,9 @@ def _branch_input_backward(
     products: Tensor,
     inverse_rms: Tensor,
     pre: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of streams, weight, scale and bias from those of the three results."""
+    learn_weight: bool,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Gradients of streams, weight (if it is learned), scale and bias from those of the three results."""
     n, dim = streams.shape[-2:]
     dtype = products.dtype
     x = streams.reshape(-1, n, dim).to(dtype)
@@ -127,7 +130,7 @@ def _branch_input_backward(
     d_flat.view(x.shape).addcmul_(pre.unsqueeze(-1), d_tokens)
     return (
         d_flat.to(streams.dtype).view(streams.shape),
-        torch.mm(d_products.t(), flat).to(weight.dtype),
+        torch.mm(d_products.t(), flat).to(weight.dtype) if learn_weight else None,
         d_scale.to(scale.dtype),
         d_logits.sum(0),
     )

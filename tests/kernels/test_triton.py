@@ -140,6 +140,21 @@ def test_widths_of_the_registered_models(dim):
     check(merge_streams, reference.merge_streams, [streams, *maps], ULP[torch.bfloat16])
 
 
+@pytest.mark.parametrize("op", [stream_logits, branch_input])
+def test_frozen_parameters_cost_no_pass_over_the_streams(op, monkeypatch):
+    streams, *parameters = [random(5, 4, 16), random(24, 64), random(24), random(24)]
+
+    def gradient_of_streams(*given: Tensor) -> Tensor:
+        results = op(streams, *given)
+        return torch.autograd.grad(
+            sum(r.square().sum() for r in ([results] if op is stream_logits else results)), streams
+        )[0]
+
+    expected = gradient_of_streams(*parameters)
+    monkeypatch.delattr("mhc_vision.kernels.triton_kernels.logits.launch.parameters_backward")
+    assert torch.equal(gradient_of_streams(*(parameter.detach() for parameter in parameters)), expected)
+
+
 @pytest.fixture
 def two_partial_sums(monkeypatch) -> int:
     """Makes the gradient of φ a sum of two parts for so many tokens."""
@@ -261,7 +276,7 @@ def backward_ops() -> dict:
             *[(5,), (5, n, dim), (k, n * dim), (k,), (k,)],
         ],
     }
-    numbers = {"sinkhorn_maps_backward": (20,)}
+    numbers = {"sinkhorn_maps_backward": (20,), "logits_backward": (True,), "branch_input_backward": (False,)}
     given = {name: tuple(random(*shape).detach() for shape in of) for name, of in shapes.items()}
     return {
         name: (getattr(torch.ops.mhc_vision, name).default, of + numbers.get(name, ())) for name, of in given.items()

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mhc_vision.kernels.backend import on_its_device
-from mhc_vision.kernels.custom_ops.logits import logits
+from mhc_vision.kernels.custom_ops.logits import empty_gradients, logits, parameter_gradients
 
 
 @torch.library.custom_op("mhc_vision::read_by_logits", mutates_args=())
@@ -36,8 +36,12 @@ def branch_input_backward(
     weight: Tensor,
     scale: Tensor,
     bias: Tensor,
+    learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of streams, weight, scale and bias from those of what was read, the other logits and later uses."""
+    """Gradients of streams, weight, scale and bias from those of what was read, the other logits and later uses.
+
+    Those of the parameters have no elements unless they are `learned`.
+    """
     from mhc_vision.kernels.triton_kernels import read as launch_read
     from mhc_vision.kernels.triton_kernels.logits import launch as launch_logits
 
@@ -48,14 +52,13 @@ def branch_input_backward(
     d_streams = launch_logits.streams_backward(
         d_logits, made, inverse_rms, streams, projection, scale, bias, d_tokens, d_handed_on
     )
-    d_weight, d_scale, d_bias = launch_logits.parameters_backward(d_logits, inverse_rms, streams, weight, scale)
-    return d_streams, d_weight, d_scale, d_bias.to(bias.dtype)
+    return d_streams, *parameter_gradients(d_logits, inverse_rms, streams, weight, scale, bias, learned)
 
 
 @branch_input_backward.register_fake
-def _(*given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *_, streams, weight, scale, bias = given
-    return torch.empty_like(streams), torch.empty_like(weight), torch.empty_like(scale), torch.empty_like(bias)
+def _(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *_, streams, weight, scale, bias, learned = given
+    return torch.empty_like(streams), *empty_gradients(weight, scale, bias, learned)
 
 
 class BranchInput(torch.autograd.Function):
@@ -75,7 +78,9 @@ class BranchInput(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of streams, weight, scale and bias."""
         d_tokens, d_rest, d_handed_on = (gradient.contiguous() for gradient in gradients)
-        return *branch_input_backward(d_tokens, d_rest, d_handed_on, *ctx.saved_tensors), None
+        learned = any(ctx.needs_input_grad[1:4])
+        d_streams, *found = branch_input_backward(d_tokens, d_rest, d_handed_on, *ctx.saved_tensors, learned)
+        return d_streams, *(found if learned else [None] * 3), None
 
 
 @register_flop_formula(torch.ops.mhc_vision.read_by_logits)
@@ -85,6 +90,7 @@ def _read_flops(streams: Any, *_: Any, **__: Any) -> int:
 
 
 @register_flop_formula(torch.ops.mhc_vision.branch_input_backward)
-def _backward_flops(d_tokens: Any, d_rest: Any, d_handed_on: Any, made: Any, *_: Any, **__: Any) -> int:
+def _backward_flops(d_tokens: Any, d_rest: Any, d_handed_on: Any, made: Any, *rest: Any, **__: Any) -> int:
     (num_tokens, n, dim), (_tokens, num_logits) = d_handed_on, made
-    return 4 * num_tokens * (num_logits + 1) * n * dim
+    *_, learned = rest
+    return 2 * num_tokens * ((2 if learned else 1) * num_logits + 2) * n * dim
