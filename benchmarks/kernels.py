@@ -2,11 +2,14 @@
 
     python benchmarks/kernels.py --json kernels.json      # on a GPU: C = 192 ... 1280, 25,088 and 50,176 tokens, n = 4
     python benchmarks/kernels.py --dry-run                # tiny, in Triton's interpreter: says nothing about time
+    ncu --profile-from-start off python benchmarks/kernels.py --profile --dims 768 --num-tokens 25088
 
 One line per op, pass, C and token count: median milliseconds, the bytes that it moves at least, the share of a large
 copy's bandwidth in the same run that this makes, and the time of plain PyTorch over ours. Bytes are those of the plan:
 what a kernel must read and write once, with fp32 side data, and for the boundary the passes of its five kernels, which
 `traffic.py` counts. A backward pass is timed alone, on a graph that is kept.
+
+`--profile` times nothing: it runs the boundary forward and backward, once, between the marks of a profiler.
 """
 
 import argparse
@@ -136,12 +139,31 @@ def measure(num_tokens: int, dim: int, repeats: int, device: str, bandwidth: flo
     return rows
 
 
+def profile(num_tokens: int, dim: int, device: str) -> None:
+    """The boundary, compiled and warm, between the marks that tell a profiler to begin and to end."""
+    op, _, arguments = cases(num_tokens, dim, device)["boundary"]
+    both = passes(op, arguments, "triton")
+    for run in both:
+        run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+    for run in both:
+        run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", type=int, nargs="+", default=[192, 384, 768, 1024, 1280])
     parser.add_argument("--num-tokens", type=int, nargs="+", default=[128 * 196, 256 * 196])
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--dry-run", action="store_true", help="64 channels and 32 tokens, in Triton's interpreter")
+    parser.add_argument(
+        "--profile", action="store_true", help="run the boundary once, for a profiler, in place of times"
+    )
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     arguments = parser.parse_args()
     if arguments.dry_run:
@@ -149,6 +171,11 @@ def main() -> None:
     elif not torch.cuda.is_available():
         parser.error("there is no GPU to time on; --dry-run runs everything at a tiny size")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if arguments.profile:
+        for num_tokens in arguments.num_tokens:
+            for dim in arguments.dims:
+                profile(num_tokens, dim, device)
+        return
     bandwidth = copy_bandwidth(arguments.repeats, num_bytes=2**20 if arguments.dry_run else 2**30)
     rows = []
     for num_tokens in arguments.num_tokens:

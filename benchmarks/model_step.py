@@ -6,9 +6,10 @@
 
 Models are in bf16, streams and weights, with the connections in fp32; `--precision autocast` keeps fp32 weights and
 runs under autocast, where timm's residual stream, and so ours, is fp32. A training step is forward, cross entropy,
-backward and a fused AdamW step. The models of a line take turns. MFU counts the floating-point operations of the plain
-model (three times the forward pass in training) over the peak of dense bf16 of the card: what hyper-connections add is
-cost.
+backward and a fused AdamW step. The models of a line take turns. A time runs from the first launch to the end of the
+GPU's work: a model whose launches take longer than its kernels shows it. MFU counts the floating-point operations of
+the plain model (three times the forward pass in training) over the peak of dense bf16 of the card: what
+hyper-connections add is cost.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def measure(name: str, mode: str, compiled: bool, arguments: argparse.Namespace,
             step()
         memory[connection] = step.peak_memory()
         steps[connection] = step
-    times = dict(zip(steps, time_ms(list(steps.values()), arguments.steps), strict=True))
+    times = dict(zip(steps, time_ms(list(steps.values()), arguments.steps, held=False), strict=True))
     peak = peak_flops(environment()["device"], arguments.peak_tflops)
     return [
         {
@@ -90,6 +91,8 @@ def measure(name: str, mode: str, compiled: bool, arguments: argparse.Namespace,
             "connection": connection,
             "mode": mode,
             "compiled": compiled,
+            "precision": arguments.precision,
+            "batch_size": arguments.batch_size,
             "ms": milliseconds,
             "images_per_s": arguments.batch_size / (1e-3 * milliseconds),
             "ratio_to_plain": milliseconds / times["plain"],

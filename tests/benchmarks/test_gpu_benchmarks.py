@@ -40,6 +40,17 @@ def test_kernels(dry_run, tmp_path):
     assert all(row["ms"] > 0 and row["bytes"] > 0 for row in rows)
 
 
+def test_a_profile_begins_when_all_is_compiled(benchmark, monkeypatch):
+    kernels, done = benchmark("kernels"), []
+    monkeypatch.setattr(kernels, "cases", lambda *shape: {"boundary": (None, None, [])})
+    monkeypatch.setattr(kernels, "passes", lambda *op: [lambda way=way: done.append(way) for way in ("there", "back")])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    for mark in ("start", "stop"):
+        monkeypatch.setattr(torch.cuda.profiler, mark, lambda mark=mark: done.append(mark))
+    kernels.profile(4, 64, "cuda")
+    assert done == ["there", "back", "start", "there", "back", "stop"]
+
+
 def test_bytes_of_the_boundary(benchmark):
     bytes_moved = benchmark("kernels").bytes_moved
     # the table of the plan: 14 C forward, 24 C backward, and less than 1 C and 2.2 C of side data at C = 192
@@ -57,6 +68,7 @@ def test_model_step(dry_run, tmp_path):
     }
     assert all(row["ratio_to_plain"] == 1 for row in rows if row["connection"] == "plain")
     assert all(row["images_per_s"] > 0 for row in rows)
+    assert {(row["precision"], row["batch_size"]) for row in rows} == {("bf16", 2)}
 
 
 def test_share_of_the_peak(benchmark):

@@ -56,12 +56,14 @@ TINY = ("--model.weights_file", "weights.safetensors", "--model.model_args.depth
 PARSED = {
     # what runs them small
     "benchmarks/cpu_step.py": "tests/benchmarks/test_cpu_step.py",
+    "benchmarks/first_gpu_run.py": "tests/benchmarks/test_first_gpu_run.py",
     "benchmarks/instruments.py": "tests/benchmarks/test_instruments.py",
     "benchmarks/kernel_resources.py": "tests/kernels/test_kernel_resources.py",
     "benchmarks/kernels.py": "tests/benchmarks/test_gpu_benchmarks.py",
     "benchmarks/loader.py": "tests/benchmarks/test_loader.py",
     "benchmarks/model_step.py": "tests/benchmarks/test_gpu_benchmarks.py",
     "benchmarks/peers.py": "tests/benchmarks/test_peers.py",
+    "benchmarks/roofline.py": "tests/benchmarks/test_roofline.py",
     "benchmarks/stability.py": "tests/benchmarks/test_stability.py",
     "benchmarks/traffic.py": "tests/kernels/test_traffic.py",
     "mhc_vision.analysis.model_table": "tests/analysis/test_model_table.py",
