@@ -83,8 +83,7 @@ def finished(record: Path, step: Step) -> str | None:
 
 def run_step(step: Step, limit_s: float, dry: bool, folder: Path) -> dict[str, Any]:
     """Runs a step; what it leaves behind is killed with it when its time is over."""
-    words = step.dry if dry else step.words
-    command = [*(() if dry else step.tool), sys.executable, *words]
+    command = [sys.executable, *step.dry] if dry and step.dry else [*step.tool, sys.executable, *step.words]
     shown = " ".join("python" if word == sys.executable else word for word in command)
     record: dict[str, Any] = {"command": shown, "limit_s": round(limit_s), "rows": [], "output": ""}
     reason = unavailable(step, dry)
@@ -174,10 +173,10 @@ def main() -> None:
     print(f"{machine['device']}, torch {machine['torch']}, triton {machine['triton']}: {folder}", flush=True)
     statuses = []
     for name, status in run_all(machine, folder, arguments):
-        print(f"{name:>18}  {status}", flush=True)
+        print(f"{name:>{max(len(step.name) for step in STEPS)}}  {status}", flush=True)
         statuses.append(status)
     compared = compare(predictions, load_records(folder))
-    print(f"{len(compared)} results with a prediction; short of it:", *shortfalls(compared) or ["none"], sep="\n  ")
+    print(f"{len(compared)} results have a prediction; short of it:", *shortfalls(compared) or ["none"], sep="\n  ")
     if any(status.startswith(("failed", "timed out", "not run")) for status in statuses):
         raise SystemExit(1)
 

@@ -193,7 +193,10 @@ def main() -> None:
     if arguments.measured:
         print(f"\nmeasured\n\n{table(compare(predictions, load_records(arguments.measured)))}")
     if arguments.json:
-        head = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": " ".join(["python", *sys.argv])}
+        head = {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": " ".join(["python", *sys.argv]),
+        }
         replace_text(arguments.json, json_text({**head, **predictions}, indent=1) + "\n")
 
 

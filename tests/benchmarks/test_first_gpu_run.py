@@ -115,6 +115,7 @@ def test_missing_tools_are_skipped_and_no_failure(run, record):
     assert status == 0
     assert "sanitizer  skipped: no-such-tool is not installed" in output
     assert record("sanitizer")["status"] == "skipped"
+    assert record("sanitizer")["command"].startswith("no-such-tool python")
 
 
 def test_a_tool_that_the_machine_refuses_is_skipped(run, record):
@@ -150,7 +151,7 @@ def test_a_step_cut_short_by_the_minutes_is_not_finished(program, tmp_path):
 def test_what_falls_short_is_said(run):
     rows = [{"op": "boundary", "C": 768, "tokens": 25088, "pass": way, "ms": 1.0} for way in ("forward", "backward")]
     _, output = run(("kernels", f"import json\nfor row in {rows}: print(json.dumps(row))", {}))
-    assert "1 results with a prediction; short of it:\n  boundary, C = 768, 25088 tokens: 2000 us" in output
+    assert "1 results have a prediction; short of it:\n  boundary, C = 768, 25088 tokens: 2000 us" in output
     assert "predicted 1000, 2.00x" in output
     status, output = run(("kernels", "print('')", {}), words=("--again", "kernels"))
     assert status == 0
