@@ -1,6 +1,7 @@
 """Which implementation of the ops runs: chosen in one place, and stated when asked.
 
-`auto` runs the Triton kernels on tensors on a GPU that they support, and plain PyTorch (`torch`) on all others.
+`auto` runs the Triton kernels on tensors on a GPU that they compile for, and plain PyTorch (`torch`) on all others; it
+warns of a GPU that is not on the list, once.
 `triton` insists: where the kernels cannot run it raises an error that says why. The environment variable
 ``MHC_VISION_BACKEND`` chooses, and a `with` block can override it. With ``TRITON_INTERPRET=1`` (set before Python
 starts) the kernels run on the CPU, slowly: for tests. Traced and exported graphs hold standard operators, written as in
@@ -10,8 +11,10 @@ starts) the kernels run on the CPU, slowly: for tests. Traced and exported graph
 import functools
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -21,6 +24,8 @@ P, R = ParamSpec("P"), TypeVar("R")
 
 ENVIRONMENT_VARIABLE = "MHC_VISION_BACKEND"
 BACKENDS = ("auto", "torch", "triton")
+# GPUs that all kernels compile for, which `tests/kernels/test_architectures.py` holds
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # found once: every op asks, also while torch.compile traces it
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -37,7 +42,25 @@ def _why_not_here() -> str:
         return "the package triton is not installed"
     if not torch.cuda.is_available() and not interpreted():
         return "there is no GPU (on a CPU, set TRITON_INTERPRET=1 before Python starts, for tests)"
+    return _why_not_interpreted() if interpreted() else ""
+
+
+def _why_not_interpreted() -> str:
+    """Why this Triton's interpreter cannot run, or an empty string."""
+    import numpy
+    import triton
+
+    # it makes numbers of arrays with one element (github.com/triton-lang/triton/issues/9171)
+    if _minor_version(triton) < (3, 7) and _minor_version(numpy) >= (2, 4):
+        return (
+            f"the interpreter of Triton {triton.__version__} needs numpy below 2.4, here is {numpy.__version__}: "
+            "pip install 'numpy<2.4'"
+        )
     return ""
+
+
+def _minor_version(package: ModuleType) -> tuple[int, ...]:
+    return tuple(map(int, package.__version__.split(".")[:2]))
 
 
 def _validated(backend: str, argument: str) -> str:
@@ -78,7 +101,11 @@ def use_backend(backend: str) -> Iterator[None]:
 def describe() -> str:
     """One line for logs: what was asked for and what runs."""
     reason = _why_not_here()
-    runs = "'torch' (plain PyTorch)" if _requested == "torch" or reason else "'triton' on GPUs, 'torch' elsewhere"
+    runs = (
+        "'torch' (plain PyTorch)"
+        if _requested == "torch" or reason
+        else f"'triton' on GPUs ({', '.join(ARCHITECTURES)}), 'torch' elsewhere"
+    )
     because = f": {reason}" if reason and _requested == "auto" else ""
     return f"mhc_vision kernels: requested {requested_backend()!r}, running {runs}{because}"
 
@@ -132,7 +159,7 @@ def runs_triton(tensor: Tensor, dim: int = 8) -> bool:
     if not can_launch(tensor):
         reason = f"got device {tensor.device}, expected a GPU"
     elif not _is_supported(tensor):
-        reason = f"got device {tensor.device}, expected compute capability 8.0 or higher"
+        reason = _unlisted(architecture(tensor.device.index))
     elif tensor.dtype not in TRITON_DTYPES:
         reason = f"got dtype {tensor.dtype}, expected fp16, bf16 or fp32"
     elif dim % 8:
@@ -145,5 +172,30 @@ def runs_triton(tensor: Tensor, dim: int = 8) -> bool:
 
 
 def _is_supported(tensor: Tensor) -> bool:
-    """Whether the kernels are written for the device of this tensor: compute capability 8.0, or its like on AMD."""
-    return not tensor.is_cuda or torch.cuda.get_device_properties(tensor.device).major >= 8
+    """Whether the kernels compile for the device of this tensor."""
+    return not tensor.is_cuda or _runs_on_gpu(tensor.device.index)
+
+
+# a constant of compiled graphs: it holds for the life of the process
+@torch.compiler.assume_constant_result
+def _runs_on_gpu(index: int) -> bool:
+    name = architecture(index)
+    if name not in ARCHITECTURES and _requested == "auto":
+        _warn_once(f"kernels: {_unlisted(name)}; the operations run in plain PyTorch on it")
+    return name in ARCHITECTURES
+
+
+def _unlisted(name: str) -> str:
+    return f"got a GPU of architecture {name}, expected one of {', '.join(ARCHITECTURES)}"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=1)
+
+
+def architecture(index: int) -> str:
+    """Of a GPU, by its index: `sm_90`, `gfx942`."""
+    properties = torch.cuda.get_device_properties(index)
+    # AMD's names continue with switches, as in gfx942:sramecc+:xnack-
+    return properties.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{properties.major}{properties.minor}"
