@@ -2,19 +2,31 @@
 
     python benchmarks/kernel_resources.py                    # sm_80, sm_90 and gfx942, n = 4 and 8, bf16
     python benchmarks/kernel_resources.py --dtype fp32 --json resources.json
+    python benchmarks/kernel_resources.py --budget           # the boundary's machine code, against its limits
+    python benchmarks/kernel_resources.py --kernels "boundary, merge" --targets sm_90 --code directory
 
 One line per kernel and architecture: registers and bytes spilled per thread, seconds to compile. The tiles are those
 that the launches use; C is a run-time argument of every kernel, so one figure holds for all C, but for the norm in the
 boundary, which is compiled for each width of the registered models.
+
+With `--budget`, for bf16 and fp32 streams on sm_80 and sm_90, one line per kernel and C: registers, stack and shared
+memory; instructions per token, of warps; barriers per chunk of channels; conversions of single numbers; bits of the
+narrowest load or store of streams; accesses to spills (`machine_code.py` says how they are counted). The exit status is
+1 where a limit of `code_budget.yaml` is exceeded.
+
+With `--code`, PTX and machine code are written to files.
+
+Another version of Triton, unpacked beside the installed one, serves as well:
+
+    pip install --no-deps --target /tmp/triton36 "triton==3.6.*"
+    PYTHONPATH=/tmp/triton36 python benchmarks/kernel_resources.py --budget
 """
 
 import argparse
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +34,13 @@ from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "0"
 
+import machine_code
 import triton
+import yaml
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 from mhc_vision.kernels.triton_kernels import merge, read
@@ -34,18 +49,25 @@ from mhc_vision.kernels.triton_kernels.boundary import forward as boundary_forwa
 from mhc_vision.kernels.triton_kernels.boundary import replay as boundary_replay
 from mhc_vision.kernels.triton_kernels.logits import backward as logits_backward
 from mhc_vision.kernels.triton_kernels.logits import forward as logits_forward
-from mhc_vision.kernels.triton_kernels.logits.launch import GRADIENT_CHANNELS, GRADIENT_TOKENS
+from mhc_vision.kernels.triton_kernels.logits import launch as logits_launch
 from mhc_vision.kernels.triton_kernels.sinkhorn import matrices, vectors
 from mhc_vision.kernels.triton_kernels.tiles import tile
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
+NVIDIA, AMD = (
+    ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "sm_121"),
+    ("gfx942", "gfx950"),
+)
+TARGETS = {name: GPUTarget("cuda", int(name[3:]), 32) for name in NVIDIA} | {
+    name: GPUTarget("hip", name, 64) for name in AMD
 }
+DEFAULT_TARGETS = ["sm_80", "sm_90", "gfx942"]
 # arguments that are multiples of 16 at every registered width: Triton specialises on that, as a launch would
 MULTIPLES_OF_16 = ("dim", "num_rows", "x_token_stride", "x_stream_stride")
 FLOATS = {"eps": "fp32"}
+# a batch of 128 images of 14 x 14 patches: M of what is counted per token
+NUM_TOKENS = 128 * 196
+PACKAGE = Path(mhc_vision.__file__).parent
+BUDGET = yaml.safe_load((Path(__file__).parent / "code_budget.yaml").read_text())
 WIDTHS = (192, 384, 768, 1024, 1280)
 WIDE = {
     "x_ptr",
@@ -77,7 +99,8 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     fused = n <= MAX_FUSED_STREAMS
     if fused:
         yield from boundary_kernels(n, split)
-    summing = {"BLOCK_TOKENS": GRADIENT_TOKENS, "BLOCK_CHANNELS": GRADIENT_CHANNELS, "NUM_PRE": n if fused else 0}
+    summing = {"BLOCK_TOKENS": logits_launch.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits_launch.GRADIENT_CHANNELS}
+    summing["NUM_PRE"] = n if fused else 0
     yield "logits backward, weight", logits_backward.phi_backward_kernel, {**split, **summing, "num_stages": 1}
 
 
@@ -110,6 +133,11 @@ def boundary_kernels(n: int, split: dict[str, Any]) -> Iterator[tuple[str, Any, 
     yield "boundary backward, merge, entry", boundary_backward.merge_backward_kernel, entry
 
 
+def of_streams(kernel: Any, argument: str) -> bool:
+    """Whether an argument of a kernel points to streams or to other vectors of C, in their dtype."""
+    return argument in WIDE and kernel.__module__ not in (vectors.__name__, matrices.__name__)
+
+
 def compiled(kernel: Any, constants: dict[str, Any], dtype: str, target: GPUTarget) -> Any:
     """The kernel for a target, with the types that its launch would have."""
     names = kernel.arg_names
@@ -121,8 +149,7 @@ def compiled(kernel: Any, constants: dict[str, Any], dtype: str, target: GPUTarg
         if name in constants:
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
-            of_streams = name in WIDE and kernel.__module__ not in (vectors.__name__, matrices.__name__)
-            signature[name] = phi if name == "phi_ptr" else f"*{dtype}" if of_streams else "*fp32"
+            signature[name] = phi if name == "phi_ptr" else f"*{dtype}" if of_streams(kernel, name) else "*fp32"
         else:
             signature[name] = FLOATS.get(name, "i32")
     aligned = [i for i, name in enumerate(names) if name.endswith("_ptr") or name in MULTIPLES_OF_16]
@@ -143,35 +170,111 @@ def resources(binary: Any, target: GPUTarget) -> dict[str, int]:
             int(re.search(rf"\.{key}:\s*(\d+)", text)[1]) for key in ("vgpr_count", "vgpr_spill_count")
         )
         return {"registers": registers, "spilled_bytes": 4 * spilled}
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    registers, stack = (int(re.search(rf"{key}:(\d+)", text)[1]) for key in ("REG", "STACK"))
+    registers, stack = machine_code.read_registers(binary.asm["cubin"])
     return {"registers": registers, "spilled_bytes": stack}
+
+
+def budget_row(name: str, kernel: Any, constants: dict[str, Any], dtype: str, target: str, dim: int) -> dict[str, Any]:
+    """What the machine code of a kernel does at C = `dim`."""
+    binary = compiled(kernel, constants, dtype, TARGETS[target])
+    arguments = [argument for argument in kernel.arg_names if argument not in constants]
+    registers, stack = machine_code.read_registers(binary.asm["cubin"])
+    sass = machine_code.disassemble(binary.asm["cubin"])
+    counts = machine_code.count(
+        sass, launch_sizes(kernel, constants, dim), PACKAGE, constants.get("num_warps", 4), NUM_TOKENS
+    )
+    streams = {argument for argument in arguments if of_streams(kernel, argument)}
+    return {
+        "kernel": name,
+        "function": kernel.fn.__name__,
+        "warps": constants.get("num_warps", 4),
+        "n": constants["NUM_STREAMS"] if "NUM_STREAMS" in constants else constants["NUM_PRE"],
+        "dtype": dtype,
+        "target": target,
+        "C": dim,
+        "registers": registers,
+        "stack_bytes": stack,
+        "shared_bytes": binary.metadata.shared,
+        "instructions_per_token": round(counts["instructions_per_token"]),
+        "barriers_per_chunk": counts["barriers_per_chunk"],
+        "f2f": counts["f2f"],
+        "global_access_bits": machine_code.narrowest_access(binary.asm["ptx"], arguments, streams),
+        "local_accesses": counts["local_accesses"],
+    }
+
+
+def launch_sizes(kernel: Any, constants: dict[str, Any], dim: int) -> dict[str, Any]:
+    """The arguments of a launch over `NUM_TOKENS` tokens that say how often loops run."""
+    tiles = triton.cdiv(NUM_TOKENS, constants["BLOCK_TOKENS"])
+    sizes = {**constants, "dim": dim, "num_iters": 20, "num_tokens": NUM_TOKENS, "num_programs": tiles}
+    if "tokens_per_split" in kernel.arg_names:
+        splits = min(logits_launch.MAX_SPLITS, NUM_TOKENS // logits_launch.MIN_TOKENS_PER_SPLIT)
+        chunks = triton.cdiv(triton.cdiv(NUM_TOKENS, splits), constants["BLOCK_TOKENS"])
+        sizes |= {"first": 0, "tokens_per_split": chunks * constants["BLOCK_TOKENS"]}
+        sizes["num_programs"] = triton.cdiv(constants["NUM_PRE"] * dim, constants["BLOCK_CHANNELS"]) * splits
+    return sizes
+
+
+def budget_rows(dims: list[int]) -> Iterator[dict[str, Any]]:
+    """The kernels that `code_budget.yaml` lists, at these widths."""
+    for dtype in ("bf16", "fp32"):
+        for name, kernel, constants in kernels(4, dtype):
+            name, _, width = name.partition(", C = ")
+            for target in ("sm_80", "sm_90") if name in BUDGET["limits"] else ():
+                for dim in dims:
+                    if not width or dim == int(width):
+                        yield budget_row(name, kernel, constants, dtype, target, dim)
+
+
+def write_code(directory: Path, row: dict[str, Any], kernel: Any, binary: Any) -> None:
+    """PTX, which its signature heads, and machine code of one kernel."""
+    stem = "-".join(str(row[key]) for key in ("kernel", "n", "dtype", "target")).replace(", ", "-").replace(" ", "_")
+    signature = {name: type_ for name, type_ in binary.src.signature.items() if type_ != "constexpr"}
+    directory.mkdir(parents=True, exist_ok=True)
+    if "cubin" in binary.asm:
+        (directory / f"{stem}.ptx").write_text(f"// {json.dumps(signature)}\n{binary.asm['ptx']}")
+        (directory / f"{stem}.sass").write_text(machine_code.disassemble(binary.asm["cubin"]))
+    else:
+        (directory / f"{stem}.amdgcn").write_text(binary.asm["amdgcn"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-streams", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=DEFAULT_TARGETS)
+    parser.add_argument("--kernels", nargs="+", metavar="NAME", help="only these, by the names that it prints")
+    parser.add_argument("--code", type=Path, metavar="DIR", help="write PTX and machine code of each kernel here")
+    parser.add_argument("--budget", action="store_true", help="count what the boundary's machine code does")
+    parser.add_argument("--dims", type=int, nargs="+", choices=WIDTHS, default=[BUDGET["C"]], help="C, with --budget")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     arguments = parser.parse_args()
-    rows = []
+    rows, exceeded = [], []
+    for row in budget_rows(arguments.dims) if arguments.budget else resource_rows(arguments):
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+        exceeded += machine_code.over_budget(row, BUDGET) if arguments.budget else []
+    if arguments.json:
+        result = {"command": " ".join(sys.argv), "triton": triton.__version__, "kernels": rows}
+        replace_text(arguments.json, json_text(result))
+    if exceeded:
+        sys.exit("\n".join(exceeded))
+
+
+def resource_rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What the command line asks for, without `--budget`."""
     for n in arguments.num_streams:
         for name, kernel, constants in kernels(n, arguments.dtype):
+            if arguments.kernels and name not in arguments.kernels:
+                continue
             for target in arguments.targets:
                 start = time.perf_counter()
                 binary = compiled(kernel, constants, arguments.dtype, TARGETS[target])
                 seconds = time.perf_counter() - start
                 row = {"kernel": name, "n": n, "dtype": arguments.dtype, "target": target}
-                rows.append({**row, **resources(binary, TARGETS[target]), "compile_s": round(seconds, 1)})
-                print(json.dumps(rows[-1]), flush=True)
-    if arguments.json:
-        result = {"command": " ".join(sys.argv), "triton": triton.__version__, "kernels": rows}
-        replace_text(arguments.json, json_text(result))
+                if arguments.code:
+                    write_code(arguments.code, row, kernel, binary)
+                yield {**row, **resources(binary, TARGETS[target]), "compile_s": round(seconds, 1)}
 
 
 if __name__ == "__main__":
