@@ -5,7 +5,8 @@
     python benchmarks/model_step.py --dry-run                              # tiny, on the CPU: says nothing about time
 
 Models are in bf16, streams and weights, with the connections in fp32; `--precision autocast` keeps fp32 weights and
-runs under autocast, where timm's residual stream, and so ours, is fp32. A training step is forward, cross entropy,
+runs under autocast, where timm's residual stream, and so ours, is fp32; `--stream-dtype auto` makes ours bf16. A training
+step is forward, cross entropy,
 backward and a fused AdamW step. The models of a line take turns. A time runs from the first launch to the end of the
 GPU's work: a model whose launches take longer than its kernels shows it. MFU counts the floating-point operations of
 the plain model (three times the forward pass in training) over the peak of dense bf16 of the card: what
@@ -25,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
-from mhc_vision.layers import HyperConnection
+from mhc_vision.layers import STREAM_DTYPES, HyperConnection
 from mhc_vision.models.instruments.steps import Step
 from mhc_vision.training.callbacks.throughput import peak_flops
 
@@ -57,6 +58,8 @@ def build(name: str, connection: str, device: str, arguments: argparse.Namespace
     if arguments.stream_stride and suffix == "_mhc":
         options["stream_stride"] = arguments.stream_stride
     model = timm.create_model(name + suffix, **options).to(device)
+    if suffix:
+        model.set_stream_dtype(arguments.stream_dtype)
     if arguments.precision == "bf16":
         model.to(torch.bfloat16)
         for module in model.modules():
@@ -112,6 +115,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("bf16", "autocast"), default="bf16")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each model")
+    parser.add_argument("--stream-dtype", choices=STREAM_DTYPES, default="model", help="auto: bf16 under autocast")
     parser.add_argument("--stream-stride", type=int, help="of mHC: keep the streams of every so many boundaries")
     parser.add_argument("--peak-tflops", type=float, help="dense bf16 peak of a card that is not in the table")
     parser.add_argument("--dry-run", action="store_true", help="test_vit, two images, eager, also without a GPU")
@@ -133,7 +137,7 @@ def main() -> None:
                     print(json.dumps(row), flush=True)
                 torch.compiler.reset()
     if arguments.json:
-        settings = {"precision": arguments.precision, "batch_size": arguments.batch_size}
+        settings = {name: getattr(arguments, name) for name in ("precision", "stream_dtype", "batch_size")}
         record = {**environment(), **settings, "kernels": mhc_vision.kernels.describe(), "rows": rows}
         replace_text(arguments.json, json_text(record, indent=2) + "\n")
 

@@ -1,12 +1,15 @@
 """Bytes that the kernels of the layer boundary load and store, counted in Triton's interpreter.
 
     python benchmarks/traffic.py                       # C = 192, 384, 768, 1024, n = 4, bf16
+    python benchmarks/traffic.py --stream-dtype float32
     python benchmarks/traffic.py --json traffic.json
 
-The unit is one C-wide bf16 vector per token (2C bytes). Bytes count where the masks let them through. What tiles share
-is listed apart (`shared`), because L2 serves it: φ, parameters and partial sums, which every tile of tokens reads or
-writes; the logits' gradient where φ's is made, which every tile of channels reads; and Sinkhorn's scratch. `plan` is
-what the design moves of streams and other vectors of C; the rest is side data in fp32.
+Branch outputs are bf16, as autocast makes them, whatever the streams are: `float32` counts what `stream_dtype: model`
+moves under autocast, `bfloat16` what `auto` does. The unit is one C-wide bf16 vector per token (2C bytes). Bytes count
+where the masks let them through. What tiles share is listed apart (`shared`), because L2 serves it: φ, parameters and
+partial sums, which every tile of tokens reads or writes; the logits' gradient where φ's is made, which every tile of
+channels reads; and Sinkhorn's scratch. `plan` is what the design moves of streams and other vectors of C where all are
+bf16; the rest is side data in fp32.
 """
 
 import argparse
@@ -106,18 +109,17 @@ class _Named:
         return run
 
 
-def measure(dim: int, n: int, num_tokens: int, meter: Meter) -> list[dict[str, Any]]:
-    """Units of C per token, by kernel, of one boundary forward and backward."""
+def measure(dim: int, n: int, num_tokens: int, dtype: torch.dtype, meter: Meter) -> list[dict[str, Any]]:
+    """Units of C per token, by kernel, of one boundary forward and backward with streams of this dtype."""
     meter.bytes.clear()
     k = 2 * n + n * n
-    bf16 = {"dtype": torch.bfloat16}
-    streams, output = torch.randn(num_tokens, n, dim).to(**bf16), torch.randn(num_tokens, dim).to(**bf16)
+    streams, output = torch.randn(num_tokens, n, dim).to(dtype), torch.randn(num_tokens, dim).to(torch.bfloat16)
     parameters = [torch.randn(k, n * dim), torch.randn(k), torch.randn(k), torch.ones(dim), torch.zeros(dim)]
     logits = torch.randn(n + n * n, num_tokens)
     given = streams, Merge(output, logits), Connection(*parameters[:3]), Norm(*parameters[3:])
-    _, made = launch_boundary.forward(*given)
+    normed, made = launch_boundary.forward(*given)
     forward = dict(meter.bytes)
-    d_streams, d_normed = torch.randn_like(streams), torch.randn_like(output)
+    d_streams, d_normed = torch.randn_like(streams), torch.randn_like(normed)
     launch_boundary.backward(d_streams, d_normed, torch.randn_like(logits), made, *given)
     rows: dict[str, dict[str, Any]] = {}
     for (kernel, direction, shared), count in meter.bytes.items():
@@ -135,15 +137,23 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[192, 384, 768, 1024])
     parser.add_argument("--num-streams", type=int, default=4)
     parser.add_argument("--num-tokens", type=int, default=256)
+    parser.add_argument("--stream-dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     arguments = parser.parse_args()
     meter = Meter()
     install(meter)
     results = []
     for dim in arguments.dims:
-        rows = measure(dim, arguments.num_streams, arguments.num_tokens, meter)
+        dtype = getattr(torch, arguments.stream_dtype)
+        rows = measure(dim, arguments.num_streams, arguments.num_tokens, dtype, meter)
         for row in rows:
-            results.append({"C": dim, **{key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()}})
+            results.append(
+                {
+                    "C": dim,
+                    "streams": arguments.stream_dtype,
+                    **{key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()},
+                }
+            )
             print(json.dumps(results[-1]))
         total = sum(row["loads"] + row["stores"] for row in rows)
         print(f"C = {dim}: {total:.1f} C in all")

@@ -100,6 +100,11 @@ def start_from(
     settings = {**loaded.settings, "num_classes": num_classes, "in_chans": in_chans}
     model = loaded.model
     if settings["connection"] is not None:
+        if settings["connection"] in CONNECTIONS and "stream_dtype" in of_connection:
+            # weights fit all of its values
+            stream_dtype = of_connection.pop("stream_dtype")
+            model.set_stream_dtype(stream_dtype)  # type: ignore[operator]
+            settings["model_args"] = {**settings["model_args"], "stream_dtype": stream_dtype}
         _check_connection(name, settings, connection, num_streams, of_connection)
     elif connection not in (None, AS_LOADED):
         settings |= {"connection": connection, "num_streams": 4 if num_streams is None else num_streams}

@@ -25,6 +25,7 @@ def add_and_read(
     eps: float,
     in_place: bool = False,
     last: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add a branch output to the streams (res = I), make the logits of the next connection, and read.
 
@@ -41,11 +42,12 @@ def add_and_read(
         eps: added to the mean square.
         in_place: write X' over X, (..., n, C); where no gradient is asked for.
         last: whether others than this op read X': they may hold its gradient, which is left as it is.
+        dtype: of u; None is that of the streams.
 
     Returns:
-        X', (..., n, C), and u, (..., C), dtype of `streams`; the logits of the next `post`, (..., n).
+        X', (..., n, C), dtype of `streams`; u, (..., C); the logits of the next `post`, (..., n).
     """
-    return full_precision(_AddAndRead.apply)(streams, output, post_logits, weight, bias, eps, in_place, last)
+    return full_precision(_AddAndRead.apply)(streams, output, post_logits, weight, bias, eps, in_place, last, dtype)
 
 
 class _AddAndRead(torch.autograd.Function):
@@ -60,6 +62,7 @@ class _AddAndRead(torch.autograd.Function):
         eps: float,
         in_place: bool,
         last: bool,
+        tokens_dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         *leading, n = post_logits.shape
         dim, dtype = output.shape[-1], accumulation_dtype(streams.dtype)
@@ -77,7 +80,7 @@ class _AddAndRead(torch.autograd.Function):
             _forward(*parameters, *chunk)
         ctx.save_for_backward(merged, output, half_post, weight, normed, inverse_rms, pre)
         ctx.equal_streams, ctx.last, ctx.bias_dtype = streams.dim() == output.dim(), last, bias.dtype
-        return merged, tokens.to(streams.dtype), logits[..., n:].contiguous()
+        return merged, tokens.to(tokens_dtype or streams.dtype), logits[..., n:].contiguous()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -87,7 +90,7 @@ class _AddAndRead(torch.autograd.Function):
         d_streams, *others, d_bias = _add_and_read_backward(d_merged, d_tokens, d_rest, *ctx.saved_tensors)
         if ctx.equal_streams:
             d_streams = d_streams.sum(-2)
-        return d_streams, *others, d_bias.to(ctx.bias_dtype), None, None, None
+        return d_streams, *others, d_bias.to(ctx.bias_dtype), None, None, None, None
 
 
 def _forward(

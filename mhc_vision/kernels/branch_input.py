@@ -18,7 +18,7 @@ from mhc_vision.kernels.precision import accumulation_dtype, full_precision
 
 
 def branch_input(
-    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float = 1e-6
+    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float = 1e-6, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of the streams, and the streams read with pre = σ of the first n of them.
 
@@ -30,27 +30,28 @@ def branch_input(
         scale: α, (k,), one per logit.
         bias: b, (k,).
         eps: added to the mean square, positive.
+        dtype: of u; None is that of the streams.
 
     Returns:
-        u, (..., C), dtype of `streams`; the logits after the first n, (..., k - n), fp32 or fp64; and the streams,
-        to be merged after the branch.
+        u, (..., C), rounded once (by the Triton kernels to the dtype of the streams first); the logits after the first
+        n, (..., k - n), fp32 or fp64; and the streams, to be merged after the branch.
 
     Raises:
         ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices, or `eps` out
             of range.
     """
     return (
-        reference.branch_input(streams, weight, scale, bias, eps)
+        reference.branch_input(streams, weight, scale, bias, eps, dtype)
         if torch.jit.is_scripting()
-        else _unscripted(streams, weight, scale, bias, eps)
+        else _unscripted(streams, weight, scale, bias, eps, dtype)
     )
 
 
 def _unscripted(
-    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float
+    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     if is_traced():
-        return reference.branch_input(streams, weight, scale, bias, eps)
+        return reference.branch_input(streams, weight, scale, bias, eps, dtype)
     check_logit_parameters(streams, weight, scale, bias, eps)
     *leading, n, dim = streams.shape
     if bias.numel() < n:
@@ -58,15 +59,22 @@ def _unscripted(
     if runs_triton(streams, dim):
         parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
         tokens, rest, handed_on = BranchInput.apply(flatten_contiguous(streams, 2), *parameters, eps)
-        return tokens.view(*leading, dim), rest.view(*leading, rest.shape[-1]), handed_on.view(streams.shape)
+        tokens = tokens.view(*leading, dim).to(dtype or streams.dtype)
+        return tokens, rest.view(*leading, rest.shape[-1]), handed_on.view(streams.shape)
     op = compiled.branch_input if torch.compiler.is_compiling() else _BranchInput.apply
-    return full_precision(op)(streams, weight, scale, bias, eps)
+    return full_precision(op)(streams, weight, scale, bias, eps, dtype)
 
 
 class _BranchInput(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float
+        ctx: Any,
+        streams: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        eps: float,
+        tokens_dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, dim = streams.shape[-2:]
         dtype = accumulation_dtype(streams.dtype)
@@ -84,7 +92,7 @@ class _BranchInput(torch.autograd.Function):
         ctx.save_for_backward(streams, weight, scale, products, inverse_rms, pre)
         ctx.bias_dtype = bias.dtype
         rest = logits[:, n:].reshape(*leading, logits.shape[1] - n)
-        return tokens.to(streams.dtype), rest, streams.view_as(streams)
+        return tokens.to(tokens_dtype or streams.dtype), rest, streams.view_as(streams)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -92,7 +100,7 @@ class _BranchInput(torch.autograd.Function):
         d_streams, d_weight, d_scale, d_bias = _branch_input_backward(
             *gradients, *ctx.saved_tensors, ctx.needs_input_grad[1]
         )
-        return d_streams, d_weight, d_scale, d_bias.to(ctx.bias_dtype), None
+        return d_streams, d_weight, d_scale, d_bias.to(ctx.bias_dtype), None, None
 
 
 @full_precision

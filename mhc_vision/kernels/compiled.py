@@ -13,10 +13,10 @@ from mhc_vision.kernels.reference import add_output
 __all__ = ["add_output", "branch_input", "merge_streams", "read_streams"]
 
 
-def read_streams(streams: Tensor, pre: Tensor) -> Tensor:
-    """(..., n, C), (..., n) -> (..., C): u = pre · X."""
-    dtype = accumulation_dtype(streams.dtype)
-    return (pre.to(dtype).unsqueeze(-1) * streams.to(dtype)).sum(-2).to(streams.dtype)
+def read_streams(streams: Tensor, pre: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(..., n, C), (..., n) -> (..., C): u = pre · X, in `dtype` or that of the streams."""
+    wide = accumulation_dtype(streams.dtype)
+    return (pre.to(wide).unsqueeze(-1) * streams.to(wide)).sum(-2).to(dtype or streams.dtype)
 
 
 def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
@@ -28,9 +28,9 @@ def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) ->
 
 
 def branch_input(
-    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float
+    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(..., n, C), ... -> (..., C), the logits after the first n, and the streams themselves."""
     n = streams.shape[-2]
     logits = reference.stream_logits(streams, weight, scale, bias, eps)
-    return read_streams(streams, torch.sigmoid(logits[..., :n])), logits[..., n:], streams
+    return read_streams(streams, torch.sigmoid(logits[..., :n]), dtype), logits[..., n:], streams

@@ -48,7 +48,9 @@ def _unscripted(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> T
     return full_precision(op)(streams, output, res, post)
 
 
-def merge_and_read(streams: Tensor, output: Tensor, res: Tensor, post: Tensor, weight: float) -> Tensor:
+def merge_and_read(
+    streams: Tensor, output: Tensor, res: Tensor, post: Tensor, weight: float, dtype: torch.dtype | None = None
+) -> Tensor:
     """Read out the merged streams with equal weights, without making them: weight · Σ_i (res · X + postᵀ · F(u))_i.
 
     Args:
@@ -57,9 +59,10 @@ def merge_and_read(streams: Tensor, output: Tensor, res: Tensor, post: Tensor, w
         res: (..., n, n), `[out, in]`.
         post: (..., n).
         weight: of each stream: 1/n for their mean, 1 for their sum.
+        dtype: of the result; None is that of the streams.
 
     Returns:
-        (..., C), dtype of `streams`.
+        (..., C), rounded once (by the Triton kernels to the dtype of the streams first).
 
     Raises:
         ValueError: as `merge_streams`.
@@ -67,8 +70,9 @@ def merge_and_read(streams: Tensor, output: Tensor, res: Tensor, post: Tensor, w
     _check_arguments(streams, output, res, post)
     row, total = weight * res.sum(-2, keepdim=True), weight * post.sum(-1, keepdim=True)
     if runs_triton(streams, streams.shape[-1]):
-        return _merge_with_triton(streams, output, row, total).view(output.shape)
-    return full_precision(reference.merge_streams)(streams, output, row, total).squeeze(-2)
+        return _merge_with_triton(streams, output, row, total).view(output.shape).to(dtype or streams.dtype)
+    merged = full_precision(reference.merge_streams)(streams.to(accumulation_dtype(streams.dtype)), output, row, total)
+    return merged.squeeze(-2).to(dtype or streams.dtype)
 
 
 def _check_arguments(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> None:

@@ -11,32 +11,34 @@ from mhc_vision.kernels.flatten import contiguous_map, flatten_contiguous
 from mhc_vision.kernels.precision import full_precision
 
 
-def read_streams(streams: Tensor, pre: Tensor) -> Tensor:
+def read_streams(streams: Tensor, pre: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Weighted sum of the streams: the input of a branch.
 
     u = pre · X (HC, arXiv 2409.19606, Eq. 3; mHC, arXiv 2512.24880, Eq. 3). The arithmetic is fp32 (fp64 for fp64
-    streams); the result is rounded once, to the dtype of the streams.
+    streams); the result is rounded once, to the dtype asked for (by the Triton kernels to that of the streams first).
 
     Args:
         streams: X, (..., n, C), floating-point, n from 1 to 8.
         pre: (..., n), or (n,) for one map shared by all tokens.
+        dtype: of u; None is that of the streams.
 
     Returns:
-        u, (..., C), dtype of `streams`.
+        u, (..., C).
 
     Raises:
         ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices.
     """
-    return reference.read_streams(streams, pre) if torch.jit.is_scripting() else _unscripted(streams, pre)
+    return reference.read_streams(streams, pre, dtype) if torch.jit.is_scripting() else _unscripted(streams, pre, dtype)
 
 
-def _unscripted(streams: Tensor, pre: Tensor) -> Tensor:
+def _unscripted(streams: Tensor, pre: Tensor, dtype: torch.dtype | None) -> Tensor:
     if is_traced():
-        return reference.read_streams(streams, pre)
+        return reference.read_streams(streams, pre, dtype)
     check_streams(streams)
     *leading, n, dim = streams.shape
     check_map(pre, "pre", streams, (n,))
     if runs_triton(streams, dim):
-        return read(flatten_contiguous(streams, 2), contiguous_map(pre, 1)).view(*leading, dim)
+        read_out = read(flatten_contiguous(streams, 2), contiguous_map(pre, 1))
+        return read_out.view(*leading, dim).to(dtype or streams.dtype)
     op = compiled.read_streams if torch.compiler.is_compiling() else reference.read_streams
-    return full_precision(op)(streams, pre)
+    return full_precision(op)(streams, pre, dtype)

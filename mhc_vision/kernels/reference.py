@@ -41,11 +41,11 @@ def stream_logits(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, 
     return products * inverse_rms * scale.to(dtype) + bias.to(dtype)
 
 
-def read_streams(streams: Tensor, pre: Tensor) -> Tensor:
-    """(..., n, C), (..., n) -> (..., C): u = pre · X."""
-    dtype = accumulation_dtype(streams.dtype)
-    read = torch.matmul(pre.to(dtype).unsqueeze(-2), streams.to(dtype)).squeeze(-2)
-    return read.to(streams.dtype)
+def read_streams(streams: Tensor, pre: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(..., n, C), (..., n) -> (..., C): u = pre · X, in `dtype` or that of the streams."""
+    wide = accumulation_dtype(streams.dtype)
+    read = torch.matmul(pre.to(wide).unsqueeze(-2), streams.to(wide)).squeeze(-2)
+    return read.to(streams.dtype if dtype is None else dtype)
 
 
 def merge_streams(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
@@ -63,9 +63,9 @@ def add_output(streams: Tensor, output: Tensor, post: Tensor) -> Tensor:
 
 
 def branch_input(
-    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float = 1e-6
+    streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float = 1e-6, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits and read in one: (..., C), the logits after the first n (..., k - n), and the streams handed on."""
     n = streams.shape[-2]
     logits = stream_logits(streams, weight, scale, bias, eps)
-    return read_streams(streams, torch.sigmoid(logits[..., :n])), logits[..., n:], streams
+    return read_streams(streams, torch.sigmoid(logits[..., :n]), dtype), logits[..., n:], streams

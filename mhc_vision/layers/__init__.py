@@ -1,7 +1,13 @@
 """Hyper-connections as modules, usable around any branch in any network."""
 
 from mhc_vision.kernels import Coefficients
-from mhc_vision.layers.blocks.connect import check_block_class, check_blocks, connect_blocks, disconnect_blocks
+from mhc_vision.layers.blocks.connect import (
+    check_block_class,
+    check_blocks,
+    connect_blocks,
+    disconnect_blocks,
+    set_stream_dtype,
+)
 from mhc_vision.layers.blocks.vit import HyperBlock
 from mhc_vision.layers.connection import HyperConnection, Opened
 from mhc_vision.layers.constraints import CONSTRAINTS, Constraint, create_constraint
@@ -33,6 +39,7 @@ from mhc_vision.layers.static import StaticHyperConnection
 from mhc_vision.layers.streams import (
     EXPANSIONS,
     REDUCTIONS,
+    STREAM_DTYPES,
     GatedReduction,
     ScaledExpansion,
     StreamExpansion,
@@ -48,6 +55,7 @@ __all__ = [
     "CONSTRAINTS",
     "EXPANSIONS",
     "REDUCTIONS",
+    "STREAM_DTYPES",
     "Coefficients",
     "Constraint",
     "DynamicHyperConnection",
@@ -84,4 +92,5 @@ __all__ = [
     "projection_lr_scales",
     "record_coefficients",
     "reduce_streams",
+    "set_stream_dtype",
 ]

@@ -109,21 +109,22 @@ class HyperConnection(ConnectionModule, ABC):
         """timm's name for `reset_parameters`."""
         self.reset_parameters()
 
-    def open(self, streams: Tensor) -> Opened:
+    def open(self, streams: Tensor, dtype: torch.dtype | None = None) -> Opened:
         """What the branch reads, and what `merge` needs after it; observers see it.
 
         Args:
             streams: (..., n, C).
+            dtype: of what the branch reads; None is that of the streams.
         """
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out what this alone guards)
             if self.is_observed():
-                return self._open_observed(streams)
-        return self.read(streams)
+                return self._open_observed(streams, dtype)
+        return self.read(streams, dtype)
 
-    def read(self, streams: Tensor) -> Opened:
+    def read(self, streams: Tensor, dtype: torch.dtype | None = None) -> Opened:
         """`open` without observers; for subclasses that make maps and read in one pass over the streams."""
         pre, post, res = self.coefficients(streams)
-        return Opened(kernels.read_streams(streams, pre), streams, res, post)
+        return Opened(kernels.read_streams(streams, pre, dtype), streams, res, post)
 
     def merge(self, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
         """(..., n, C), (..., C), (..., n, n), (..., n) -> (..., n, C): the streams after the branch's `output`."""
@@ -149,9 +150,9 @@ class HyperConnection(ConnectionModule, ABC):
         """Whether there are observers, which need the maps of every call of `open`."""
         return bool(self._observers)
 
-    def _open_observed(self, streams: Tensor) -> Opened:
+    def _open_observed(self, streams: Tensor, dtype: torch.dtype | None) -> Opened:
         pre, post, res = self.coefficients(streams)
-        opened = Opened(kernels.read_streams(streams, pre), streams, res, post)
+        opened = Opened(kernels.read_streams(streams, pre, dtype), streams, res, post)
         maps = Coefficients(pre.detach(), post.detach(), res.detach())
         for observer in list(self._observers.values()):
             observer(streams.detach(), opened.tokens.detach(), maps)

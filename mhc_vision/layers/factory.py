@@ -10,7 +10,7 @@ from mhc_vision.layers.connection import HyperConnection
 from mhc_vision.layers.dynamic import DynamicHyperConnection
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 from mhc_vision.layers.static import StaticHyperConnection
-from mhc_vision.layers.streams import create_expansion, create_reduction
+from mhc_vision.layers.streams import STREAM_DTYPES, create_expansion, create_reduction
 
 CONNECTIONS: dict[str, type[HyperConnection]] = {
     "shc": StaticHyperConnection,
@@ -37,7 +37,7 @@ def default_options(connection: str) -> dict[str, Any]:
     """What the options of a model are where they are not given: those of this connection, and of its streams' ends."""
     parameters = inspect.signature(CONNECTIONS[connection]).parameters.values()
     own = {option.name: option.default for option in parameters if option.name not in _NOT_OF_MODELS}
-    return {**own, "stream_reduce": "mean", "stream_expand": "copy"}
+    return {**own, "stream_reduce": "mean", "stream_expand": "copy", "stream_dtype": "model"}
 
 
 def create_connection(
@@ -79,9 +79,15 @@ def create_connection(
 
 
 def check_connection(
-    connection: str, num_streams: int, stream_reduce: str = "mean", stream_expand: str = "copy", **options: Any
+    connection: str,
+    num_streams: int,
+    stream_reduce: str = "mean",
+    stream_expand: str = "copy",
+    stream_dtype: str = "model",
+    **options: Any,
 ) -> None:
     """Raise ValueError unless connections with these options can be made; nothing is built yet."""
+    check_choice("stream_dtype", stream_dtype, STREAM_DTYPES)
     create_connection(connection, 1, num_streams, device="meta", **options)
     create_expansion(stream_expand, 1, num_streams, device="meta")
     create_reduction(stream_reduce, 1, num_streams, device="meta")

@@ -134,14 +134,16 @@ class ManifoldHyperConnection(HyperConnection):
         res, post = self._bounded(logits)
         return Coefficients(pre, post, res)
 
-    def read(self, streams: Tensor) -> Opened:
+    def read(self, streams: Tensor, dtype: torch.dtype | None = None) -> Opened:
         """As in `HyperConnection`; where `pre` and `post` learn, logits and branch input take one pass over streams."""
         if self.learn_pre and self.learn_post:
-            tokens, logits, streams = kernels.branch_input(streams, self.weight, self.row_scale(), self.bias, self.eps)
+            tokens, logits, streams = kernels.branch_input(
+                streams, self.weight, self.row_scale(), self.bias, self.eps, dtype
+            )
             res, post = self._bounded(logits)
         else:
             pre, post, res = self.coefficients(streams)
-            tokens = kernels.read_streams(streams, pre)
+            tokens = kernels.read_streams(streams, pre, dtype)
         return Opened(tokens, streams, res, post)
 
     def merge(self, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:

@@ -8,12 +8,32 @@ from torch import Tensor, nn
 from mhc_vision import kernels
 from mhc_vision.checks import check_choice, check_whole_number
 from mhc_vision.kernels.checks import check_eps, check_num_streams
+from mhc_vision.kernels.precision import accumulation_dtype
 from mhc_vision.layers.connection import ConnectionModule, initial_pre_logits, parameter_dtype
 
 EXPANSIONS = ("copy", "scaled")
 """Values of `stream_expand`: how tokens become the first streams."""
 REDUCTIONS = ("mean", "sum", "gated")
 """Values of `stream_reduce`: how the last streams become tokens."""
+STREAM_DTYPES = ("model", "auto", "float32", "bfloat16")
+"""Values of `stream_dtype`: what streams are rounded to; see `stream_dtype_of`."""
+
+
+def stream_dtype_of(tokens: Tensor, stream_dtype: str) -> torch.dtype:
+    """The dtype of the streams that these tokens become.
+
+    Args:
+        tokens: at the entry of the first block.
+        stream_dtype: `model` for the dtype of the tokens, which stays fp32 under autocast; `auto` for bf16 under bf16
+            autocast, and else the same; `float32` or `bfloat16`. Graphs of `torch.fx` take `auto` for `model`.
+    """
+    # what `torch.fx` traces with is no tensor, and has no device
+    if stream_dtype == "auto" and isinstance(tokens, Tensor):
+        device = tokens.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        narrow = autocast and torch.get_autocast_dtype(device) == torch.bfloat16
+        return torch.bfloat16 if narrow else tokens.dtype
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(stream_dtype, tokens.dtype)
 
 
 def expand_streams(x: Tensor, num_streams: int) -> Tensor:
@@ -33,23 +53,24 @@ def expand_streams(x: Tensor, num_streams: int) -> Tensor:
     return _copies(x, num_streams)
 
 
-def reduce_streams(streams: Tensor, mode: str = "mean") -> Tensor:
+def reduce_streams(streams: Tensor, mode: str = "mean", dtype: torch.dtype | None = None) -> Tensor:
     """Join the streams of each token.
 
     Args:
         streams: (..., n, C).
         mode: `'mean'`, or `'sum'` as in the HC paper.
+        dtype: of the result; None is that of the streams.
 
     Returns:
-        (..., C).
+        (..., C), added up in fp32 at least and rounded once.
 
     Raises:
         ValueError: unknown mode. A gated reduction has parameters: it is the module `GatedReduction`.
     """
     if mode == "mean":
-        return streams.mean(-2)
+        return streams.mean(-2) if dtype is None else streams.mean(-2, dtype=accumulation_dtype(dtype)).to(dtype)
     if mode == "sum":
-        return streams.sum(-2)
+        return streams.sum(-2) if dtype is None else streams.sum(-2, dtype=accumulation_dtype(dtype)).to(dtype)
     raise ValueError(f"mode: got '{mode}', expected 'mean' or 'sum'")
 
 
@@ -58,7 +79,12 @@ class StreamExpansion(nn.Module):
 
     Args:
         num_streams: n, from 1 to 8.
+
+    Attributes:
+        stream_dtype: of the streams, as in `stream_dtype_of`; TorchScript keeps that of the tokens.
     """
+
+    stream_dtype: str = "model"
 
     def __init__(self, num_streams: int) -> None:
         super().__init__()
@@ -67,6 +93,11 @@ class StreamExpansion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., n, C)."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out what this alone guards)
+            if self.stream_dtype != "model":
+                x = x.to(stream_dtype_of(x, self.stream_dtype))
+                # sums its gradient in fp32, as a stack would not, and no autocast looks at its dtype
+                return x.unsqueeze(-2).repeat_interleave(self.num_streams, -2)
         return _copies(x, self.num_streams)
 
 
@@ -83,11 +114,15 @@ class ScaledExpansion(ConnectionModule):
         device: of the parameters.
         dtype: of the model; the parameters are fp32 where it is narrower.
 
+    Attributes:
+        stream_dtype: of the streams, as in `stream_dtype_of`; TorchScript keeps that of the tokens.
+
     Raises:
         ValueError: `dim`, `num_streams` or `dtype` out of range.
     """
 
     has_own_rate: ClassVar[bool] = False
+    stream_dtype: str = "model"
 
     def __init__(
         self,
@@ -118,8 +153,12 @@ class ScaledExpansion(ConnectionModule):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., n, C), dtype of x."""
-        return (x.unsqueeze(-2) * self.scale).to(x.dtype)
+        """(..., C) -> (..., n, C), rounded once."""
+        streams = x.unsqueeze(-2) * self.scale
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out what this alone guards)
+            if self.stream_dtype != "model":
+                return streams.to(stream_dtype_of(x, self.stream_dtype))
+        return streams.to(x.dtype)
 
 
 class StreamReduction(nn.Module):
@@ -134,9 +173,9 @@ class StreamReduction(nn.Module):
         check_choice("mode", mode, ("mean", "sum"))
         self.mode = mode
 
-    def forward(self, streams: Tensor) -> Tensor:
-        """(..., n, C) -> (..., C)."""
-        return reduce_streams(streams, self.mode)
+    def forward(self, streams: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(..., n, C) -> (..., C), in `dtype` or that of the streams."""
+        return reduce_streams(streams, self.mode, dtype)
 
     def weights(self, streams: Tensor) -> Tensor:
         """What each stream counts in the result, the same for all tokens: (..., n, C) -> (n,)."""
@@ -197,9 +236,9 @@ class GatedReduction(ConnectionModule):
         """timm's name for `reset_parameters`."""
         self.reset_parameters()
 
-    def forward(self, streams: Tensor) -> Tensor:
-        """(..., n, C) -> (..., C)."""
-        return kernels.read_streams(streams, self.weights(streams))
+    def forward(self, streams: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(..., n, C) -> (..., C), in `dtype` or that of the streams."""
+        return kernels.read_streams(streams, self.weights(streams), dtype)
 
     def weights(self, streams: Tensor) -> Tensor:
         """What each stream counts in the result: (..., n, C) -> (..., n)."""

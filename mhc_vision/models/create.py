@@ -30,7 +30,7 @@ else:
 OWN_ARGUMENTS = ("num_classes", "in_chans", "img_size", "pretrained", "num_streams")
 """Of `create_classifier`, which `model_args` must not hold."""
 
-_OF_STREAMS = ("stream_reduce", "stream_expand")
+_OF_STREAMS = ("stream_reduce", "stream_expand", "stream_dtype")
 
 
 def create_classifier(

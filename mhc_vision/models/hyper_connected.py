@@ -16,9 +16,11 @@ from mhc_vision.layers import (
     connection_no_weight_decay,
     connection_options,
     disconnect_blocks,
+    set_stream_dtype,
 )
 from mhc_vision.layers.blocks.fused_stack import is_fusable
-from mhc_vision.layers.blocks.stack import StreamSequential, StreamStack, adopt
+from mhc_vision.layers.blocks.stack import StreamSequential, StreamStack, adopt, token_dtype
+from mhc_vision.layers.blocks.stream_block import read_out
 from mhc_vision.models.model_arguments import check_model_arguments
 from mhc_vision.models.state_dicts import check_connections
 
@@ -40,6 +42,7 @@ class HyperConnected(nn.Module):
             (arXiv 2409.19606) scales them "by a factor of √n"; dividing is our reading, as it keeps the standard
             deviation of the summed output.
         stream_stride: see `set_stream_stride`.
+        stream_dtype: see `set_stream_dtype`.
         **kwargs: options of the connection, as `StaticHyperConnection` (`shc`), `DynamicHyperConnection` (`dhc`) and
             `ManifoldHyperConnection` (`mhc`) describe them: `connection_options()` lists them. None stands for the
             default. All others are of timm's model class.
@@ -64,10 +67,11 @@ class HyperConnected(nn.Module):
         stream_expand: str = "copy",
         scale_output_init: bool = False,
         stream_stride: int = 1,
+        stream_dtype: str = "model",
         **kwargs: Any,
     ) -> None:
         options = {name: kwargs.pop(name) for name in connection_options() if name in kwargs}
-        check_connection(connection, num_streams, stream_reduce, stream_expand, **options)
+        check_connection(connection, num_streams, stream_reduce, stream_expand, stream_dtype, **options)
         if not isinstance(scale_output_init, bool):
             raise ValueError(f"scale_output_init: got {scale_output_init!r}, expected true or false")
         if scale_output_init and kwargs.get("weight_init") == "skip":
@@ -84,6 +88,7 @@ class HyperConnected(nn.Module):
         super().__init__(**kwargs)
         self.connect(connection, num_streams, stream_reduce, stream_expand, options)
         self.set_stream_stride(stream_stride)
+        self.set_stream_dtype(stream_dtype)
 
     def connect(
         self, connection: str, num_streams: int, stream_reduce: str, stream_expand: str, options: dict[str, Any]
@@ -119,9 +124,28 @@ class HyperConnected(nn.Module):
         if isinstance(self.blocks, StreamSequential):
             self.blocks.stream_stride = stream_stride
 
+    def set_stream_dtype(self, stream_dtype: str) -> None:
+        """Say what streams are rounded to: once at the entry, and once after each merge.
+
+        Maps, logits and sums are fp32 at least, whatever the streams are. Branches and what follows the blocks get what
+        is read from the streams in the dtype of the blocks' weights. Nothing of this is in a checkpoint: weights fit
+        all values. TorchScript computes as with `model`.
+
+        Args:
+            stream_dtype: `model`, the dtype of the tokens that enter the blocks, which is that of the model, and fp32
+                under autocast; `auto`, bf16 under bf16 autocast, else as `model`; `float32` or `bfloat16`, whatever the
+                rest is.
+
+        Raises:
+            ValueError: another value.
+        """
+        set_stream_dtype(self.blocks, stream_dtype)
+        self.stream_dtype = stream_dtype
+
     def disconnect(self) -> None:
         """Undo `connect`; the caller then gives the model timm's class."""
         vars(self.blocks).pop("stream_stride", None)
+        vars(self).pop("stream_dtype", None)
         disconnect_blocks(self.blocks)
         del self.connection, self.num_streams, self.stream_reduce, self.stream_expand, self.scale_output_init
 
@@ -153,11 +177,11 @@ class HyperConnected(nn.Module):
     ) -> Any:
         """Features after chosen blocks, each read out of its streams; arguments and results are timm's."""
         check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
-        read_out = self.blocks[-1].reduction
+        reduction, dtype = self.blocks[-1].reduction, token_dtype(self.blocks)
         grid = self.patch_embed.dynamic_feat_size(tuple(x.shape[-2:]))
 
         def tokens(tap: Tensor) -> Tensor:
-            tap = tap if tap.ndim == 3 else read_out(tap)
+            tap = tap if tap.ndim == 3 else read_out(reduction, tap, dtype)
             return self.norm(tap) if norm else tap
 
         def image(tap: Tensor) -> Tensor:
@@ -202,7 +226,7 @@ def _check_names(function: Callable[..., Any], arguments: Mapping[str, Any]) -> 
         return
     if unknown := arguments.keys() - known.keys():
         name = min(unknown)
-        ours = ("num_streams", "stream_reduce", "stream_expand", "stream_stride")
+        ours = ("num_streams", "stream_reduce", "stream_expand", "stream_stride", "stream_dtype")
         hint = nearest(name, [*connection_options(), *ours, *known])
         raise UnknownArgument(f"{name}: got {arguments[name]!r}, but the model has no such argument{hint}")
 

@@ -39,6 +39,7 @@ def hyperconnect(
     stream_reduce: str = "mean",
     inplace: bool = False,
     stream_expand: str = "copy",
+    stream_dtype: str = "model",
     **options: Any,
 ) -> HyperConnected:
     """Put hyper-connections in place of the residual additions of a timm model, keeping its function and its names.
@@ -58,6 +59,8 @@ def hyperconnect(
         stream_reduce: read-out of the streams: `mean`, `sum` or `gated`.
         inplace: change `model` itself; otherwise it stays as it is and a copy is changed.
         stream_expand: `copy`, which keeps the function of the model.
+        stream_dtype: what streams are rounded to: `model`, `auto`, `float32` or `bfloat16`, as in
+            `HyperConnected.set_stream_dtype`; of these, `model` and `float32` keep the function of an fp32 model.
         **options: of the connection, as its class describes them: `learn_pre`, `constraint`, ...
 
     Returns:
@@ -77,7 +80,7 @@ def hyperconnect(
     if unknown := sorted(options.keys() - known.keys()):
         hint = nearest(unknown[0], known)
         raise ValueError(f"options: got {', '.join(unknown)}, expected some of {', '.join(known)}{hint}")
-    check_connection(connection, num_streams, stream_reduce, stream_expand, **options)
+    check_connection(connection, num_streams, stream_reduce, stream_expand, stream_dtype, **options)
     if stream_expand != "copy":
         raise ValueError(
             f"stream_expand: got {stream_expand!r}, expected 'copy', which keeps the function of a plain model; "
@@ -93,7 +96,10 @@ def hyperconnect(
     hyper.__class__ = HYPER_MODELS[type(model)]
     hyper.scale_output_init = False
     hyper.connect(connection, num_streams, stream_reduce, stream_expand, options)
+    hyper.set_stream_dtype(stream_dtype)
     given = {name: value for name, value in options.items() if value is not None}
+    if stream_dtype != "model":
+        given["stream_dtype"] = stream_dtype
     arguments = {"num_streams": num_streams, "stream_reduce": stream_reduce, **given}
     hyper._model_args = {**getattr(hyper, "_model_args", {}), **arguments}
     _rename(hyper, lambda architecture: ModelName(architecture, connection).registered)
@@ -136,6 +142,7 @@ def collapse(model: HyperConnected, inplace: bool = False) -> nn.Module:
         "stream_expand",
         "scale_output_init",
         "stream_stride",
+        "stream_dtype",
     }
     plain._model_args = {
         name: value for name, value in arguments.items() if name not in of_connections.union(connection_options())

@@ -63,6 +63,7 @@ def files_with(text: str) -> set[str]:
 
 def test_what_graphs_and_scripts_ask_of_the_code_stays_in_few_files():
     assert files_with("fx.wrap(") == {"kernels/__init__.py"}
-    # where it is chosen what runs: with observers or without, fused or block by block
+    # where it is chosen what runs: with observers or without, fused or block by block, streams of which dtype
     modules = {path for path in files_with("is_scripting()") if not path.startswith("kernels/")}
-    assert modules == {"layers/connection.py", "layers/blocks/stack.py"}
+    of_dtype = {"layers/streams.py", "layers/blocks/stream_block.py"}
+    assert modules == {"layers/connection.py", "layers/blocks/stack.py", *of_dtype}

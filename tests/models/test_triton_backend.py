@@ -1,5 +1,6 @@
 """Whole models on the Triton kernels: on a GPU where there is one, else in Triton's interpreter."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mhc_vision import collapse
 from mhc_vision.kernels import use_backend
 from mhc_vision.layers import CONNECTIONS, maps_at_start
+from mhc_vision.layers.blocks import fused_stack
 from mhc_vision.layers.blocks.fused_stack import can_fuse
 
 pytest.importorskip("triton")
@@ -185,6 +187,58 @@ def test_autocast_rounds_branches_and_nothing_of_the_connections(depth, connecti
     # both round branches to bf16, in another order of sums
     for actual, right in zip(*results, strict=True):
         assert (actual - right).norm() <= 3e-2 * right.norm() + 1e-3
+
+
+def test_bf16_streams_under_autocast_are_as_exact_fused_as_on_plain_pytorch(trained_like, monkeypatch):
+    model = trained_like(SMALL.connected("mhc", depth=2)).to(DEVICE).eval()
+    tokens, weights = torch.randn(2, 8, 5, 64, device=DEVICE).unbind()
+    exact = output_and_gradient(copy.deepcopy(model.blocks).double(), tokens.double(), weights.double())
+    model.set_stream_dtype("auto")
+    seen, errors, boundary = [], {}, fused_stack.boundary
+
+    def seeing(streams, merge, *rest):
+        results = boundary(streams, merge, *rest)
+        seen.extend((streams.dtype, merge.output.dtype, *(result.dtype for result in results)))
+        return results
+
+    monkeypatch.setattr(fused_stack, "boundary", seeing)
+    for backend in ("torch", "triton"):
+        with use_backend(backend), torch.autocast(DEVICE, torch.bfloat16):
+            found = output_and_gradient(model.blocks, tokens, weights)
+        assert [result.dtype for result in found] == [torch.float32, torch.float32]
+        errors[backend] = [
+            ((ours - right).norm() / right.norm()).item() for ours, right in zip(found, exact, strict=True)
+        ]
+    # X, F, X', y and the logits of each of the three boundaries
+    assert seen == [*[torch.bfloat16] * 4, torch.float32] * 3
+    # branches are rounded in both; the kernel that reads out rounds to bf16 once more, 0.0011 beside 0.0028
+    of_output, of_gradient = (fused / plain for fused, plain in zip(errors["triton"], errors["torch"], strict=True))
+    assert 0.8 < of_output < 1.2, errors
+    assert 0.8 < of_gradient < 1.1, errors
+
+
+def output_and_gradient(blocks: nn.Module, tokens: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+    """What the blocks make of the tokens, and the gradient of all of their parameters."""
+    output = blocks(tokens)
+    gradients = torch.autograd.grad((output.double() * weights).sum(), list(blocks.parameters()))
+    return [output.detach(), torch.cat([gradient.flatten() for gradient in gradients])]
+
+
+@pytest.mark.parametrize("options", [{"stream_dtype": "bfloat16"}, {"stream_dtype": "float32"}], ids=str)
+def test_streams_of_another_dtype_than_the_model(options, trained_like):
+    dtype = torch.float32 if options["stream_dtype"] == "bfloat16" else torch.bfloat16
+    model = trained_like(SMALL.connected("mhc", depth=2, **options)).to(DEVICE, dtype)
+    x = torch.randn(2, 3, 8, 8, device=DEVICE, dtype=dtype)
+    results = []
+    for backend in ("torch", "triton"):
+        model.zero_grad()
+        with use_backend(backend):
+            logits = model(x)
+            logits.float().square().sum().backward()
+        assert logits.dtype == dtype
+        results.append(torch.cat([logits.flatten(), *(parameter.grad.flatten() for parameter in model.parameters())]))
+    # bf16 rounding of what branches read, which the kernels write in the dtype of the streams, and of all gradients
+    assert (results[1] - results[0]).norm() <= 5e-2 * results[0].norm()
 
 
 def test_bf16_models_have_bf16_streams(trained_like):

@@ -6,11 +6,18 @@ from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ParallelThingsBlock, ResPostBlock
 from torch import nn
 
+from mhc_vision.checks import check_choice
 from mhc_vision.layers.blocks.eva import HyperEvaBlock, HyperEvaBlockPostNorm
 from mhc_vision.layers.blocks.stack import StreamModuleList, StreamSequential
 from mhc_vision.layers.blocks.stream_block import StreamBlock
 from mhc_vision.layers.blocks.vit import HyperBlock, HyperParallelThingsBlock, HyperResPostBlock
-from mhc_vision.layers.streams import create_expansion, create_reduction
+from mhc_vision.layers.streams import (
+    STREAM_DTYPES,
+    ScaledExpansion,
+    StreamExpansion,
+    create_expansion,
+    create_reduction,
+)
 
 HYPER_BLOCKS: dict[type[nn.Module], type[StreamBlock]] = {
     Block: HyperBlock,
@@ -90,6 +97,24 @@ def connect_blocks(
     blocks.__class__ = STACKS[type(blocks)]
     stack[0].expansion = expansion.train(stack[0].training)
     stack[-1].reduction = reduction.train(stack[-1].training)
+
+
+def set_stream_dtype(blocks: nn.Module, stream_dtype: str) -> None:
+    """Say what the streams of connected blocks are rounded to, at the entry and after each merge.
+
+    What is read from them, and the maps, are computed in fp32 at least. Branches get what they read in their own dtype.
+
+    Args:
+        blocks: connected.
+        stream_dtype: `model`, `auto`, `float32` or `bfloat16`, as in `stream_dtype_of`.
+
+    Raises:
+        ValueError: another value.
+    """
+    check_choice("stream_dtype", stream_dtype, STREAM_DTYPES)
+    for module in blocks.modules():
+        if isinstance(module, StreamBlock | StreamExpansion | ScaledExpansion):
+            module.stream_dtype = stream_dtype
 
 
 def disconnect_blocks(blocks: nn.Module) -> None:

@@ -18,7 +18,7 @@ from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 from mhc_vision.layers.blocks.vit import HyperBlock
 from mhc_vision.layers.constraints import SinkhornConstraint
 from mhc_vision.layers.manifold import ManifoldHyperConnection
-from mhc_vision.layers.streams import StreamExpansion, StreamReduction
+from mhc_vision.layers.streams import StreamExpansion, StreamReduction, stream_dtype_of
 
 
 def can_fuse(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:
@@ -87,13 +87,16 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 
             (block.connection2, block.norm2, block.mlp, block.ls2, block.drop_path2),
         )
     ]
-    streams, past = tokens, Past(tokens, ())
+    dtype = stack[0].token_dtype()
+    streams = tokens.to(stream_dtype_of(tokens, stack[0].expansion.stream_dtype))
+    past = Past(streams, ())
     connection, norm, *_ = steps[0]
-    normed, logits = _enter(tokens, connection, norm)
+    normed, logits = _enter(streams, connection, norm, dtype)
     for i, (connection, _, branch, layer_scale, drop_path) in enumerate(steps):
         output = branch(normed)
         if i + 1 == len(steps):
-            return _leave(streams, drop_path(layer_scale(output)), logits, connection, stack[-1].reduction)
+            output = drop_path(layer_scale(output))
+            return _leave(streams, output, logits, connection, stack[-1].reduction, dtype)
         following, norm, *_ = steps[i + 1]
         save = (len(steps) - 2 - i) % stream_stride == 0
         merge = Merge(
@@ -111,35 +114,50 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 
             past if past.merges else None,
             save,
         )
+        if dtype is not None:
+            # the norm's result has the dtype of the streams; branches take what branches make
+            normed = normed.to(output.dtype)
         past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merge))
     raise AssertionError("a stack has at least one block")
 
 
-def _enter(tokens: Tensor, connection: ManifoldHyperConnection, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _enter(
+    tokens: Tensor, connection: ManifoldHyperConnection, norm: nn.Module, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
     """The first branch's input, and the logits of its connection after `pre`."""
-    read, logits = read_equal_streams(tokens, connection)
+    read, logits = read_equal_streams(tokens, connection, dtype)
     return norm(read), logits.flatten(0, 1).t().contiguous()
 
 
-def read_equal_streams(tokens: Tensor, connection: ManifoldHyperConnection) -> tuple[Tensor, Tensor]:
+def read_equal_streams(
+    tokens: Tensor, connection: ManifoldHyperConnection, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """What a connection reads from n streams that all equal the tokens, and its logits after `pre`.
 
-    They are one stream, read with the sum of `pre`: (..., C) -> (..., C), (..., k - n).
+    They are one stream, read with the sum of `pre`: (..., C) -> (..., C) in `dtype` or that of the tokens,
+    (..., k - n).
     """
     n, dim = connection.num_streams, connection.dim
     weight = connection.weight.view(-1, n, dim).sum(1)
     made = stream_logits(tokens.unsqueeze(-2), weight, connection.row_scale(), connection.bias, connection.eps)
     pre = torch.sigmoid(made[..., :n]).sum(-1, keepdim=True)
-    return (pre * tokens).to(tokens.dtype), made[..., n:]
+    return (pre * tokens).to(dtype or tokens.dtype), made[..., n:]
 
 
-def _leave(streams: Tensor, output: Tensor, logits: Tensor, connection: Any, reduction: StreamReduction) -> Tensor:
+def _leave(
+    streams: Tensor,
+    output: Tensor,
+    logits: Tensor,
+    connection: Any,
+    reduction: StreamReduction,
+    dtype: torch.dtype | None,
+) -> Tensor:
     """Merge the last branch and read the streams out."""
     n = connection.num_streams
     post, res = logits.t().unflatten(0, output.shape[:2]).split([n, n * n], -1)
     maps = sinkhorn_knopp(res.unflatten(-1, (n, n)), connection.constraint.num_iters)
     weight = 1.0 / n if reduction.mode == "mean" else 1.0
-    return merge_and_read(streams, output, maps, 2.0 * torch.sigmoid(post), weight)
+    return merge_and_read(streams, output, maps, 2.0 * torch.sigmoid(post), weight, dtype)
 
 
 def _kept(drop_path: nn.Module, tokens: Tensor) -> Tensor | None:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from mhc_vision import kernels
 from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.layers.blocks.fused_stack import has_hooks, read_equal_streams
+from mhc_vision.layers.blocks.stream_block import read_out
 from mhc_vision.layers.blocks.vit import ViTStreamBlock
 from mhc_vision.layers.constraints import IdentityConstraint
 from mhc_vision.layers.manifold import ManifoldHyperConnection
-from mhc_vision.layers.streams import StreamExpansion, StreamReduction
+from mhc_vision.layers.streams import StreamExpansion, StreamReduction, stream_dtype_of
 
 
 def can_chain(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:
@@ -60,7 +61,8 @@ def run_chained(blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
     stack: list[Any] = list(blocks)
     connections = [connection for block in stack for connection in (block.connection1, block.connection2)]
     branches = [branch for block in stack for branch in (partial(_attend, block), block.mlp_branch)]
-    streams, read, post_logits = _enter(tokens, stack[0].expansion, connections[0])
+    dtype = stack[0].token_dtype()
+    streams, read, post_logits = _enter(tokens, stack[0].expansion, connections[0], dtype)
     last = len(connections) - 2
     for i, (weight, bias) in enumerate(_stacked_parameters(connections[1:])):
         streams, read, post_logits = kernels.add_and_read(
@@ -73,8 +75,9 @@ def run_chained(blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
             # nobody else sees the streams, but the first ones may be the tokens
             in_place=i > 0 and not torch.is_grad_enabled(),
             last=i == last,
+            dtype=dtype,
         )
-    return _leave(streams, branches[-1](read), post_logits, stack[-1].reduction)
+    return _leave(streams, branches[-1](read), post_logits, stack[-1].reduction, dtype)
 
 
 def _stacked_parameters(connections: list[Any]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -90,22 +93,27 @@ def _attend(block: Any, tokens: Tensor) -> Tensor:
     return output
 
 
-def _enter(tokens: Tensor, expansion: nn.Module, connection: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _enter(
+    tokens: Tensor, expansion: nn.Module, connection: Any, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The streams, or the tokens that all of them equal; the first branch's input; its connection's `post` logits."""
     if type(expansion) is StreamExpansion and not has_hooks(expansion):
-        return tokens, *read_equal_streams(tokens, connection)
+        tokens = tokens.to(stream_dtype_of(tokens, expansion.stream_dtype))
+        return tokens, *read_equal_streams(tokens, connection, dtype)
     read, post_logits, streams = kernels.branch_input(
-        expansion(tokens), connection.weight, connection.row_scale(), connection.bias, connection.eps
+        expansion(tokens), connection.weight, connection.row_scale(), connection.bias, connection.eps, dtype
     )
     return streams, read, post_logits
 
 
-def _leave(streams: Tensor, output: Tensor, post_logits: Tensor, reduction: nn.Module) -> Tensor:
+def _leave(
+    streams: Tensor, output: Tensor, post_logits: Tensor, reduction: nn.Module, dtype: torch.dtype | None
+) -> Tensor:
     """Add the last branch output and read the streams out."""
     post = 2.0 * torch.sigmoid(post_logits)
     if type(reduction) is not StreamReduction or has_hooks(reduction):
-        return reduction(kernels.add_output(streams, output, post))
+        return read_out(reduction, kernels.add_output(streams, output, post), dtype)
     # the sum of n streams and that of their shares of the output
-    dtype = post.dtype
-    total = streams.sum(-2, dtype=dtype) + post.sum(-1, keepdim=True) * output.to(dtype)
-    return (total / streams.shape[-2] if reduction.mode == "mean" else total).to(streams.dtype)
+    wide = post.dtype
+    total = streams.sum(-2, dtype=wide) + post.sum(-1, keepdim=True) * output.to(wide)
+    return (total / streams.shape[-2] if reduction.mode == "mean" else total).to(dtype or streams.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mhc_vision.layers.blocks.fused_stack import can_fuse, run_fused
 from mhc_vision.layers.blocks.identity_stack import can_chain, run_chained
-from mhc_vision.layers.blocks.stream_block import StreamBlock
+from mhc_vision.layers.blocks.stream_block import StreamBlock, read_out
 
 
 class StreamStack(nn.Module):
@@ -94,9 +94,9 @@ class Borrowed(nn.Module):
         # a tuple keeps the module out of the submodules
         self._owned_elsewhere = (module,)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any) -> Tensor:
         """As the module's."""
-        return self._owned_elsewhere[0](x)
+        return self._owned_elsewhere[0](*args)
 
 
 class BetweenEnds(nn.Module):
@@ -104,17 +104,21 @@ class BetweenEnds(nn.Module):
 
     Args:
         block: to be run.
+        stack: of which it is an end.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, stack: nn.Module) -> None:
         super().__init__()
         self.expansion: nn.Module = nn.Identity()
         self.block = block
         self.reduction: nn.Module = nn.Identity()
+        # a tuple keeps the stack out of the submodules
+        self._stack_elsewhere = (stack,)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's."""
-        return self.reduction(self.block(self.expansion(x), *args, **kwargs))
+        streams = self.block(self.expansion(x), *args, **kwargs)
+        return read_out(self.reduction, streams, token_dtype(*self._stack_elsewhere))
 
 
 def adopt(container: nn.Module, previous: StreamStack) -> nn.Module:
@@ -125,6 +129,12 @@ def adopt(container: nn.Module, previous: StreamStack) -> nn.Module:
         container.__class__ = kinds[type(container)]
         _set_ends(container, first, last)
     return container
+
+
+def token_dtype(blocks: nn.Module) -> torch.dtype | None:
+    """`StreamBlock.token_dtype` of these blocks, wrapped or not; None also where there are none."""
+    first = next((module for module in blocks.modules() if isinstance(module, StreamBlock)), None)
+    return None if first is None else first.token_dtype()
 
 
 def _written(index: slice | list[int] | tuple[int, ...]) -> str:
@@ -154,6 +164,6 @@ def _replace(stack: Any, index: int, name: str, end: nn.Module) -> None:
         block.__dict__.update(original.__dict__)
         block._modules = dict(original._modules)
     else:
-        block = BetweenEnds(block)
+        block = BetweenEnds(block, stack)
     setattr(block, name, end if next(end.parameters(), None) is None else Borrowed(end))
     nn.Module.__setattr__(stack, list(stack._modules)[index], block)

@@ -18,12 +18,12 @@ class ViTStreamBlock(StreamBlock):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Streams (B, N, n, C) to streams; tokens (B, N, C) where the block has an expansion or a reduction."""
-        streams = self.expansion(x)
-        tokens, streams, res, post = self.connection1.open(streams)
+        streams, dtype = self.expansion(x), self.token_dtype()
+        tokens, streams, res, post = self.connection1.open(streams, dtype)
         streams = self.connection1.merge(streams, self.attention_branch(tokens, attn_mask, is_causal), res, post)
-        tokens, streams, res, post = self.connection2.open(streams)
+        tokens, streams, res, post = self.connection2.open(streams, dtype)
         streams = self.connection2.merge(streams, self.mlp_branch(tokens), res, post)
-        return self.reduction(streams)
+        return self.leave(streams, dtype)
 
 
 class HyperBlock(ViTStreamBlock, Block):
