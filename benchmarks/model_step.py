@@ -5,12 +5,11 @@
     python benchmarks/model_step.py --dry-run                              # tiny, on the CPU: says nothing about time
 
 Models are in bf16, streams and weights, with the connections in fp32; `--precision autocast` keeps fp32 weights and
-runs under autocast, where timm's residual stream, and so ours, is fp32; `--stream-dtype auto` makes ours bf16. A training
-step is forward, cross entropy,
-backward and a fused AdamW step. The models of a line take turns. A time runs from the first launch to the end of the
-GPU's work: a model whose launches take longer than its kernels shows it. MFU counts the floating-point operations of
-the plain model (three times the forward pass in training) over the peak of dense bf16 of the card: what
-hyper-connections add is cost.
+runs under autocast, where timm's residual stream, and so ours, is fp32; `--stream-dtype auto` makes ours bf16. A
+training step is forward, cross entropy, backward and a fused AdamW step. The models of a line take turns. A time runs
+from the first launch to the end of the GPU's work: a model whose launches take longer than its kernels shows it. MFU
+counts the floating-point operations of the plain model (three times the forward pass in training) over the peak of
+dense bf16 of the card: what hyper-connections add is cost.
 """
 
 import argparse

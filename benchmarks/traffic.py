@@ -150,7 +150,7 @@ def main() -> None:
             results.append(
                 {
                     "C": dim,
-                    "streams": arguments.stream_dtype,
+                    "dtype": {"bfloat16": "bf16", "float32": "fp32"}[arguments.stream_dtype],
                     **{key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()},
                 }
             )
