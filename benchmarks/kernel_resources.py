@@ -3,11 +3,10 @@
     python benchmarks/kernel_resources.py                    # sm_80, sm_90 and gfx942, n = 4 and 8, bf16
     python benchmarks/kernel_resources.py --dtype fp32 --json resources.json
     python benchmarks/kernel_resources.py --budget           # the boundary's machine code, against its limits
-    python benchmarks/kernel_resources.py --kernels "boundary, merge" --targets sm_90 --code directory
+    python benchmarks/kernel_resources.py --kernels boundary --targets sm_90 --code directory
 
 One line per kernel and architecture: registers and bytes spilled per thread, seconds to compile. The tiles are those
-that the launches use; C is a run-time argument of every kernel, so one figure holds for all C, but for the norm in the
-boundary, which is compiled for each width of the registered models.
+that the launches use; C is a run-time argument of every kernel, so one figure holds for all C that are multiples of 32.
 
 With `--budget`, for bf16 and fp32 streams on sm_80 and sm_90, one line per kernel and C: registers, stack and shared
 memory; instructions per token, of warps; barriers per chunk of channels; conversions of single numbers; bits of the
@@ -35,6 +34,7 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "0"
 
 import machine_code
+import torch
 import triton
 import yaml
 from triton.backends.compiler import GPUTarget
@@ -43,6 +43,7 @@ from triton.compiler import ASTSource
 import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
+from mhc_vision.kernels.prepared_phi import padded_size
 from mhc_vision.kernels.triton_kernels import merge, read
 from mhc_vision.kernels.triton_kernels.boundary import backward as boundary_backward
 from mhc_vision.kernels.triton_kernels.boundary import forward as boundary_forward
@@ -51,7 +52,7 @@ from mhc_vision.kernels.triton_kernels.logits import backward as logits_backward
 from mhc_vision.kernels.triton_kernels.logits import forward as logits_forward
 from mhc_vision.kernels.triton_kernels.logits import launch as logits_launch
 from mhc_vision.kernels.triton_kernels.sinkhorn import matrices, vectors
-from mhc_vision.kernels.triton_kernels.tiles import tile
+from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_splits
 
 NVIDIA, AMD = (
     ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "sm_121"),
@@ -63,12 +64,11 @@ TARGETS = {name: GPUTarget("cuda", int(name[3:]), 32) for name in NVIDIA} | {
 DEFAULT_TARGETS = ["sm_80", "sm_90", "gfx942"]
 # arguments that are multiples of 16 at every registered width: Triton specialises on that, as a launch would
 MULTIPLES_OF_16 = ("dim", "num_rows", "x_token_stride", "x_stream_stride")
-FLOATS = {"eps": "fp32"}
+FLOATS = {"eps": "fp32", "norm_eps": "fp32"}
 # a batch of 128 images of 14 x 14 patches: M of what is counted per token
 NUM_TOKENS = 128 * 196
 PACKAGE = Path(mhc_vision.__file__).parent
 BUDGET = yaml.safe_load((Path(__file__).parent / "code_budget.yaml").read_text())
-WIDTHS = (192, 384, 768, 1024, 1280)
 WIDE = {
     "x_ptr",
     "f_ptr",
@@ -79,13 +79,19 @@ WIDE = {
     "d_tokens_ptr",
     "d_handed_on_ptr",
     "d_merged_ptr",
+    "normed_ptr",
+    "d_normed_ptr",
 }
+# as `triton_kernels.precision` chooses them on a GPU of NVIDIA
+PRECISIONS = {"bf16": "native", "fp16": "tf32", "fp32": "tf32x3"}
+FENCES = {"bf16": 2, "fp16": 2, "fp32": 1}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Name, kernel and compile-time arguments of everything that n streams of this dtype need."""
     padded = max(16, triton.next_power_of_2(n * n + 2 * n))
-    split = {"PADDED_LOGITS": padded, "SPLIT": dtype != "fp32"}
+    split = {"PADDED_LOGITS": padded, "SPLIT": dtype != "fp32", "PRECISION": PRECISIONS[dtype]}
     streams = {"NUM_STREAMS": n}
     yield from sinkhorn_kernels(n)
     yield "merge", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge", n)}
@@ -96,11 +102,9 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield "logits", logits_forward.forward_kernel, {**streams, **split, **tile("logits", n)}
     applying = {**split, "READ": True, **tile("logits_backward", n)}
     yield "logits backward, streams", logits_backward.streams_backward_kernel, {**streams, **applying}
-    fused = n <= MAX_FUSED_STREAMS
-    if fused:
-        yield from boundary_kernels(n, split)
+    if n <= MAX_FUSED_STREAMS:
+        yield from boundary_kernels(n, dtype, split)
     summing = {"BLOCK_TOKENS": logits_launch.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits_launch.GRADIENT_CHANNELS}
-    summing["NUM_PRE"] = n if fused else 0
     yield "logits backward, weight", logits_backward.phi_backward_kernel, {**split, **summing, "num_stages": 1}
 
 
@@ -115,22 +119,22 @@ def sinkhorn_kernels(n: int) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield "sinkhorn backward", form.backward_kernel, constants
 
 
-def boundary_kernels(n: int, split: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """With LayerScale and DropPath; at the entry, where the streams are one, without."""
     streams, scaled, bare = {"NUM_STREAMS": n}, {"GAMMA": True, "KEEP": True}, {"GAMMA": False, "KEEP": False}
-    merging = {**streams, **split, **tile("boundary", n)}
-    yield "boundary, merge", boundary_forward.merge_logits_kernel, {**merging, **scaled}
+    multiplying = {**streams, **split, "PADDED_STREAMS": padded_size(n), "MASKED": False, "FENCE": FENCES[dtype]}
+    forward, applying = (tile(name, n, DTYPES[dtype]) for name in ("boundary", "boundary_streams_backward"))
+    merging = {**multiplying, **forward, "IN_THREAD": in_thread(forward)}
+    yield "boundary", boundary_forward.forward_kernel, {**merging, **scaled}
+    yield "boundary, entry", boundary_forward.forward_kernel, {**merging, **bare}
     yield "boundary, replay", boundary_replay.replay_kernel, {**streams, **scaled, **tile("boundary_replay", n)}
-    for dim in WIDTHS:
-        norming = {**streams, "DIM": dim, **tile("boundary_norm", n)}
-        yield f"boundary, norm, C = {dim}", boundary_forward.read_norm_kernel, norming
-    norming = {**streams, **tile("boundary_norm_backward", n)}
-    yield "boundary backward, norm", boundary_backward.read_norm_backward_kernel, norming
-    applying = {**streams, **split, **tile("boundary_backward", n)}
-    yield "boundary backward, merge", boundary_backward.merge_backward_kernel, {**applying, **scaled, "ENTRY": False}
-    yield "boundary, merge, entry", boundary_forward.merge_logits_kernel, {**merging, **bare}
-    entry = {**applying, **bare, "ENTRY": True}
-    yield "boundary backward, merge, entry", boundary_backward.merge_backward_kernel, entry
+    applying = {**multiplying, **applying, "IN_THREAD": in_thread(applying)}
+    kernel = boundary_backward.streams_backward_kernel
+    yield "boundary backward, streams", kernel, {**applying, **scaled, "ENTRY": False}
+    yield "boundary backward, streams, bare", kernel, {**applying, **bare, "ENTRY": False}
+    yield "boundary backward, streams, entry", kernel, {**applying, **bare, "ENTRY": True}
+    summing = {**multiplying, **tile("boundary_parameters_backward", n)}
+    yield "boundary backward, parameters", boundary_backward.parameters_backward_kernel, summing
 
 
 def of_streams(kernel: Any, argument: str) -> bool:
@@ -140,6 +144,8 @@ def of_streams(kernel: Any, argument: str) -> bool:
 
 def compiled(kernel: Any, constants: dict[str, Any], dtype: str, target: GPUTarget) -> Any:
     """The kernel for a target, with the types that its launch would have."""
+    if target.backend == "hip":
+        constants = {**constants, "FENCE": 0, "PRECISION": "native" if dtype == "bf16" else "ieee"}
     names = kernel.arg_names
     options = {"num_warps": 4, **{key: constants[key] for key in ("num_warps", "num_stages") if key in constants}}
     constants = {key: value for key, value in constants.items() if key in names}
@@ -188,7 +194,7 @@ def budget_row(name: str, kernel: Any, constants: dict[str, Any], dtype: str, ta
         "kernel": name,
         "function": kernel.fn.__name__,
         "warps": constants.get("num_warps", 4),
-        "n": constants["NUM_STREAMS"] if "NUM_STREAMS" in constants else constants["NUM_PRE"],
+        "n": constants["NUM_STREAMS"],
         "dtype": dtype,
         "target": target,
         "C": dim,
@@ -208,10 +214,9 @@ def launch_sizes(kernel: Any, constants: dict[str, Any], dim: int) -> dict[str, 
     tiles = triton.cdiv(NUM_TOKENS, constants["BLOCK_TOKENS"])
     sizes = {**constants, "dim": dim, "num_iters": 20, "num_tokens": NUM_TOKENS, "num_programs": tiles}
     if "tokens_per_split" in kernel.arg_names:
-        splits = min(logits_launch.MAX_SPLITS, NUM_TOKENS // logits_launch.MIN_TOKENS_PER_SPLIT)
-        chunks = triton.cdiv(triton.cdiv(NUM_TOKENS, splits), constants["BLOCK_TOKENS"])
-        sizes |= {"first": 0, "tokens_per_split": chunks * constants["BLOCK_TOKENS"]}
-        sizes["num_programs"] = triton.cdiv(constants["NUM_PRE"] * dim, constants["BLOCK_CHANNELS"]) * splits
+        splits, tokens_per_split = token_splits(NUM_TOKENS, constants["BLOCK_TOKENS"])
+        sizes |= {"first": 0, "tokens_per_split": tokens_per_split}
+        sizes["num_programs"] = triton.cdiv(dim, constants["BLOCK_CHANNELS"]) * splits
     return sizes
 
 
@@ -219,11 +224,9 @@ def budget_rows(dims: list[int]) -> Iterator[dict[str, Any]]:
     """The kernels that `code_budget.yaml` lists, at these widths."""
     for dtype in ("bf16", "fp32"):
         for name, kernel, constants in kernels(4, dtype):
-            name, _, width = name.partition(", C = ")
             for target in ("sm_80", "sm_90") if name in BUDGET["limits"] else ():
                 for dim in dims:
-                    if not width or dim == int(width):
-                        yield budget_row(name, kernel, constants, dtype, target, dim)
+                    yield budget_row(name, kernel, constants, dtype, target, dim)
 
 
 def write_code(directory: Path, row: dict[str, Any], kernel: Any, binary: Any) -> None:
@@ -246,7 +249,7 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", metavar="NAME", help="only these, by the names that it prints")
     parser.add_argument("--code", type=Path, metavar="DIR", help="write PTX and machine code of each kernel here")
     parser.add_argument("--budget", action="store_true", help="count what the boundary's machine code does")
-    parser.add_argument("--dims", type=int, nargs="+", choices=WIDTHS, default=[BUDGET["C"]], help="C, with --budget")
+    parser.add_argument("--dims", type=int, nargs="+", default=[BUDGET["C"]], help="C, with --budget")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     arguments = parser.parse_args()
     rows, exceeded = [], []

@@ -6,10 +6,11 @@
 
 Branch outputs are bf16, as autocast makes them, whatever the streams are: `float32` counts what `stream_dtype: model`
 moves under autocast, `bfloat16` what `auto` does. The unit is one C-wide bf16 vector per token (2C bytes). Bytes count
-where the masks let them through. What tiles share is listed apart (`shared`), because L2 serves it: φ, parameters and
-partial sums, which every tile of tokens reads or writes; the logits' gradient where φ's is made, which every tile of
-channels reads; and Sinkhorn's scratch. `plan` is what the design moves of streams and other vectors of C where all are
-bf16; the rest is side data in fp32.
+where the masks let them through. Two kinds are listed apart, because L2 serves them. One is `shared` by tiles: φ,
+parameters and partial sums, which every tile of tokens reads or writes, side data that every tile of channels reads,
+and Sinkhorn's scratch. The other is loaded `again` by a program that has loaded or stored it before, which holds where
+the tokens in flight fit into L2. `plan` is what the design moves of streams and other vectors of C where all are bf16;
+the rest is side data in fp32.
 """
 
 import argparse
@@ -30,33 +31,29 @@ from triton.runtime import interpreter
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.boundary import Connection, Merge, Norm
+from mhc_vision.kernels.prepared_phi import prepare_phi
 from mhc_vision.kernels.triton_kernels.boundary import launch as launch_boundary
-from mhc_vision.kernels.triton_kernels.logits import launch as launch_logits
 from mhc_vision.kernels.triton_kernels.sinkhorn import vectors as sinkhorn
 
 # arguments that tiles of tokens share, and scratch
-PARAMETERS = {"phi_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr"}
-SHARED = PARAMETERS | {"partial_ptr", "scratch_ptr", "d_gamma_ptr", "d_bias_ptr"}
+PARAMETERS = {"phi_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr", "norm_weight_ptr", "norm_bias_ptr"}
+SHARED = PARAMETERS | {"scratch_ptr", "d_gamma_ptr", "d_phi_ptr", "d_norm_ptr", "d_bias_ptr"}
+SHARED_BY_CHANNELS = {"d_pre_ptr", "d_rest_ptr", "made_ptr", "statistics_ptr"}
 
 # the streams and other vectors of C that each kernel reads and writes, by the design, at n = 4
-PLAN = {
-    "merge_logits_kernel": 9,
-    "read_norm_kernel": 5,
-    "read_norm_backward_kernel": 5,
-    "merge_backward_kernel": 15,
-    "phi_backward_kernel": 4,
-}
+PLAN = {"forward_kernel": 10, "streams_backward_kernel": 15, "parameters_backward_kernel": 5}
 
-SHARED_BY_CHANNELS = {("phi_backward_kernel", name) for name in ("d_pre_ptr", "d_rest_ptr", "inverse_rms_ptr")}
+KINDS = ("loads", "stores", "shared", "again")
 
 
 class Meter:
-    """Counts the bytes of loads and stores by the tensor they fall into."""
+    """Counts the bytes of loads and stores by kernel and kind: `loads`, `stores`, `shared` or `again`."""
 
     def __init__(self) -> None:
         self.kernel = ""
-        self.bytes: Counter[tuple[str, str, bool]] = Counter()
+        self.bytes: Counter[tuple[str, str]] = Counter()
         self.shared: list[tuple[int, int]] = []
+        self.touched: set[int] = set()
 
     def count(self, direction: str, pointers: Any, mask: Any) -> None:
         """Add what a load or store of these pointers moves."""
@@ -64,14 +61,20 @@ class Meter:
         if not addresses.size:
             return
         width = pointers.get_element_ty().primitive_bitwidth // 8
-        shared = any(start <= int(addresses.flat[0]) < end for start, end in self.shared)
-        self.bytes[self.kernel, direction, shared] += int(addresses.size) * width
+        if any(start <= int(addresses.flat[0]) < end for start, end in self.shared):
+            self.bytes[self.kernel, "shared"] += int(addresses.size) * width
+            return
+        distinct = set(addresses.ravel().tolist())
+        again = len(distinct & self.touched) if direction == "loads" else 0
+        self.bytes[self.kernel, "again"] += again * width
+        self.bytes[self.kernel, direction] += (len(distinct) - again) * width
+        self.touched |= distinct
 
 
 def install(meter: Meter) -> None:
     """Let the interpreter report to the meter."""
     builder = interpreter.InterpreterBuilder
-    load, store = builder.create_masked_load, builder.create_masked_store
+    load, store, next_program = builder.create_masked_load, builder.create_masked_store, builder.set_grid_idx
 
     def counting_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
         meter.count("loads", pointers, mask)
@@ -81,8 +84,13 @@ def install(meter: Meter) -> None:
         meter.count("stores", pointers, mask)
         return store(self, pointers, value, mask, *rest)
 
+    def forgetting_next_program(self: Any, *index: int) -> None:
+        meter.touched.clear()
+        next_program(self, *index)
+
     builder.create_masked_load, builder.create_masked_store = counting_load, counting_store
-    for module in (launch_boundary, launch_logits, sinkhorn):
+    builder.set_grid_idx = forgetting_next_program
+    for module in (launch_boundary, sinkhorn):
         for name, kernel in vars(module).items():
             if name.endswith("_kernel") and isinstance(kernel, interpreter.InterpretedFunction):
                 setattr(module, name, _Named(meter, name if module is not sinkhorn else "sinkhorn_backward", kernel))
@@ -99,10 +107,11 @@ class _Named:
 
         def run(*args: Any, **kwargs: Any) -> None:
             self.meter.kernel = self.name
+            by_channels = self.name == "parameters_backward_kernel"
             self.meter.shared = [
                 (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
                 for name, tensor in zip(self.kernel.arg_names, args, strict=False)
-                if isinstance(tensor, Tensor) and (name in SHARED or (self.name, name) in SHARED_BY_CHANNELS)
+                if isinstance(tensor, Tensor) and (name in SHARED or (by_channels and name in SHARED_BY_CHANNELS))
             ]
             launch(*args, **kwargs)
 
@@ -116,20 +125,21 @@ def measure(dim: int, n: int, num_tokens: int, dtype: torch.dtype, meter: Meter)
     streams, output = torch.randn(num_tokens, n, dim).to(dtype), torch.randn(num_tokens, dim).to(torch.bfloat16)
     parameters = [torch.randn(k, n * dim), torch.randn(k), torch.randn(k), torch.ones(dim), torch.zeros(dim)]
     logits = torch.randn(n + n * n, num_tokens)
-    given = streams, Merge(output, logits), Connection(*parameters[:3]), Norm(*parameters[3:])
+    given = streams, Merge(output, logits), _connection(parameters[:3], n, streams.dtype), Norm(*parameters[3:])
     normed, made = launch_boundary.forward(*given)
     forward = dict(meter.bytes)
     d_streams, d_normed = torch.randn_like(streams), torch.randn_like(normed)
     launch_boundary.backward(d_streams, d_normed, torch.randn_like(logits), made, *given)
     rows: dict[str, dict[str, Any]] = {}
-    for (kernel, direction, shared), count in meter.bytes.items():
-        row = rows.setdefault(
-            kernel, {"kernel": kernel, "plan": PLAN.get(kernel, 0), "loads": 0.0, "stores": 0.0, "shared": 0.0}
-        )
-        row["shared" if shared else direction] += count / num_tokens / (2 * dim)
-        before = forward.get((kernel, direction, shared), 0)
-        row["pass"] = "forward" if before and kernel != "prepare_kernel" else "backward"
+    for (kernel, kind), count in meter.bytes.items():
+        row = rows.setdefault(kernel, {"kernel": kernel, "plan": PLAN.get(kernel, 0), **dict.fromkeys(KINDS, 0.0)})
+        row[kind] += count / num_tokens / (2 * dim)
+        row["pass"] = "forward" if (kernel, kind) in forward else "backward"
     return list(rows.values())
+
+
+def _connection(parameters: list[Tensor], n: int, dtype: torch.dtype) -> Connection:
+    return Connection(*parameters, phi=prepare_phi(parameters[:1], n, dtype)[0])
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from mhc_vision.kernels.backend import TRITON_DTYPES, can_launch
 from mhc_vision.kernels.boundary_arguments import Connection, Merge, Norm, Past, flatten_arguments
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS, check_eps, check_floating, check_num_iters, check_shape
 from mhc_vision.kernels.custom_ops.boundary import Boundary
+from mhc_vision.kernels.prepared_phi import prepare_phi
 
 __all__ = ["Connection", "Merge", "Norm", "Past", "boundary"]
 
@@ -22,7 +23,8 @@ def boundary(
 
     With f = keep · layer_scale · output, post = 2σ and res = Sinkhorn-Knopp of the given logits,
     X' = res · X + postᵀ f; then the logits of X' as in `stream_logits`, u = σ(the first n of them) · X' and
-    y = LayerNorm(u) (mHC, arXiv 2512.24880, Eq. 3, 7-9, 14-19). The maps are made where they are needed, never stored.
+    y = LayerNorm(u) (mHC, arXiv 2512.24880, Eq. 3, 7-9, 14-19). The maps, n + n*n numbers a token, are kept for the
+    backward pass.
 
     Args:
         streams: X, (B, N, n, C), or (B, N, C) for n equal streams. bf16, fp16 or fp32; n from 1 to 4; C % 8 = 0.
@@ -33,13 +35,16 @@ def boundary(
         save: whether to keep X' for the backward pass, which otherwise recomputes it from the streams.
 
     Returns:
-        X', (B, N, n, C), and y, (B, N, C), in the dtype of the streams; the logits of the next connection after its
-        first n, (n + n*n, B*N), fp32.
+        X', (B, N, n, C), in the dtype of the streams; y, (B, N, C), in that of the output; the logits of the next
+        connection after its first n, (n + n*n, B*N), fp32.
 
     Raises:
         ValueError: shapes, dtypes or devices that the kernels do not take or that do not belong together.
     """
     _check_arguments(streams, merge, connection, norm)
+    if connection.phi is None:
+        n = connection.weight.shape[1] // streams.shape[-1]
+        connection = connection._replace(phi=prepare_phi([connection.weight], n, streams.dtype)[0])
     flat = flatten_arguments(
         _flatten_tokens(streams),
         _flatten_merge(merge),

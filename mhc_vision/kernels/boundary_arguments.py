@@ -37,6 +37,8 @@ class Connection(NamedTuple):
     """(k,)."""
     eps: float = 1e-6
     """Added to the mean square of the RMS norm."""
+    phi: Tensor | None = None
+    """`weight` as the kernels read it, from `prepare_phi`; the ops need it."""
 
 
 class Norm(NamedTuple):
@@ -63,26 +65,21 @@ class Made(NamedTuple):
     """X', (M, n, C)."""
     logits: Tensor
     """[pre | post | res] of the next connection: (k, M), fp32."""
-    inverse_rms: Tensor
-    """Of X': (M,), fp32."""
-    mean: Tensor
-    """Of what the next branch reads, before LayerNorm: (M,), fp32."""
-    rstd: Tensor
-    """Inverse standard deviation of the same: (M,), fp32."""
+    statistics: Tensor
+    """Of each token, (3 + 2n, M), fp32: the inverse RMS of X'; mean and inverse standard deviation of what the next
+    branch reads, before LayerNorm; by stream, sums over channels of X', and of X' times what is read less its mean."""
+    maps: Tensor
+    """[post | res] of the merge: (n + n*n, M), fp32."""
 
     @classmethod
     def empty(cls, streams: Tensor, connection: Connection) -> "Made":
         """Memory for the results of these streams, (M, n, C) or (M, C)."""
         num_tokens, dim = streams.shape[0], streams.shape[-1]
         num_logits, width = connection.weight.shape
-        inverse_rms, mean, rstd = (streams.new_empty(num_tokens, dtype=torch.float32) for _ in range(3))
-        return cls(
-            streams.new_empty(num_tokens, width // dim, dim),
-            streams.new_empty(num_logits, num_tokens, dtype=torch.float32),
-            inverse_rms,
-            mean,
-            rstd,
-        )
+        n = width // dim
+        counts = (num_logits, 3 + 2 * n, n + n * n)
+        of_tokens = (streams.new_empty(count, num_tokens, dtype=torch.float32) for count in counts)
+        return cls(streams.new_empty(num_tokens, n, dim), *of_tokens)
 
 
 class Gradients(NamedTuple):
@@ -110,7 +107,7 @@ class Gradients(NamedTuple):
 # of the flat form without a past, for `torch.library`
 FLAT_SCHEMA = (
     "Tensor streams, Tensor output, Tensor logits, Tensor? layer_scale, Tensor weight, Tensor scale, Tensor bias, "
-    "Tensor norm_weight, Tensor norm_bias, Tensor? keep, SymInt num_iters, float eps, float norm_eps"
+    "Tensor norm_weight, Tensor norm_bias, Tensor? keep, Tensor phi, SymInt num_iters, float eps, float norm_eps"
 )
 
 
@@ -129,6 +126,7 @@ def flatten_arguments(
         norm.weight,
         norm.bias,
         merge.keep,
+        connection.phi,
         merge.num_iters,
         connection.eps,
         norm.eps,
@@ -149,6 +147,7 @@ def unflatten_arguments(flat: Iterable[Any]) -> tuple[Any, Merge, Connection, No
         norm_weight,
         norm_bias,
         keep,
+        phi,
         num_iters,
         eps,
         norm_eps,
@@ -157,7 +156,7 @@ def unflatten_arguments(flat: Iterable[Any]) -> tuple[Any, Merge, Connection, No
     return (
         streams,
         Merge(output, logits, layer_scale, keep, num_iters),
-        Connection(weight, scale, bias, eps),
+        Connection(weight, scale, bias, eps, phi),
         Norm(norm_weight, norm_bias, norm_eps),
         _unflatten_past(*past) if past else None,
     )

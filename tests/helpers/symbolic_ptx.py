@@ -38,7 +38,13 @@ class Run:
     """Numbers of the terms that any thread made."""
 
 
-def execute(ptx: str, arguments: Sequence[Argument], numbers: Mapping[str, int], terms: Terms) -> Run:
+def execute(
+    ptx: str,
+    arguments: Sequence[Argument],
+    numbers: Mapping[str, int],
+    terms: Terms,
+    memory: Mapping[tuple[str, int], Value] | None = None,
+) -> Run:
     """Runs the first program of a kernel.
 
     Args:
@@ -46,11 +52,14 @@ def execute(ptx: str, arguments: Sequence[Argument], numbers: Mapping[str, int],
         arguments: its arguments, in order.
         numbers: values of those that are integers.
         terms: shared by the kernels whose results are compared.
+        memory: what it holds at the beginning, as in `Run.stores`; elsewhere each element is a term of its own.
 
     Raises:
         ValueError: an instruction that is not known here, or a branch that depends on data.
     """
-    return _Program(ptx, arguments, numbers, terms).run()
+    program = _Program(ptx, arguments, numbers, terms)
+    program.result.stores.update(memory or {})
+    return program.run()
 
 
 _STATEMENT = re.compile(r"^(?:@(!?)(%\w+)\s+)?([a-z][\w.:]*)\s*(.*?);$")

@@ -11,6 +11,7 @@ from mhc_vision.kernels.boundary import Connection, Merge, Norm, Past
 from mhc_vision.kernels.boundary_arguments import flatten_arguments, unflatten_arguments
 from mhc_vision.kernels.custom_ops.boundary import boundary as boundary_op
 from mhc_vision.kernels.custom_ops.boundary import boundary_backward, boundary_replay
+from mhc_vision.kernels.prepared_phi import phi_to_weight, prepare_phi
 
 pytest.importorskip("triton")
 
@@ -87,7 +88,7 @@ def test_results_and_gradients(case):
 
 
 def test_partial_sums_of_the_gradient_of_the_weight(monkeypatch):
-    monkeypatch.setattr("mhc_vision.kernels.triton_kernels.logits.launch.MIN_TOKENS_PER_SPLIT", 32)
+    monkeypatch.setattr("mhc_vision.kernels.triton_kernels.tiles.MIN_TOKENS_PER_SPLIT", 32)
     # two, of 64 and 6 tokens
     check_results_and_gradients(4, 40, 35, torch.bfloat16, False, True, 1e-2)
 
@@ -153,6 +154,30 @@ def test_as_exact_as_fp32_arithmetic_rounded_once(dim, tokens):
         assert error(actual[i], right[i]) <= 1e-3, name
 
 
+@pytest.mark.parametrize("offset", [30.0, 1000.0])
+def test_what_all_channels_share_does_not_drown_the_variance(offset):
+    """Mean and variance of what is read come from one pass over the streams."""
+    given = [g if g is None else g.detach() for g in arguments(4, 72, 9, torch.float32, False, False)]
+    given[0] += offset
+    exact = by_steps(*(g if g is None else g.double() for g in given))
+    # fp32 rounds each channel by up to 2^-24 of the offset, and channels differ by about 1
+    tolerance = 1e-5 + 4 * offset * 2**-24
+    torch.testing.assert_close(boundary(*grouped(given))[1].double(), exact[1], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_phi_as_the_kernels_read_it(n):
+    k, dim = 2 * n + n * n, 24
+    weights = [torch.randn(k, n * dim) for _ in range(2)]
+    for prepared, weight in zip(prepare_phi(weights, n, torch.float32), weights, strict=True):
+        assert torch.equal(phi_to_weight(prepared[0], k, n), weight)
+    for prepared, weight in zip(prepare_phi(weights, n, torch.bfloat16), weights, strict=True):
+        both = prepared.float().sum(0)
+        torch.testing.assert_close(phi_to_weight(both, k, n), weight, rtol=2**-16, atol=0)
+        # beside the weight there is nothing
+        assert torch.count_nonzero(both) == torch.count_nonzero(phi_to_weight(both, k, n))
+
+
 @pytest.mark.parametrize(("dtype", "entry"), [(torch.bfloat16, True), (torch.float32, False)], ids=str)
 def test_streams_made_again_give_the_same_bits(dtype, entry):
     """A chain of four boundaries, of which the streams of the second alone are kept."""
@@ -188,6 +213,7 @@ def test_registration():
     given = [None if g is None else g.detach() for g in arguments(4, 40, 19, torch.bfloat16, False, True)]
     streams, merge, connection, norm = grouped(given)
     merge = merge._replace(output=merge.output.flatten(0, 1))
+    connection = connection._replace(phi=prepare_phi([connection.weight], 4, torch.bfloat16)[0])
     flat = flatten_arguments(streams.flatten(0, 1), merge, connection, norm)
     torch.library.opcheck(boundary_op, flat)
     normed, *made = boundary_op(*flat)

@@ -158,7 +158,7 @@ def test_frozen_parameters_cost_no_pass_over_the_streams(op, monkeypatch):
 @pytest.fixture
 def two_partial_sums(monkeypatch) -> int:
     """Makes the gradient of φ a sum of two parts for so many tokens."""
-    monkeypatch.setattr("mhc_vision.kernels.triton_kernels.logits.launch.MIN_TOKENS_PER_SPLIT", 32)
+    monkeypatch.setattr("mhc_vision.kernels.triton_kernels.tiles.MIN_TOKENS_PER_SPLIT", 32)
     return 70
 
 

@@ -15,6 +15,7 @@ from mhc_vision.kernels import boundary, merge_and_read, sinkhorn_knopp, stream_
 from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.boundary import Connection, Merge, Norm, Past
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
+from mhc_vision.kernels.prepared_phi import prepare_phi
 from mhc_vision.layers.blocks.vit import HyperBlock
 from mhc_vision.layers.constraints import SinkhornConstraint
 from mhc_vision.layers.manifold import ManifoldHyperConnection
@@ -90,6 +91,8 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 
     dtype = stack[0].token_dtype()
     streams = tokens.to(stream_dtype_of(tokens, stack[0].expansion.stream_dtype))
     past = Past(streams, ())
+    following_weights = [step[0].weight for step in steps[1:]]
+    phis = prepare_phi(following_weights, steps[0][0].num_streams, streams.dtype)
     connection, norm, *_ = steps[0]
     normed, logits = _enter(streams, connection, norm, dtype)
     for i, (connection, _, branch, layer_scale, drop_path) in enumerate(steps):
@@ -109,14 +112,11 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 
         streams, normed, logits = boundary(
             streams,
             merge,
-            Connection(following.weight, following.row_scale(), following.bias, following.eps),
+            Connection(following.weight, following.row_scale(), following.bias, following.eps, phis[i]),
             Norm(norm.weight, norm.bias, norm.eps),
             past if past.merges else None,
             save,
         )
-        if dtype is not None:
-            # the norm's result has the dtype of the streams; branches take what branches make
-            normed = normed.to(output.dtype)
         past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merge))
     raise AssertionError("a stack has at least one block")
 

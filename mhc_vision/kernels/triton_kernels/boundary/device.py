@@ -1,59 +1,126 @@
-"""The merge inside a boundary: one order of sums, so that X' has the same bits in every kernel that makes it."""
+"""What kernels of the boundary share: tiles of streams and branches, and one order of sums for the merge.
+
+A program past the last token loads that of the last one again, and stores nothing.
+X' is the same expression tree in every kernel that makes it, so it has the same bits. Streams meet φ in one matrix
+product: their tiles are joined channel by channel, as φ's rows lie, (c, j) for channel c of stream j.
+"""
 
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import load_entries
+from mhc_vision.kernels.triton_kernels.device import load, load_entries
 from mhc_vision.kernels.triton_kernels.sinkhorn.vectors import sinkhorn_maps
 
 
 @triton.jit
-def boundary_maps(
-    logits_ptr, num_tokens, token, rows, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr
-):
-    """res (n*n) and post (n) of each token."""
-    size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
-    post = ()
-    post_logits = load_entries(logits_ptr, token, rows, 1, num_tokens, NUM_STREAMS)
-    for i in tl.static_range(NUM_STREAMS):
-        post = post + (2.0 * tl.sigmoid(post_logits[i]),)
-    res_ptr = logits_ptr + tl.full([], NUM_STREAMS, tl.int64) * num_tokens
-    logits = load_entries(res_ptr, token, rows, 1, num_tokens, size)
-    return sinkhorn_maps(logits, num_iters, NUM_STREAMS, BLOCK_TOKENS), post
+def load_fp32(pointers, inside, MASKED: tl.constexpr):
+    """As `load`, in fp32."""
+    return load(pointers, inside, MASKED).to(tl.float32)
 
 
 @triton.jit
-def load_streams(pointer, token, channel, mask, token_stride, stream_stride, NUM_STREAMS: tl.constexpr):
-    """A tile of each stream in fp32; equal streams, stored as one, have a stream stride of 0."""
+def load_streams(
+    pointer, row, channel, inside, row_stride, stream_stride, NUM_STREAMS: tl.constexpr, MASKED: tl.constexpr
+):
+    """A tile of each stream; equal streams, stored as one, have a stream stride of 0."""
     streams = ()
     for j in tl.static_range(NUM_STREAMS):
-        at = token[:, None] * token_stride + j * stream_stride + channel[None, :]
-        streams = streams + (tl.load(pointer + at, mask=mask, other=0.0).to(tl.float32),)
+        at = row[:, None] * row_stride + j * stream_stride + channel[None, :]
+        streams = streams + (load_fp32(pointer + at, inside[None, :], MASKED),)
     return streams
 
 
 @triton.jit
-def load_branch(pointer, gamma_ptr, keep, token, channel, mask, dim, GAMMA: tl.constexpr):
-    """A tile of F in fp32, times its LayerScale and the DropPath factors of the tokens, `keep` as from `load_keep`."""
-    branch = tl.load(pointer + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+def load_branch(pointer, gamma_ptr, keep, row, channel, inside, dim, GAMMA: tl.constexpr, MASKED: tl.constexpr):
+    """A tile of F, times its LayerScale and the tokens' DropPath factors, `keep` as from `load_keep`."""
+    branch = load_fp32(pointer + row[:, None] * dim + channel[None, :], inside[None, :], MASKED)
     if GAMMA:
-        branch *= tl.load(gamma_ptr + channel, mask=channel < dim, other=0.0).to(tl.float32)[None, :]
+        branch *= load_fp32(gamma_ptr + channel, inside, MASKED)[None, :]
     return branch * keep
 
 
 @triton.jit
-def load_keep(pointer, token, rows, tokens_per_sample, KEEP: tl.constexpr):
+def load_keep(pointer, row, tokens_per_sample, KEEP: tl.constexpr):
     """DropPath's factor of each token's sample, (tokens, 1), or 1."""
     keep = 1.0
     if KEEP:
-        keep = tl.load(pointer + token // tokens_per_sample, mask=rows, other=0.0)[:, None]
+        keep = tl.load(pointer + row // tokens_per_sample)[:, None]
     return keep
 
 
 @triton.jit
+def merge_maps(entry, num_tokens, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
+    """Logits [post | res] of each token -> res (n*n) and post (n)."""
+    size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
+    post = ()
+    of_post = load_entries(entry, num_tokens, NUM_STREAMS)
+    for i in tl.static_range(NUM_STREAMS):
+        post = post + (2.0 * tl.sigmoid(of_post[i]),)
+    of_res = load_entries(entry + tl.full([], NUM_STREAMS, tl.int64) * num_tokens, num_tokens, size)
+    return sinkhorn_maps(of_res, num_iters, NUM_STREAMS, BLOCK_TOKENS), post
+
+
+@triton.jit
+def load_pre(entry, num_tokens, NUM_STREAMS: tl.constexpr):
+    """σ of the first n logits of each token."""
+    pre = ()
+    logits = load_entries(entry, num_tokens, NUM_STREAMS)
+    for j in tl.static_range(NUM_STREAMS):
+        pre = pre + (tl.sigmoid(logits[j]),)
+    return pre
+
+
+@triton.jit
 def merged_stream(res, post, x, f, INDEX: tl.constexpr, NUM_STREAMS: tl.constexpr):
-    """Stream INDEX of res · X + postᵀ · F, in fp32."""
+    """Stream INDEX of res · X + postᵀ · F, in fp32.
+
+    Of two products that are added, a compiler may round either; this leaves it no choice.
+    """
     merged = post[INDEX][:, None] * f
     for j in tl.static_range(NUM_STREAMS):
-        merged += res[INDEX * NUM_STREAMS + j][:, None] * x[j]
+        merged = tl.fma(res[INDEX * NUM_STREAMS + j][:, None], x[j], merged)
     return merged
+
+
+@triton.jit
+def rounded(values, DTYPE: tl.constexpr, FENCE: tl.constexpr):
+    """Values as they are stored, FENCE at a time through an instruction that the compiler cannot look into.
+
+    Else it converts one by one, and repeats the arithmetic that leads to the values in the layout of a matrix product's
+    operands. A FENCE of 0 is none.
+    """
+    result = values.to(DTYPE)
+    if FENCE > 0:
+        result = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [result], result.dtype, is_pure=False, pack=FENCE)
+    return result
+
+
+@triton.jit
+def joined(tiles, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
+    """A tile of each stream -> (tokens, channels * n), n padded to 1, 2 or 4."""
+    if NUM_STREAMS == 1:
+        tile = tiles[0]
+    elif NUM_STREAMS == 2:
+        tile = tl.reshape(tl.join(tiles[0], tiles[1]), [BLOCK_TOKENS, 2 * BLOCK_CHANNELS])
+    else:
+        last = tl.zeros_like(tiles[0]) if NUM_STREAMS == 3 else tiles[3]
+        # the index of the outer pair varies fastest: 0, 1, 2, 3
+        pairs = tl.join(tl.join(tiles[0], tiles[2]), tl.join(tiles[1], last))
+        tile = tl.reshape(pairs, [BLOCK_TOKENS, 4 * BLOCK_CHANNELS])
+    return tile
+
+
+@triton.jit
+def parted(tile, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
+    """The inverse of `joined`; for three streams there is a fourth tile."""
+    if NUM_STREAMS == 1:
+        tiles = (tile,)
+    elif NUM_STREAMS == 2:
+        first, second = tl.split(tl.reshape(tile, [BLOCK_TOKENS, BLOCK_CHANNELS, 2]))
+        tiles = (first, second)
+    else:
+        even, odd = tl.split(tl.reshape(tile, [BLOCK_TOKENS, BLOCK_CHANNELS, 2, 2]))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        tiles = (first, second, third, fourth)
+    return tiles

@@ -1,21 +1,60 @@
-"""Kernels of the boundary, forward: merge and logits, then read and LayerNorm."""
+"""Kernel of the boundary, forward: merge, logits and LayerNorm's statistics, then what the next branch reads."""
 
 import triton
 import triton.language as tl
 
 from mhc_vision.kernels.triton_kernels.boundary.device import (
-    boundary_maps,
+    joined,
     load_branch,
+    load_fp32,
     load_keep,
+    load_pre,
     load_streams,
+    merge_maps,
     merged_stream,
+    rounded,
 )
-from mhc_vision.kernels.triton_kernels.device import load_entries, sum_in_thread
-from mhc_vision.kernels.triton_kernels.logits.forward import add_products
+from mhc_vision.kernels.triton_kernels.device import add_products, store_entries, sum_in_thread
+
+
+@triton.jit
+def _first_means(
+    x_ptr, f_ptr, gamma_ptr, keep, res, post, row, dim, row_stride, stream_stride,
+    NUM_STREAMS: tl.constexpr, GAMMA: tl.constexpr, MASKED: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The mean of the first channels of each merged stream, (tokens, 1)."""
+    channel = tl.arange(0, BLOCK_CHANNELS)
+    inside = channel < dim
+    f = load_branch(f_ptr, gamma_ptr, keep, row, channel, inside, dim, GAMMA, MASKED)
+    x = load_streams(x_ptr, row, channel, inside, row_stride, stream_stride, NUM_STREAMS, MASKED)
+    means = ()
+    for i in tl.static_range(NUM_STREAMS):
+        total = tl.sum(merged_stream(res, post, x, f, i, NUM_STREAMS), 1, keep_dims=True)
+        means = means + (total / tl.minimum(dim, BLOCK_CHANNELS),)
+    return means
+
+
+@triton.jit
+def _read_norm(
+    x_ptr, pre, mean, rstd, weight_ptr, bias_ptr, out_ptr, row, rows, dim,
+    NUM_STREAMS: tl.constexpr, MASKED: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """LayerNorm of what `pre` reads, with its statistics given."""
+    for start in range(0, dim, BLOCK_CHANNELS):
+        channel = start + tl.arange(0, BLOCK_CHANNELS)
+        inside = channel < dim
+        x = load_streams(x_ptr, row, channel, inside, NUM_STREAMS * dim, dim, NUM_STREAMS, MASKED)
+        u = pre[0][:, None] * x[0]
+        for j in tl.static_range(1, NUM_STREAMS):
+            u += pre[j][:, None] * x[j]
+        weight = load_fp32(weight_ptr + channel, inside, MASKED)[None, :]
+        y = (u - mean[:, None]) * rstd[:, None] * weight + load_fp32(bias_ptr + channel, inside, MASKED)[None, :]
+        at = row[:, None] * dim + channel[None, :]
+        tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=rows[:, None] & inside[None, :])
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_sample", "num_iters"])
-def merge_logits_kernel(
+def forward_kernel(
     x_ptr,
     f_ptr,
     logits_ptr,
@@ -24,9 +63,13 @@ def merge_logits_kernel(
     phi_ptr,
     scale_ptr,
     bias_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
     out_ptr,
+    maps_ptr,
     made_ptr,
-    inverse_rms_ptr,
+    statistics_ptr,
+    normed_ptr,
     num_tokens,
     dim,
     x_token_stride,
@@ -35,89 +78,125 @@ def merge_logits_kernel(
     num_logits,
     num_iters,
     eps,
+    norm_eps,
     NUM_STREAMS: tl.constexpr,
+    PADDED_STREAMS: tl.constexpr,
     PADDED_LOGITS: tl.constexpr,
     SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FENCE: tl.constexpr,
     GAMMA: tl.constexpr,
     KEEP: tl.constexpr,
+    MASKED: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
+    IN_THREAD: tl.constexpr,
 ):
-    """X, F, logits -> X', rounded, and the logits that X' makes. Equal streams are one, with a stream stride of 0."""
+    """X, F, logits -> maps, X', rounded, the logits that X' makes, what they read, normed, and its statistics.
+
+    Equal streams are one, with a stream stride of 0. A second loop finds X' in the cache where C is small enough. Mean
+    and variance of u = Σ pre_j X'_j come from sums and products of the streams, less the mean of their first channels:
+    what a token's channels have in common would drown the variance.
+    """
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
-    res, post = boundary_maps(logits_ptr, num_tokens, token, rows, num_iters, NUM_STREAMS, BLOCK_TOKENS)
+    row = tl.minimum(token, num_tokens - 1)
+    res, post = merge_maps(logits_ptr + row, num_tokens, num_iters, NUM_STREAMS, BLOCK_TOKENS)
+    store_entries(maps_ptr + row, post + res, rows, num_tokens, NUM_STREAMS + NUM_STREAMS * NUM_STREAMS)
+    keep = load_keep(keep_ptr, row, tokens_per_sample, KEEP)
+    pivots = _first_means(
+        x_ptr, f_ptr, gamma_ptr, keep, res, post, row, dim, x_token_stride, x_stream_stride,
+        NUM_STREAMS, GAMMA, MASKED, BLOCK_CHANNELS,
+    )  # fmt: skip
+    sums = ()
+    gram = ()
+    for i in tl.static_range(NUM_STREAMS):
+        sums = sums + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // IN_THREAD], tl.float32),)
+        for _ in tl.static_range(i, NUM_STREAMS):
+            gram = gram + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // IN_THREAD], tl.float32),)
     k = tl.arange(0, PADDED_LOGITS)
-    products = tl.zeros([BLOCK_TOKENS, PADDED_LOGITS], tl.float32)
-    squares = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32)
-    keep = load_keep(keep_ptr, token, rows, tokens_per_sample, KEEP)
+    along_phi = tl.zeros([BLOCK_TOKENS, PADDED_LOGITS], tl.float32)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
-        mask = rows[:, None] & (channel < dim)[None, :]
-        f = load_branch(f_ptr, gamma_ptr, keep, token, channel, mask, dim, GAMMA)
-        x = load_streams(x_ptr, token, channel, mask, x_token_stride, x_stream_stride, NUM_STREAMS)
+        inside = channel < dim
+        f = load_branch(f_ptr, gamma_ptr, keep, row, channel, inside, dim, GAMMA, MASKED)
+        x = load_streams(x_ptr, row, channel, inside, x_token_stride, x_stream_stride, NUM_STREAMS, MASKED)
+        merged = ()
+        centred = ()
+        new_sums = ()
+        new_gram = ()
         for i in tl.static_range(NUM_STREAMS):
-            rounded = merged_stream(res, post, x, f, i, NUM_STREAMS).to(out_ptr.dtype.element_ty)
-            at = token[:, None] * (NUM_STREAMS * dim) + i * dim + channel[None, :]
-            tl.store(out_ptr + at, rounded, mask=mask)
-            merged = rounded.to(tl.float32)
-            squares += sum_in_thread(merged * merged, BLOCK_TOKENS, BLOCK_CHANNELS)
-            phi_at = (i * dim + channel)[:, None] * PADDED_LOGITS + k[None, :]
-            inside = (channel < dim)[:, None]
-            products = add_products(products, merged, phi_ptr, phi_at, inside, NUM_STREAMS * dim * PADDED_LOGITS, SPLIT)
-    inverse_rms = tl.rsqrt(tl.sum(squares, 1) / (NUM_STREAMS * dim) + eps)
-    tl.store(inverse_rms_ptr + token, inverse_rms, mask=rows)
+            stream = rounded(merged_stream(res, post, x, f, i, NUM_STREAMS), out_ptr.dtype.element_ty, FENCE)
+            at = row[:, None] * (NUM_STREAMS * dim) + i * dim + channel[None, :]
+            tl.store(out_ptr + at, stream, mask=rows[:, None] & inside[None, :])
+            merged = merged + (stream,)
+            deviation = stream.to(tl.float32) - pivots[i]
+            if MASKED:
+                deviation = tl.where(inside[None, :], deviation, 0.0)
+            new_sums = new_sums + (sums[i] + sum_in_thread(deviation, BLOCK_TOKENS, BLOCK_CHANNELS, IN_THREAD),)
+            centred = centred + (deviation,)
+        sums = new_sums
+        for i in tl.static_range(NUM_STREAMS):
+            for j in tl.static_range(i, NUM_STREAMS):
+                product = sum_in_thread(centred[i] * centred[j], BLOCK_TOKENS, BLOCK_CHANNELS, IN_THREAD)
+                new_gram = new_gram + (gram[i * NUM_STREAMS - i * (i - 1) // 2 + j - i] + product,)
+        gram = new_gram
+        along_phi = add_products(
+            along_phi,
+            joined(merged, NUM_STREAMS, BLOCK_TOKENS, BLOCK_CHANNELS),
+            phi_ptr,
+            start * PADDED_STREAMS + tl.arange(0, BLOCK_CHANNELS * PADDED_STREAMS),
+            dim * PADDED_STREAMS,
+            PADDED_LOGITS,
+            SPLIT,
+            MASKED,
+            PRECISION,
+        )
+    squares = tl.zeros([BLOCK_TOKENS], tl.float32)
+    totals = ()
+    means = ()
+    for i in tl.static_range(NUM_STREAMS):
+        totals = totals + (tl.sum(sums[i], 1),)
+        pivot = tl.sum(pivots[i], 1)
+        means = means + (totals[i] / dim + pivot,)
+        squares += tl.sum(gram[i * NUM_STREAMS - i * (i - 1) // 2], 1) + pivot * (2.0 * totals[i] + dim * pivot)
+    inverse_rms = tl.rsqrt(squares / (NUM_STREAMS * dim) + eps)
     scale = tl.load(scale_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)
-    made = products * inverse_rms[:, None] * scale[None, :] + bias[None, :]
-    at = k[None, :].to(tl.int64) * num_tokens + token[:, None]
+    made = along_phi * inverse_rms[:, None] * scale[None, :] + bias[None, :]
+    at = k[None, :].to(tl.int64) * num_tokens + row[:, None]
     tl.store(made_ptr + at, made, mask=rows[:, None] & (k < num_logits)[None, :])
-
-
-@triton.jit(do_not_specialize=["num_tokens"])
-def read_norm_kernel(
-    x_ptr,
-    made_ptr,
-    weight_ptr,
-    bias_ptr,
-    out_ptr,
-    mean_ptr,
-    rstd_ptr,
-    num_tokens,
-    eps,
-    DIM: tl.constexpr,
-    NUM_STREAMS: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-):
-    """LayerNorm of what σ of the first n logits read; a row stays in registers between its mean and its output."""
-    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
-    rows = token < num_tokens
-    pre = load_entries(made_ptr, token, rows, 1, num_tokens, NUM_STREAMS)
-    read = ()
-    total = tl.zeros([BLOCK_TOKENS], tl.float32)
-    for chunk in tl.static_range((DIM + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS):
-        channel = chunk * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-        mask = rows[:, None] & (channel < DIM)[None, :]
-        u = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
+    # what follows loads what other threads have stored: logits and streams
+    tl.debug_barrier()
+    pre = load_pre(made_ptr + row, num_tokens, NUM_STREAMS)
+    mean = pre[0] * means[0]
+    for j in tl.static_range(1, NUM_STREAMS):
+        mean += pre[j] * means[j]
+    # sums over channels of the products of centred streams, (n, n), and of what u has with each
+    products = ()
+    for i in tl.static_range(NUM_STREAMS):
         for j in tl.static_range(NUM_STREAMS):
-            at = token[:, None] * (NUM_STREAMS * DIM) + j * DIM + channel[None, :]
-            u += tl.sigmoid(pre[j])[:, None] * tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        total += tl.sum(u, 1)
-        read = read + (u,)
-    mean = total / DIM
+            if i <= j:
+                product = tl.sum(gram[i * NUM_STREAMS - i * (i - 1) // 2 + j - i], 1) - totals[i] * totals[j] / dim
+            else:
+                product = products[j * NUM_STREAMS + i]
+            products = products + (product,)
+    covariances = ()
     variance = tl.zeros([BLOCK_TOKENS], tl.float32)
-    for chunk in tl.static_range((DIM + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS):
-        channel = chunk * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-        centred = tl.where((channel < DIM)[None, :], read[chunk] - mean[:, None], 0.0)
-        variance += tl.sum(centred * centred, 1)
-    rstd = tl.rsqrt(variance / DIM + eps)
-    tl.store(mean_ptr + token, mean, mask=rows)
-    tl.store(rstd_ptr + token, rstd, mask=rows)
-    for chunk in tl.static_range((DIM + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS):
-        channel = chunk * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-        weight = tl.load(weight_ptr + channel, mask=channel < DIM, other=0.0).to(tl.float32)[None, :]
-        bias = tl.load(bias_ptr + channel, mask=channel < DIM, other=0.0).to(tl.float32)[None, :]
-        y = (read[chunk] - mean[:, None]) * rstd[:, None] * weight + bias
-        mask = rows[:, None] & (channel < DIM)[None, :]
-        tl.store(out_ptr + token[:, None] * DIM + channel[None, :], y.to(out_ptr.dtype.element_ty), mask=mask)
+    for j in tl.static_range(NUM_STREAMS):
+        covariance = pre[0] * products[j]
+        for i in tl.static_range(1, NUM_STREAMS):
+            covariance += pre[i] * products[i * NUM_STREAMS + j]
+        covariances = covariances + (covariance,)
+        variance += pre[j] * covariance
+    # rounding may leave a variance of zero below it
+    rstd = tl.rsqrt(tl.maximum(variance, 0.0, propagate_nan=tl.PropagateNan.ALL) / dim + norm_eps)
+    by_stream = ()
+    for j in tl.static_range(NUM_STREAMS):
+        by_stream = by_stream + (means[j] * dim,)
+    statistics = (inverse_rms, mean, rstd) + by_stream + covariances
+    store_entries(statistics_ptr + row, statistics, rows, num_tokens, 3 + 2 * NUM_STREAMS)
+    _read_norm(
+        out_ptr, pre, mean, rstd, norm_weight_ptr, norm_bias_ptr, normed_ptr, row, rows, dim,
+        NUM_STREAMS, MASKED, BLOCK_CHANNELS,
+    )  # fmt: skip

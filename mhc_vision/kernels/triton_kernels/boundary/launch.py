@@ -1,102 +1,70 @@
 """Launches of the layer boundary: forward, backward, and its merge alone. All tensors are contiguous."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from mhc_vision.kernels.boundary_arguments import Connection, Gradients, Made, Merge, Norm
-from mhc_vision.kernels.triton_kernels.boundary.backward import merge_backward_kernel, read_norm_backward_kernel
-from mhc_vision.kernels.triton_kernels.boundary.forward import merge_logits_kernel, read_norm_kernel
+from mhc_vision.kernels.prepared_phi import phi_to_weight
+from mhc_vision.kernels.triton_kernels.boundary.backward import parameters_backward_kernel, streams_backward_kernel
+from mhc_vision.kernels.triton_kernels.boundary.forward import forward_kernel
 from mhc_vision.kernels.triton_kernels.boundary.replay import replay_kernel
-from mhc_vision.kernels.triton_kernels.logits import launch as launch_logits
+from mhc_vision.kernels.triton_kernels.precision import fence, precision
 from mhc_vision.kernels.triton_kernels.sinkhorn import launch as launch_sinkhorn
-from mhc_vision.kernels.triton_kernels.tiles import tile
+from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_splits
 
 
 def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> tuple[Tensor, Made]:
     """Streams (M, n, C), or (M, C) for equal ones -> y, the normed input of the next branch, (M, C), and more."""
     made = Made.empty(streams, connection)
-    _merge_logits(streams, merge, connection, made)
-    return _read_norm(made, norm), made
-
-
-def _merge_logits(streams: Tensor, merge: Merge, connection: Connection, made: Made) -> None:
-    """Writes streams, logits and inverse RMS of `made`."""
+    # branches take what branches make
+    normed = torch.empty_like(merge.output)
     num_tokens, n, dim = made.streams.shape
-    projection = launch_logits.prepare(connection.weight, streams.dtype)
-    blocks = tile("boundary", n)
-    merge_logits_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+    blocks = tile("boundary", n, streams.dtype)
+    forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams,
         merge.output,
         merge.logits,
         merge.layer_scale,
         merge.keep,
-        projection.phi,
+        connection.phi,
         connection.scale,
         connection.bias,
+        norm.weight,
+        norm.bias,
         made.streams,
+        made.maps,
         made.logits,
-        made.inverse_rms,
+        made.statistics,
+        normed,
         num_tokens,
         dim,
         *_strides(streams, n),
         _tokens_per_sample(merge),
-        projection.num_logits,
+        len(connection.scale),
         merge.num_iters,
         connection.eps,
-        NUM_STREAMS=n,
-        **projection.options,
+        norm.eps,
+        FENCE=fence(streams.dtype),
+        IN_THREAD=in_thread(blocks),
+        **_projection(connection, streams, blocks),
         **_scaling(merge),
         **blocks,
     )
+    return normed, made
 
 
-def _read_norm(made: Made, norm: Norm) -> Tensor:
-    """Writes mean and rstd of `made`; returns y."""
-    num_tokens, n, dim = made.streams.shape
-    normed = made.streams.new_empty(num_tokens, dim)
-    blocks = tile("boundary_norm", n)
-    read_norm_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
-        made.streams,
-        made.logits,
-        norm.weight,
-        norm.bias,
-        normed,
-        made.mean,
-        made.rstd,
-        num_tokens,
-        norm.eps,
-        DIM=dim,
-        NUM_STREAMS=n,
-        **blocks,
-    )
-    return normed
-
-
-class _NormGradients(NamedTuple):
-    """What the backward pass of read and LayerNorm leaves for the others; `d` is weight · dy."""
-
-    pre: Tensor
-    """Of the first n logits: (n, M)."""
-    mean: Tensor
-    """Mean of d over the channels: (M,)."""
-    along: Tensor
-    """Mean of d times the normed values over the channels: (M,)."""
-    parameters: Tensor
-    """Partial sums of weight and bias: (tiles, 2, C)."""
-
-
-class _MergeGradients(NamedTuple):
-    """What the backward pass of the merge makes."""
+class _TokenGradients(NamedTuple):
+    """What the backward pass makes of each token."""
 
     streams: Tensor
     output: Tensor
     logits: Tensor
-    """The first n rows, of `post`, are written; those of `res` follow from the next field."""
-    res: Tensor
-    """Of the matrices: (n*n, M)."""
+    """Rows of `post` are gradients of logits, those of `res` of matrices."""
+    pre: Tensor
+    """Of the first n logits that were made: (n, M)."""
     layer_scale: Tensor
     """Partial sums: (tiles, C), or no rows where there is no LayerScale."""
 
@@ -113,109 +81,108 @@ def backward(
 ) -> Gradients:
     """From the gradients of X', y and the logits after the first n, (k - n, M)."""
     num_tokens, n, _ = made.streams.shape
-    of_norm = _read_norm_backward(d_normed, made, norm)
-    of_merge = _merge_backward(d_streams, d_normed, d_rest, of_norm, made, streams, merge, connection, norm)
-    maps = (of_merge.res, merge.logits[n:], of_merge.logits[n:])
-    launch_sinkhorn.vectors_backward(*maps, merge.num_iters, num_tokens, n, (1, num_tokens))
-    d_weight, d_scale, d_bias = launch_logits.parameters_backward(
-        d_rest, made.inverse_rms, made.streams, connection.weight, connection.scale, of_norm.pre
+    found = _streams_backward(d_streams, d_normed, d_rest, made, streams, merge, connection, norm)
+    # each entry is read before it is written
+    launch_sinkhorn.vectors_backward(
+        found.logits[n:], merge.logits[n:], found.logits[n:], merge.num_iters, num_tokens, n, (1, num_tokens)
     )
     layer_scale = norm.weight if merge.layer_scale is None else merge.layer_scale
     return Gradients(
-        of_merge.streams,
-        of_merge.output,
-        of_merge.logits,
-        of_merge.layer_scale.sum(0).to(layer_scale.dtype),
-        d_weight,
-        d_scale,
-        d_bias.to(connection.bias.dtype),
-        of_norm.parameters[:, 0].sum(0).to(norm.weight.dtype),
-        of_norm.parameters[:, 1].sum(0).to(norm.bias.dtype),
+        found.streams,
+        found.output,
+        found.logits,
+        found.layer_scale.sum(0).to(layer_scale.dtype),
+        *_parameters_backward(found.pre, d_rest, d_normed, made, connection, norm),
     )
 
 
-def _read_norm_backward(d_normed: Tensor, made: Made, norm: Norm) -> _NormGradients:
-    num_tokens, n, dim = made.streams.shape
-    blocks = tile("boundary_norm_backward", n)
-    tiles = triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"])
-    found = _NormGradients(
-        torch.empty_like(made.logits[:n]),
-        torch.empty_like(made.mean),
-        torch.empty_like(made.mean),
-        made.mean.new_empty(tiles, 2, dim),
-    )
-    read_norm_backward_kernel[(tiles,)](
-        d_normed,
-        made.streams,
-        made.logits,
-        made.mean,
-        made.rstd,
-        norm.weight,
-        *found,
-        num_tokens,
-        dim,
-        NUM_STREAMS=n,
-        **blocks,
-    )
-    return found
-
-
-def _merge_backward(
+def _streams_backward(
     d_streams: Tensor,
     d_normed: Tensor,
     d_rest: Tensor,
-    of_norm: _NormGradients,
     made: Made,
     streams: Tensor,
     merge: Merge,
     connection: Connection,
     norm: Norm,
-) -> _MergeGradients:
+) -> _TokenGradients:
     num_tokens, n, dim = made.streams.shape
-    projection = launch_logits.prepare(connection.weight, streams.dtype)
-    blocks = tile("boundary_backward", n)
+    blocks = tile("boundary_streams_backward", n, streams.dtype)
     tiles = triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"])
-    found = _MergeGradients(
+    found = _TokenGradients(
         torch.empty_like(streams),
         torch.empty_like(merge.output),
         torch.empty_like(merge.logits),
-        torch.empty_like(merge.logits[n:]),
-        made.mean.new_empty(0 if merge.layer_scale is None else tiles, dim),
+        torch.empty_like(made.logits[:n]),
+        made.logits.new_empty(0 if merge.layer_scale is None else tiles, dim),
     )
-    merge_backward_kernel[(tiles,)](
+    streams_backward_kernel[(tiles,)](
         d_streams,
+        d_normed,
+        d_rest,
         streams,
         merge.output,
-        merge.logits,
         merge.layer_scale,
         merge.keep,
-        d_normed,
-        norm.weight,
-        made.mean,
-        made.rstd,
-        of_norm.mean,
-        of_norm.along,
+        made.maps,
         made.logits,
-        of_norm.pre,
-        d_rest,
-        made.inverse_rms,
+        made.statistics,
+        connection.phi,
         connection.scale,
         connection.bias,
-        projection.phi,
+        norm.weight,
         *found,
         num_tokens,
         dim,
         *_strides(streams, n),
         _tokens_per_sample(merge),
-        projection.num_logits,
-        merge.num_iters,
-        NUM_STREAMS=n,
+        len(connection.scale),
+        FENCE=fence(streams.dtype),
+        IN_THREAD=in_thread(blocks),
         ENTRY=streams.dim() == 2,
-        **projection.options,
+        **_projection(connection, streams, blocks),
         **_scaling(merge),
         **blocks,
     )
     return found
+
+
+def _parameters_backward(
+    d_pre: Tensor, d_rest: Tensor, d_normed: Tensor, made: Made, connection: Connection, norm: Norm
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of weight, scale and bias of the connection, and of weight and bias of the norm."""
+    num_tokens, n, dim = made.streams.shape
+    num_logits, padded = len(connection.scale), connection.phi.shape[-1]
+    blocks = tile("boundary_parameters_backward", n)
+    splits, tokens_per_split = token_splits(num_tokens, blocks["BLOCK_TOKENS"])
+    d_phi = made.logits.new_empty(splits, *connection.phi.shape[1:])
+    d_norm = made.logits.new_empty(splits, 2, dim)
+    d_bias = made.logits.new_empty(splits, padded)
+    parameters_backward_kernel[(triton.cdiv(dim, blocks["BLOCK_CHANNELS"]), splits)](
+        d_pre,
+        d_rest,
+        d_normed,
+        made.streams,
+        made.logits,
+        made.statistics,
+        d_phi,
+        d_norm,
+        d_bias,
+        num_tokens,
+        dim,
+        num_logits,
+        tokens_per_split,
+        **_projection(connection, made.streams, blocks),
+        **blocks,
+    )
+    unscaled = phi_to_weight(d_phi.sum(0), num_logits, n)
+    return (
+        (unscaled * connection.scale.unsqueeze(-1)).to(connection.weight.dtype),
+        (unscaled * connection.weight).sum(1).to(connection.scale.dtype),
+        d_bias.sum(0)[:num_logits].to(connection.bias.dtype),
+        d_norm[:, 0].sum(0).to(norm.weight.dtype),
+        d_norm[:, 1].sum(0).to(norm.bias.dtype),
+    )
 
 
 def replay(streams: Tensor, num_streams: int, merge: Merge) -> Tensor:
@@ -256,3 +223,17 @@ def _tokens_per_sample(merge: Merge) -> int:
 def _scaling(merge: Merge) -> dict[str, bool]:
     """Compile-time arguments of the kernels that scale the branch."""
     return {"GAMMA": merge.layer_scale is not None, "KEEP": merge.keep is not None}
+
+
+def _projection(connection: Connection, streams: Tensor, blocks: dict[str, int]) -> dict[str, Any]:
+    """Compile-time arguments of the kernels that multiply streams with φ."""
+    n = connection.weight.shape[1] // streams.shape[-1]
+    parts, rows, padded = connection.phi.shape
+    return {
+        "NUM_STREAMS": n,
+        "PADDED_STREAMS": rows // streams.shape[-1],
+        "PADDED_LOGITS": padded,
+        "SPLIT": parts == 2,
+        "PRECISION": precision(streams.dtype),
+        "MASKED": streams.shape[-1] % blocks["BLOCK_CHANNELS"] != 0,
+    }

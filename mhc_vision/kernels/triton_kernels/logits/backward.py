@@ -3,21 +3,7 @@
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import load_logits, split_bf16
-
-
-@triton.jit
-def products_backward(high, low, phi_ptr, at, inside, num_entries, SPLIT: tl.constexpr):
-    """d · φᵀ, (tokens, channels), with φᵀ (K, channels) at `at` and d = high + low; without SPLIT d is `high`."""
-    phi = tl.load(phi_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    if SPLIT:
-        phi_low = tl.load(phi_ptr + num_entries + at, mask=inside, other=0.0)
-        d_x = tl.dot(high, phi, input_precision="tf32")
-        d_x = tl.dot(low, phi, d_x, input_precision="tf32")
-        d_x = tl.dot(high, phi_low.to(tl.float32), d_x, input_precision="tf32")
-    else:
-        d_x = tl.dot(high, phi, input_precision="ieee")
-    return d_x
+from mhc_vision.kernels.triton_kernels.device import along_phi, dot, split_bf16
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -38,6 +24,7 @@ def streams_backward_kernel(
     NUM_STREAMS: tl.constexpr,
     PADDED_LOGITS: tl.constexpr,
     SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
     READ: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
@@ -74,9 +61,11 @@ def streams_backward_kernel(
             d_tokens_at = token[:, None] * dim + channel[None, :]
             d_tokens = tl.load(d_tokens_ptr + d_tokens_at, mask=mask, other=0.0).to(tl.float32)
         for j in tl.static_range(NUM_STREAMS):
-            phi_at = (j * dim + channel)[None, :] * PADDED_LOGITS + k[:, None]
-            inside = (channel < dim)[None, :]
-            d_x = products_backward(high, low, phi_ptr, phi_at, inside, NUM_STREAMS * dim * PADDED_LOGITS, SPLIT)
+            row = tl.minimum(channel, dim - 1) + j * dim
+            d_x = along_phi(
+                high, low, phi_ptr, row, NUM_STREAMS * dim, PADDED_LOGITS, SPLIT, False, PRECISION, BLOCK_TOKENS,
+                BLOCK_CHANNELS,
+            )  # fmt: skip
             at = token[:, None] * (NUM_STREAMS * dim) + j * dim + channel[None, :]
             d_x += along_x[:, None] * tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
             if READ:
@@ -85,10 +74,9 @@ def streams_backward_kernel(
             tl.store(d_x_ptr + at, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "tokens_per_split", "d_entry_stride"])
+@triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])
 def phi_backward_kernel(
-    d_pre_ptr,
-    d_rest_ptr,
+    d_logits_ptr,
     inverse_rms_ptr,
     x_ptr,
     partial_ptr,
@@ -97,18 +85,13 @@ def phi_backward_kernel(
     num_rows,
     num_logits,
     tokens_per_split,
-    d_token_stride,
-    d_entry_stride,
-    NUM_PRE: tl.constexpr,
     PADDED_LOGITS: tl.constexpr,
     SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Partial sums over tokens: (splits, n*C, K) of Xᵀ (d_logits · inverse RMS), and (splits, K) of d_logits.
-
-    The gradients of the first NUM_PRE logits may lie in a tensor of their own.
-    """
+    """Partial sums over tokens: (splits, n*C, K) of Xᵀ (d_logits · inverse RMS), and (splits, K) of d_logits."""
     row = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = (row < num_rows)[:, None]
     k = tl.arange(0, PADDED_LOGITS)
@@ -119,16 +102,17 @@ def phi_backward_kernel(
         token = (start + tl.arange(0, BLOCK_TOKENS)).to(tl.int64)
         rows = token < num_tokens
         x_at = token[None, :] * num_rows + row[:, None]
-        x = tl.load(x_ptr + x_at, mask=rows[None, :] & inside, other=0.0).to(tl.float32)
-        d = load_logits(d_pre_ptr, d_rest_ptr, token, rows, k, num_logits, d_token_stride, d_entry_stride, NUM_PRE)
+        x = tl.load(x_ptr + x_at, mask=rows[None, :] & inside, other=0.0)
+        d_at = token[:, None] * num_logits + k[None, :]
+        d = tl.load(d_logits_ptr + d_at, mask=rows[:, None] & (k < num_logits)[None, :], other=0.0)
         d_bias += d
         d *= tl.load(inverse_rms_ptr + token, mask=rows, other=0.0)[:, None]
         if SPLIT:
             high, low = split_bf16(d)
-            total = tl.dot(x, high, total, input_precision="tf32")
-            total = tl.dot(x, low, total, input_precision="tf32")
+            total = dot(x, high, total, PRECISION)
+            total = dot(x, low, total, PRECISION)
         else:
-            total = tl.dot(x, d, total, input_precision="ieee")
+            total = dot(x, d, total, PRECISION)
     at = (tl.program_id(1).to(tl.int64) * num_rows + row)[:, None] * PADDED_LOGITS + k[None, :]
     tl.store(partial_ptr + at, total, mask=inside)
     # the programs of all channels sum the same; one of them writes

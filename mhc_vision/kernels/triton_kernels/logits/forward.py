@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import split_bf16, sum_in_thread
+from mhc_vision.kernels.triton_kernels.device import add_products, split_bf16, sum_in_thread
 
 
 @triton.jit
@@ -19,23 +19,10 @@ def prepare_kernel(
     at = row[:, None] * PADDED_LOGITS + k[None, :]
     if SPLIT:
         high, low = split_bf16(weight)
-        tl.store(phi_ptr + at, high.to(tl.bfloat16), mask=mask)
-        tl.store(phi_ptr + num_rows * PADDED_LOGITS + at, low.to(tl.bfloat16), mask=mask)
+        tl.store(phi_ptr + at, high, mask=mask)
+        tl.store(phi_ptr + num_rows * PADDED_LOGITS + at, low, mask=mask)
     else:
         tl.store(phi_ptr + at, weight, mask=mask)
-
-
-@triton.jit
-def add_products(products, x, phi_ptr, at, inside, num_entries, SPLIT: tl.constexpr):
-    """products + x · φ, (tokens, K), with φ (channels, K) at `at`; its low part lies `num_entries` further."""
-    phi = tl.load(phi_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    if SPLIT:
-        low = tl.load(phi_ptr + num_entries + at, mask=inside, other=0.0)
-        products = tl.dot(x, phi, products, input_precision="tf32")
-        products = tl.dot(x, low.to(tl.float32), products, input_precision="tf32")
-    else:
-        products = tl.dot(x, phi, products, input_precision="ieee")
-    return products
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -53,6 +40,7 @@ def forward_kernel(
     NUM_STREAMS: tl.constexpr,
     PADDED_LOGITS: tl.constexpr,
     SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
@@ -67,11 +55,14 @@ def forward_kernel(
         mask = rows[:, None] & (channel < dim)[None, :]
         for j in tl.static_range(NUM_STREAMS):
             at = token[:, None] * (NUM_STREAMS * dim) + j * dim + channel[None, :]
-            x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+            x = tl.load(x_ptr + at, mask=mask, other=0.0)
+            # channels past the last are zero in x; φ has other rows there
+            row = tl.minimum(channel, dim - 1) + j * dim
+            products = add_products(
+                products, x, phi_ptr, row, NUM_STREAMS * dim, PADDED_LOGITS, SPLIT, False, PRECISION
+            )
+            x = x.to(tl.float32)
             squares += sum_in_thread(x * x, BLOCK_TOKENS, BLOCK_CHANNELS)
-            phi_at = (j * dim + channel)[:, None] * PADDED_LOGITS + k[None, :]
-            inside = (channel < dim)[:, None]
-            products = add_products(products, x, phi_ptr, phi_at, inside, NUM_STREAMS * dim * PADDED_LOGITS, SPLIT)
     inverse_rms = tl.rsqrt(tl.sum(squares, 1) / (NUM_STREAMS * dim) + eps)
     tl.store(inverse_rms_ptr + token, inverse_rms, mask=rows)
     scale = tl.load(scale_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from mhc_vision.kernels.triton_kernels.logits.backward import phi_backward_kernel, streams_backward_kernel
 from mhc_vision.kernels.triton_kernels.logits.forward import forward_kernel, prepare_kernel
-from mhc_vision.kernels.triton_kernels.tiles import tile
+from mhc_vision.kernels.triton_kernels.precision import precision
+from mhc_vision.kernels.triton_kernels.tiles import tile, token_splits
 
-# tile of the gradient of φ; tokens that one partial sum covers at least; partial sums at most
-GRADIENT_TOKENS, GRADIENT_CHANNELS, MIN_TOKENS_PER_SPLIT, MAX_SPLITS = 32, 64, 1024, 32
+# tile of the gradient of φ
+GRADIENT_TOKENS, GRADIENT_CHANNELS = 32, 64
 
 
 class Projection(NamedTuple):
@@ -57,6 +58,7 @@ def forward(streams: Tensor, projection: Projection, scale: Tensor, bias: Tensor
         projection.num_logits,
         eps,
         NUM_STREAMS=n,
+        PRECISION=precision(streams.dtype),
         **projection.options,
         **blocks,
     )
@@ -94,6 +96,7 @@ def streams_backward(
         projection.num_logits,
         NUM_STREAMS=n,
         READ=d_tokens is not None,
+        PRECISION=precision(streams.dtype),
         **projection.options,
         **blocks,
     )
@@ -101,25 +104,15 @@ def streams_backward(
 
 
 def parameters_backward(
-    d_logits: Tensor,
-    inverse_rms: Tensor,
-    streams: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    d_pre: Tensor | None = None,
+    d_logits: Tensor, inverse_rms: Tensor, streams: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight (k, n*C), scale (k,) and bias (k,), the last in fp32.
-
-    `d_logits` is (M, k). With `d_pre`, (n, M), tokens are last and `d_logits` holds the others, (k - n, M).
-    """
+    """Gradients of weight (k, n*C), scale (k,) and bias (k,), the last in fp32, from that of the logits, (M, k)."""
     num_logits, num_rows = weight.shape
     num_tokens = len(inverse_rms)
-    splits = max(1, min(MAX_SPLITS, num_tokens // MIN_TOKENS_PER_SPLIT))
-    tokens_per_split = triton.cdiv(triton.cdiv(num_tokens, splits), GRADIENT_TOKENS) * GRADIENT_TOKENS
+    splits, tokens_per_split = token_splits(num_tokens, GRADIENT_TOKENS)
     padded = max(16, triton.next_power_of_2(num_logits))
     partial, d_bias = d_logits.new_empty(splits, num_rows, padded), d_logits.new_empty(splits, padded)
     phi_backward_kernel[(triton.cdiv(num_rows, GRADIENT_CHANNELS), splits)](
-        d_pre,
         d_logits,
         inverse_rms,
         streams,
@@ -129,10 +122,9 @@ def parameters_backward(
         num_rows,
         num_logits,
         tokens_per_split,
-        *((num_logits, 1) if d_pre is None else (1, num_tokens)),
-        NUM_PRE=0 if d_pre is None else len(d_pre),
         PADDED_LOGITS=padded,
         SPLIT=streams.dtype != torch.float32,
+        PRECISION=precision(streams.dtype),
         BLOCK_TOKENS=GRADIENT_TOKENS,
         BLOCK_CHANNELS=GRADIENT_CHANNELS,
         num_warps=4,

@@ -85,7 +85,8 @@ def forward_kernel(logits_ptr, out_ptr, num_tokens, num_iters, NUM_STREAMS: tl.c
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
-    matrices = sinkhorn_maps(load_entries(logits_ptr, token, rows, size, 1, size), num_iters, NUM_STREAMS, BLOCK_TOKENS)
+    row = tl.minimum(token, num_tokens - 1)
+    matrices = sinkhorn_maps(load_entries(logits_ptr + row * size, 1, size), num_iters, NUM_STREAMS, BLOCK_TOKENS)
     for e in tl.static_range(size):
         tl.store(out_ptr + token * size + e, matrices[e], mask=rows)
 
@@ -110,10 +111,9 @@ def backward_kernel(
     for tile in range(tl.program_id(0), tl.cdiv(num_tokens, BLOCK_TOKENS), tl.num_programs(0)):
         token = tile * BLOCK_TOKENS + lane
         mask = token < num_tokens
-        kernel, clamped = exponentials(
-            load_entries(logits_ptr, token, mask, token_stride, entry_stride, size), NUM_STREAMS
-        )
-        d_out = load_entries(d_out_ptr, token, mask, token_stride, entry_stride, size)
+        at = tl.minimum(token, num_tokens - 1) * token_stride
+        kernel, clamped = exponentials(load_entries(logits_ptr + at, entry_stride, size), NUM_STREAMS)
+        d_out = load_entries(d_out_ptr + at, entry_stride, size)
         rows = constants(1.0, NUM_STREAMS, BLOCK_TOKENS)
         columns = rows
         for t in range(num_iters):
@@ -153,8 +153,8 @@ def backward_kernel(
                 d_column_sums = d_column_sums + (-total * columns[j] * columns[j],)
             earlier_columns = ()
             for j in tl.static_range(NUM_STREAMS):
-                at = (tl.maximum(t - 1, 0) * NUM_STREAMS + j) * BLOCK_TOKENS
-                earlier_columns = earlier_columns + (tl.load(scratch + at),)
+                earlier = scratch + (tl.maximum(t - 1, 0) * NUM_STREAMS + j) * BLOCK_TOKENS
+                earlier_columns = earlier_columns + (tl.load(earlier),)
             earlier_rows = row_scalings(kernel, earlier_columns, NUM_STREAMS)
             if t == 0:
                 earlier_rows = constants(1.0, NUM_STREAMS, BLOCK_TOKENS)
