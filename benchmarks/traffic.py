@@ -129,7 +129,7 @@ def measure(dim: int, n: int, num_tokens: int, dtype: torch.dtype, meter: Meter)
     normed, made = launch_boundary.forward(*given)
     forward = dict(meter.bytes)
     d_streams, d_normed = torch.randn_like(streams), torch.randn_like(normed)
-    launch_boundary.backward(d_streams, d_normed, torch.randn_like(logits), made, *given)
+    launch_boundary.backward(d_streams, d_normed, torch.randn_like(logits), made, True, *given)
     rows: dict[str, dict[str, Any]] = {}
     for (kernel, kind), count in meter.bytes.items():
         row = rows.setdefault(kernel, {"kernel": kernel, "plan": PLAN.get(kernel, 0), **dict.fromkeys(KINDS, 0.0)})

@@ -97,12 +97,16 @@ class Gradients(NamedTuple):
     norm_bias: Tensor
 
     @classmethod
-    def empty(cls, streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> "Gradients":
-        """Memory for the gradients of these arguments."""
+    def empty(cls, streams: Tensor, merge: Merge, connection: Connection, norm: Norm, learned: bool) -> "Gradients":
+        """Memory for the gradients of these arguments; without elements for connection and norm unless `learned`."""
         layer_scale = norm.weight if merge.layer_scale is None else merge.layer_scale
+        of_tokens = map(torch.empty_like, (streams, merge.output, merge.logits, layer_scale))
         parameters = (connection.weight, connection.scale, connection.bias, norm.weight, norm.bias)
-        return cls(*map(torch.empty_like, (streams, merge.output, merge.logits, layer_scale, *parameters)))
+        return cls(*of_tokens, *(torch.empty_like(p) if learned else p.new_empty(0) for p in parameters))
 
+
+LEARNED = slice(4, 9)
+"""Where the parameters of connection and norm stand in the flat form."""
 
 # of the flat form without a past, for `torch.library`
 FLAT_SCHEMA = (

@@ -218,7 +218,8 @@ def test_registration():
     torch.library.opcheck(boundary_op, flat)
     normed, *made = boundary_op(*flat)
     gradients = [torch.randn_like(made[0]), torch.randn_like(normed), torch.randn_like(made[1][4:])]
-    torch.library.opcheck(boundary_backward, (*gradients, made, *flat))
+    torch.library.opcheck(boundary_backward, (*gradients, made, True, *flat))
+    torch.library.opcheck(boundary_backward, (*gradients, made, False, *flat))
     torch.library.opcheck(boundary_replay, (flat[0], 4, *merge))
 
 
@@ -249,6 +250,24 @@ def test_floating_point_operations_are_counted():
     products = BATCH * 19 * 40 * (4 * 5 + 4 * 24 + 4)
     assert forward.get_total_flops() == 2 * products
     assert backward.get_total_flops() == 4 * products
+
+
+def test_frozen_parameters_cost_no_pass_over_the_streams():
+    given = arguments(4, 40, 19, torch.bfloat16, False, True)
+
+    def gradients(of_logits: int) -> list[Tensor]:
+        results = boundary(*grouped(given))
+        ones = [torch.ones_like(result) for result in results]
+        with FlopCounterMode(display=False) as counter:
+            found = torch.autograd.grad(results, [given[i] for i in (0, 1, 2, 8)], ones)
+        per_channel = 4 * (4 * 5 + 4) + of_logits * 4 * 24
+        assert counter.get_total_flops() == BATCH * 19 * 40 * per_channel
+        return list(found)
+
+    learned = gradients(of_logits=4)
+    for i in (3, 4, 5, 6, 7):
+        given[i].requires_grad_(False)
+    assert all(torch.equal(a, b) for a, b in zip(gradients(of_logits=2), learned, strict=True))
 
 
 def test_there_is_no_form_without_kernels():

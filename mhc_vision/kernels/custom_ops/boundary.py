@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 from mhc_vision.kernels.backend import on_its_device
 from mhc_vision.kernels.boundary_arguments import (
     FLAT_SCHEMA,
+    LEARNED,
     Gradients,
     Made,
     Merge,
@@ -47,22 +48,27 @@ def _(*flat: Any) -> tuple[Tensor, ...]:
 @torch.library.custom_op(
     "mhc_vision::boundary_backward",
     mutates_args=(),
-    schema=f"(Tensor d_streams, Tensor d_normed, Tensor d_rest, Tensor[] made, {FLAT_SCHEMA}) -> "
+    schema=f"(Tensor d_streams, Tensor d_normed, Tensor d_rest, Tensor[] made, bool learned, {FLAT_SCHEMA}) -> "
     + _tensors(len(Gradients._fields)),
 )
 @on_its_device
-def boundary_backward(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], *flat: Any) -> Gradients:
-    """Gradients of the flat arguments from those of X', y and the logits after the first n, (k - n, M)."""
+def boundary_backward(
+    d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], learned: bool, *flat: Any
+) -> Gradients:
+    """Gradients of the flat arguments from those of X', y and the logits after the first n, (k - n, M).
+
+    Those of the parameters of connection and norm cost a pass over the streams; they have no elements unless `learned`.
+    """
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
-    return launch.backward(d_streams, d_normed, d_rest, Made(*made), streams, merge, connection, norm)
+    return launch.backward(d_streams, d_normed, d_rest, Made(*made), learned, streams, merge, connection, norm)
 
 
 @boundary_backward.register_fake
-def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], *flat: Any) -> Gradients:
+def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], learned: bool, *flat: Any) -> Gradients:
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
-    return Gradients.empty(streams, merge, connection, norm)
+    return Gradients.empty(streams, merge, connection, norm, learned)
 
 
 @torch.library.custom_op("mhc_vision::boundary_replay", mutates_args=())
@@ -123,27 +129,32 @@ class Boundary(torch.autograd.Function):
             made = made._replace(streams=boundary_replay(streams, num_streams, *merge))
         contiguous = [gradient.contiguous() for gradient in gradients]
         given = flatten_arguments(streams, merge, connection, norm)
-        found = Gradients(*boundary_backward(*contiguous, list(made), *given))
+        # `save` comes before the flat arguments
+        learned = any(ctx.needs_input_grad[1:][LEARNED])
+        found = Gradients(*boundary_backward(*contiguous, list(made), learned, *given))
         if merge.layer_scale is None:
             found = found._replace(layer_scale=None)
+        if not learned:
+            found = found._replace(**dict.fromkeys(Gradients._fields[LEARNED]))
         return None, *found, *[None] * (len(flat) - len(found))
 
 
-def _products(output: Any, weight: Any) -> int:
-    """Products of one boundary: merge, logits and read."""
+def _products(output: Any, weight: Any) -> tuple[int, int]:
+    """Products of one boundary: of merge and read, and of the logits."""
     num_tokens, dim = output
     num_logits, width = weight
     n = width // dim
-    return num_tokens * dim * (n * (n + 1) + n * num_logits + n)
+    return num_tokens * dim * (n * (n + 1) + n), num_tokens * dim * n * num_logits
 
 
 @register_flop_formula(torch.ops.mhc_vision.boundary)
 def _forward_flops(*flat: Any, **_: Any) -> int:
     _streams, merge, connection, *_others = unflatten_arguments(flat)
-    return 2 * _products(merge.output, connection.weight)
+    return 2 * sum(_products(merge.output, connection.weight))
 
 
 @register_flop_formula(torch.ops.mhc_vision.boundary_backward)
-def _backward_flops(d_streams: Any, d_normed: Any, d_rest: Any, made: Any, *flat: Any, **_: Any) -> int:
+def _backward_flops(d_streams: Any, d_normed: Any, d_rest: Any, made: Any, learned: Any, *flat: Any, **_: Any) -> int:
     _streams, merge, connection, *_others = unflatten_arguments(flat)
-    return 4 * _products(merge.output, connection.weight)
+    of_maps, of_logits = _products(merge.output, connection.weight)
+    return 4 * of_maps + (4 if learned else 2) * of_logits

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from mhc_vision.kernels.boundary_arguments import Connection, Gradients, Made, Merge, Norm
+from mhc_vision.kernels.boundary_arguments import LEARNED, Connection, Gradients, Made, Merge, Norm
 from mhc_vision.kernels.prepared_phi import phi_to_weight
 from mhc_vision.kernels.triton_kernels.boundary.backward import parameters_backward_kernel, streams_backward_kernel
 from mhc_vision.kernels.triton_kernels.boundary.forward import forward_kernel
@@ -74,12 +74,13 @@ def backward(
     d_normed: Tensor,
     d_rest: Tensor,
     made: Made,
+    learned: bool,
     streams: Tensor,
     merge: Merge,
     connection: Connection,
     norm: Norm,
 ) -> Gradients:
-    """From the gradients of X', y and the logits after the first n, (k - n, M)."""
+    """From the gradients of X', y and the logits after the first n, (k - n, M); see `Gradients.empty` for `learned`."""
     num_tokens, n, _ = made.streams.shape
     found = _streams_backward(d_streams, d_normed, d_rest, made, streams, merge, connection, norm)
     # each entry is read before it is written
@@ -92,7 +93,11 @@ def backward(
         found.output,
         found.logits,
         found.layer_scale.sum(0).to(layer_scale.dtype),
-        *_parameters_backward(found.pre, d_rest, d_normed, made, connection, norm),
+        *(
+            _parameters_backward(found.pre, d_rest, d_normed, made, connection, norm)
+            if learned
+            else Gradients.empty(streams, merge, connection, norm, learned)[LEARNED]
+        ),
     )
 
 
