@@ -120,18 +120,18 @@ def sinkhorn_kernels(n: int) -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """With LayerScale and DropPath; at the entry, where the streams are one, without."""
+    """As in a plain ViT; at the entry, where the streams are one; scaled by LayerScale and DropPath."""
     streams, scaled, bare = {"NUM_STREAMS": n}, {"GAMMA": True, "KEEP": True}, {"GAMMA": False, "KEEP": False}
     multiplying = {**streams, **split, "PADDED_STREAMS": padded_size(n), "MASKED": False, "FENCE": FENCES[dtype]}
     forward, applying = (tile(name, n, DTYPES[dtype]) for name in ("boundary", "boundary_streams_backward"))
     merging = {**multiplying, **forward, "IN_THREAD": in_thread(forward)}
-    yield "boundary", boundary_forward.forward_kernel, {**merging, **scaled}
-    yield "boundary, entry", boundary_forward.forward_kernel, {**merging, **bare}
+    yield "boundary", boundary_forward.forward_kernel, {**merging, **bare}
+    yield "boundary, scaled", boundary_forward.forward_kernel, {**merging, **scaled}
     yield "boundary, replay", boundary_replay.replay_kernel, {**streams, **scaled, **tile("boundary_replay", n)}
     applying = {**multiplying, **applying, "IN_THREAD": in_thread(applying)}
     kernel = boundary_backward.streams_backward_kernel
-    yield "boundary backward, streams", kernel, {**applying, **scaled, "ENTRY": False}
-    yield "boundary backward, streams, bare", kernel, {**applying, **bare, "ENTRY": False}
+    yield "boundary backward, streams", kernel, {**applying, **bare, "ENTRY": False}
+    yield "boundary backward, streams, scaled", kernel, {**applying, **scaled, "ENTRY": False}
     yield "boundary backward, streams, entry", kernel, {**applying, **bare, "ENTRY": True}
     summing = {**multiplying, **tile("boundary_parameters_backward", n)}
     yield "boundary backward, parameters", boundary_backward.parameters_backward_kernel, summing
@@ -194,6 +194,7 @@ def budget_row(name: str, kernel: Any, constants: dict[str, Any], dtype: str, ta
         "kernel": name,
         "function": kernel.fn.__name__,
         "warps": constants.get("num_warps", 4),
+        "tokens": constants["BLOCK_TOKENS"],
         "n": constants["NUM_STREAMS"],
         "dtype": dtype,
         "target": target,

@@ -1,13 +1,15 @@
 """A model of time: what the boundary and a training step take on GPUs that need not be there.
 
     python benchmarks/kernel_resources.py --budget --json resources.json
-    python benchmarks/traffic.py --json traffic.json
-    python benchmarks/roofline.py --resources resources.json --traffic traffic.json
+    python benchmarks/traffic.py --json bf16.json
+    python benchmarks/traffic.py --stream-dtype float32 --json fp32.json
+    python benchmarks/roofline.py --resources resources.json --traffic bf16.json fp32.json
     python benchmarks/roofline.py --predictions benchmarks/results/predictions.json --measured FOLDER
 
 A kernel takes the longer of two times. One is its instructions a token, read from the machine code, over the issue
 slots of the GPU, times 1.8 for what two warps a scheduler and barriers lose. The other is its bytes, counted in the
-interpreter, over the bandwidth of a large copy. Registers and shared memory say how many blocks an SM holds; with fewer
+interpreter, over the bandwidth of a large copy; what a program reads again counts where half of L2 does not hold it for
+all tokens in flight. Registers and shared memory say how many blocks an SM holds; with fewer
 than two warps a scheduler the first time grows. A boundary is the sum of its kernels and of PyTorch's small ops beside
 them. A step is the plain model's, with boundaries in place of residual additions and norms. Nothing here is measured:
 +-30 %.
@@ -43,6 +45,7 @@ class Gpu:
     """Dense, by the data sheet."""
     shared_bytes: int
     """Of an SM."""
+    l2_bytes: float
 
 
 # SMs, clocks, shared memory and peaks: NVIDIA's data sheets and "compute capabilities" of the CUDA programming guide.
@@ -51,16 +54,16 @@ class Gpu:
 # (github.com/PTsolvers/gpu-workshop-JuliaCon23/issues/7). B200: 148 SMs and 7.67 TB/s as its driver reports
 # (github.com/pytorch/ao/pull/4002), of which 0.896; the clock at which 148 SMs make the data sheet's 2,250 TFLOP/s.
 GPUS = {
-    "A100": Gpu("sm_80", 108, 1.410e9, 1.78e12, 312e12, 164 * 1024),
-    "H100": Gpu("sm_90", 132, 1.755e9, 3.00e12, 989e12, 228 * 1024),
-    "H200": Gpu("sm_90", 132, 1.755e9, 4.30e12, 989e12, 228 * 1024),
-    "B200": Gpu("sm_100", 148, 1.856e9, 6.87e12, 2250e12, 228 * 1024),
+    "A100": Gpu("sm_80", 108, 1.410e9, 1.78e12, 312e12, 164 * 1024, 40e6),
+    "H100": Gpu("sm_90", 132, 1.755e9, 3.00e12, 989e12, 228 * 1024, 50e6),
+    "H200": Gpu("sm_90", 132, 1.755e9, 4.30e12, 989e12, 228 * 1024, 50e6),
+    "B200": Gpu("sm_100", 148, 1.856e9, 6.87e12, 2250e12, 228 * 1024, 126e6),
 }
 SCHEDULERS = 4  # of an SM, each with one instruction a cycle
 REGISTERS, WARPS, BLOCKS = 65536, 64, 32  # of an SM
 STALL = 1.8
 SMALL_US = 3.5  # no kernel and no small op takes less: launch, ramp and tail
-SMALL_OPS = 11  # PyTorch's reductions and copies beside the kernels of a boundary
+SMALL_OPS = 9  # PyTorch's reductions and copies beside the kernels of a boundary
 
 NUM_TOKENS = 128 * 196
 BATCH_SIZE, TOKENS_PER_IMAGE = 128, 197
@@ -79,24 +82,24 @@ def blocks_per_sm(row: Row, gpu: Gpu) -> int:
     return min(REGISTERS // (of_a_warp * warps), WARPS // warps, BLOCKS, by_shared)
 
 
-def bytes_per_token(traffic: Row, dtype: str) -> float:
-    """Of streams in this dtype; the counts are of bf16, in units of 2C bytes, with side data in fp32 for any dtype."""
-    moved, wide = traffic["loads"] + traffic["stores"], traffic["plan"]
-    if traffic.get("dtype", "bf16") != dtype:
-        moved += wide * (ITEM_BYTES[dtype] / 2 - 1)
-    return 2 * traffic["C"] * moved
+def bytes_per_token(traffic: Row, tokens_in_flight: int, gpu: Gpu) -> float:
+    """Through memory; the counts are in units of 2C bytes."""
+    unit, moved, again = 2 * traffic["C"], traffic["loads"] + traffic["stores"], traffic["again"]
+    held = tokens_in_flight * unit * again <= gpu.l2_bytes / 2
+    return float(unit * (moved if held else moved + again))
 
 
 def kernel_row(traffic: Row, resource: Row | None, dtype: str, name: str) -> Row:
     """The prediction for one kernel."""
     gpu = GPUS[name]
-    moved = bytes_per_token(traffic, dtype)
+    blocks = blocks_per_sm(resource, gpu) if resource else 0
+    tokens_in_flight = gpu.num_sms * blocks * resource["tokens"] if resource else 0
+    moved = bytes_per_token(traffic, tokens_in_flight, gpu)
     memory_us = 1e6 * NUM_TOKENS * moved / gpu.copy_bytes_per_s
     row = {"gpu": name, "C": traffic["C"], "dtype": dtype, "kernel": traffic["kernel"]}
     row |= {"bytes_per_token": moved, "memory_us": memory_us}
     times = {"launch": SMALL_US, "memory": memory_us}
     if resource is not None:
-        blocks = blocks_per_sm(resource, gpu)
         instructions = resource["instructions_per_token"]
         issue_us = 1e6 * NUM_TOKENS * instructions / (gpu.num_sms * SCHEDULERS * gpu.clock_hz)
         times["issue"] = STALL * issue_us * max(1.0, 2 * SCHEDULERS / (blocks * resource.get("warps", 4)))
@@ -107,13 +110,13 @@ def kernel_row(traffic: Row, resource: Row | None, dtype: str, name: str) -> Row
 
 
 def of_kernel(traffic: Row, compiled: list[Row]) -> Row | None:
-    """The machine code of a kernel, but for the first boundary's, whose streams are one."""
+    """The machine code of a kernel of a plain ViT's boundary, but for the first one's, whose streams are one."""
     found = [
         row
         for row in compiled
         if row.get("C") in (traffic["C"], None)
         and traffic["kernel"] in (row.get("function"), row["kernel"].replace(",", "").replace(" ", "_"))
-        and not row["kernel"].endswith("entry")
+        and not row["kernel"].endswith(("entry", "scaled"))
     ]
     # kernels that move no streams run for a launch, and may have none; any other would be taken for fast
     if len(found) > 1 or (traffic["plan"] and not found):
@@ -129,7 +132,7 @@ def predict(resources: list[Row], traffic: list[Row]) -> dict[str, Any]:
         for dtype in dict.fromkeys(row["dtype"] for row in resources if row["target"] == gpu.target):
             compiled = [row for row in resources if (row["dtype"], row["target"], row["n"]) == (dtype, gpu.target, 4)]
             widths = {row.get("C") for row in compiled}
-            given = [row for row in traffic if row["C"] in widths and row.get("dtype", dtype) == dtype]
+            given = [row for row in traffic if row["C"] in widths and row["dtype"] == dtype]
             made = [kernel_row(row, of_kernel(row, compiled), dtype, name) for row in given]
             kernels += made
             for dim in dict.fromkeys(row["C"] for row in made):
@@ -175,7 +178,7 @@ def _cell(value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resources", type=Path, help="what kernel_resources.py --budget --json has written")
-    parser.add_argument("--traffic", type=Path, help="what traffic.py --json has written")
+    parser.add_argument("--traffic", type=Path, nargs="+", help="what traffic.py --json has written")
     parser.add_argument("--predictions", type=Path, help="earlier predictions, in place of these two")
     parser.add_argument("--measured", type=Path, help="a folder of first_gpu_run.py, to compare with")
     parser.add_argument("--gpus", nargs="+", choices=GPUS, default=list(GPUS), help="to print; the JSON has all")
@@ -184,8 +187,9 @@ def main() -> None:
     if arguments.predictions:
         predictions = json.loads(arguments.predictions.read_text())
     elif arguments.resources and arguments.traffic:
-        resources, traffic = (json.loads(path.read_text()) for path in (arguments.resources, arguments.traffic))
-        predictions = predict(resources["kernels"], traffic["rows"])
+        resources = json.loads(arguments.resources.read_text())["kernels"]
+        traffic = [row for path in arguments.traffic for row in json.loads(path.read_text())["rows"]]
+        predictions = predict(resources, traffic)
     else:
         parser.error("--predictions, or --resources and --traffic, are needed")
     for kind in ("kernels", "boundaries", "models"):

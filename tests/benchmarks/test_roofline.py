@@ -19,13 +19,14 @@ def roofline(monkeypatch) -> ModuleType:
 
 def machine_code(kernel: str, registers: int, instructions: float, **more: Any) -> dict[str, Any]:
     """A row of kernel_resources.py --budget."""
-    row = {"kernel": kernel, "n": 4, "dtype": "bf16", "target": "sm_90", "C": 768, "registers": registers}
+    row = {"kernel": kernel, "n": 4, "dtype": "bf16", "target": "sm_90", "C": 768, "registers": registers, "tokens": 16}
     return row | {"stack_bytes": 0, "shared_bytes": 0, "instructions_per_token": instructions} | more
 
 
-def moved(kernel: str, loads: float, stores: float, plan: int, dim: int = 768) -> dict[str, Any]:
+def moved(kernel: str, loads: float, stores: float, plan: int, dim: int = 768, again: float = 0.0) -> dict[str, Any]:
     """A row of traffic.py."""
-    return {"C": dim, "kernel": kernel, "loads": loads, "stores": stores, "plan": plan, "shared": 1.0}
+    counts = {"loads": loads, "stores": stores, "plan": plan, "shared": 1.0, "again": again}
+    return {"C": dim, "dtype": "bf16", "kernel": kernel, **counts}
 
 
 @pytest.mark.parametrize(
@@ -66,10 +67,11 @@ def test_one_block_of_four_warps_takes_twice_the_time(roofline):
     assert one == pytest.approx(2 * two)
 
 
-def test_streams_in_fp32_move_twice_the_bytes_and_the_same_side_data(roofline):
-    row = moved("k", 9.0, 5.5, 14)
-    assert roofline.bytes_per_token(row, "bf16") == 14.5 * 1536
-    assert roofline.bytes_per_token(row, "fp32") == 28.5 * 1536
+def test_what_is_read_again_comes_from_memory_where_l2_does_not_hold_it(roofline):
+    row, gpu = moved("k", 5.0, 5.5, 10, again=4.0), roofline.GPUS["H100"]
+    # 4 x 1,536 bytes of each token in flight, in half of 50 MB
+    assert roofline.bytes_per_token(row, 4000, gpu) == 10.5 * 1536
+    assert roofline.bytes_per_token(row, 4100, gpu) == 14.5 * 1536
 
 
 def test_boundary_and_step(roofline):

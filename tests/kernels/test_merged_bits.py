@@ -12,7 +12,7 @@ from symbolic_ptx import Argument, Run, execute
 
 pytest.importorskip("triton")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernel_resources.py"
-MERGE, REPLAY, BACKWARD = "boundary", "boundary, replay", "boundary backward, streams"
+MERGE, REPLAY, BACKWARD = "boundary, scaled", "boundary, replay", "boundary backward, streams, scaled"
 # one tile of tokens of two samples, and one chunk of channels
 N, TOKENS, DIM = 4, 16, 32
 NUMBERS = {"num_tokens": TOKENS, "dim": DIM, "tokens_per_sample": 8, "num_logits": N * N + 2 * N, "num_iters": 1}
@@ -77,9 +77,9 @@ def test_fp32(tmp_path_factory):
 @pytest.mark.slow
 def test_streams_that_are_one_at_the_entry(tmp_path_factory):
     terms, numbers = Terms(), {**NUMBERS, "x_token_stride": DIM, "x_stream_stride": 0}
-    directory = compiled(tmp_path_factory, "bf16", f"{MERGE}, entry", f"{BACKWARD}, entry")
-    made = run(directory, f"{MERGE}, entry", terms, numbers)
-    backward = run(directory, f"{BACKWARD}, entry", terms, numbers, made)
+    directory = compiled(tmp_path_factory, "bf16", "boundary", "boundary backward, streams, entry")
+    made = run(directory, "boundary", terms, numbers)
+    backward = run(directory, "boundary backward, streams, entry", terms, numbers, made)
     assert {term.number for term in merged(made).values()} <= backward.made
 
 
