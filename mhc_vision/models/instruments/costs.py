@@ -56,9 +56,9 @@ class _ConnectionCount(nn.Module):
         self.macs_per_token = connection.macs()
         self.macs = 0
 
-    def open(self, streams: Tensor) -> Opened:
+    def open(self, streams: Tensor, dtype: torch.dtype | None = None) -> Opened:
         self.macs += streams.numel() // self.stream_numbers * self.macs_per_token
-        return Opened(streams.select(-2, 0), streams, streams, streams)
+        return Opened(streams.select(-2, 0).to(dtype or streams.dtype), streams, streams, streams)
 
     def merge(self, streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
         return streams
