@@ -62,7 +62,7 @@ def test_a_step_that_fails_does_not_stop_the_next(run, record):
     assert second["status"] == "passed"
     assert second["rows"] == [{"ms": 2}]
     assert second["command"].startswith("python -c")
-    assert second["seconds"] > 0
+    assert second["seconds"] >= 0
     assert {"date", "device", "torch", "triton", "step", "limit_s"} <= set(second)
 
 

@@ -131,11 +131,11 @@ class Boundary(torch.autograd.Function):
         given = flatten_arguments(streams, merge, connection, norm)
         # `save` comes before the flat arguments
         learned = any(ctx.needs_input_grad[1:][LEARNED])
-        found = Gradients(*boundary_backward(*contiguous, list(made), learned, *given))
+        found: list[Tensor | None] = list(boundary_backward(*contiguous, list(made), learned, *given))
         if merge.layer_scale is None:
-            found = found._replace(layer_scale=None)
+            found[Gradients._fields.index("layer_scale")] = None
         if not learned:
-            found = found._replace(**dict.fromkeys(Gradients._fields[LEARNED]))
+            found[LEARNED] = [None] * len(found[LEARNED])
         return None, *found, *[None] * (len(flat) - len(found))
 
 
