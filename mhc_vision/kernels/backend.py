@@ -26,7 +26,7 @@ R = TypeVar("R")
 ENVIRONMENT_VARIABLE = "MHC_VISION_BACKEND"
 BACKENDS = ("auto", "torch", "triton")
 # GPUs that all kernels compile for, which `tests/kernels/test_architectures.py` holds
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # found once: every op asks, also while torch.compile traces it
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
