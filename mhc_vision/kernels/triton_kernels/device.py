@@ -75,6 +75,18 @@ def split_bf16(values):
 
 
 @triton.jit
+def add_split_products(total, x, d, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """total + x · d, with x as it is stored and d in fp32, which is split where x is narrower."""
+    if SPLIT:
+        high, low = split_bf16(d)
+        total = dot(x, high, total, PRECISION)
+        total = dot(x, low, total, PRECISION)
+    else:
+        total = dot(x, d, total, PRECISION)
+    return total
+
+
+@triton.jit
 def load_entries(entry, stride, COUNT: tl.constexpr):
     """COUNT numbers of each token, from `entry` on, as vectors over the tokens."""
     vectors = ()
@@ -93,12 +105,9 @@ def store_entries(entry, vectors, rows, stride, COUNT: tl.constexpr):
 
 
 @triton.jit
-def load_logits(pre_ptr, rest_ptr, token, rows, k, num_logits, token_stride, entry_stride, NUM_PRE: tl.constexpr):
+def load_logits(pre_ptr, rest_ptr, token, rows, k, num_logits, num_tokens, NUM_PRE: tl.constexpr):
     """(tokens, K) from the first NUM_PRE logits and the others, in tensors of their own; zero in the padding."""
-    at = token[:, None] * token_stride + (k[None, :].to(tl.int64) - NUM_PRE) * entry_stride
-    mask = rows[:, None] & ((k >= NUM_PRE) & (k < num_logits))[None, :]
-    logits = tl.load(rest_ptr + at, mask=mask, other=0.0)
-    if NUM_PRE > 0:
-        at = token[:, None] * token_stride + k[None, :].to(tl.int64) * entry_stride
-        logits += tl.load(pre_ptr + at, mask=rows[:, None] & (k < NUM_PRE)[None, :], other=0.0)
-    return logits
+    at = token[:, None] + (k[None, :].to(tl.int64) - NUM_PRE) * num_tokens
+    logits = tl.load(rest_ptr + at, mask=rows[:, None] & ((k >= NUM_PRE) & (k < num_logits))[None, :], other=0.0)
+    at = token[:, None] + k[None, :].to(tl.int64) * num_tokens
+    return logits + tl.load(pre_ptr + at, mask=rows[:, None] & (k < NUM_PRE)[None, :], other=0.0)

@@ -15,8 +15,8 @@ from mhc_vision.kernels.triton_kernels.boundary.device import (
     rounded,
 )
 from mhc_vision.kernels.triton_kernels.device import (
+    add_split_products,
     along_phi,
-    dot,
     load,
     load_entries,
     load_logits,
@@ -138,7 +138,7 @@ def streams_backward_kernel(
     k = tl.arange(0, PADDED_LOGITS)
     scale = tl.load(scale_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + k, mask=k < num_logits, other=0.0).to(tl.float32)
-    d_made = load_logits(d_pre_ptr, d_rest_ptr, row, rows, k, num_logits, 1, num_tokens, NUM_STREAMS)
+    d_made = load_logits(d_pre_ptr, d_rest_ptr, row, rows, k, num_logits, num_tokens, NUM_STREAMS)
     side = k[None, :].to(tl.int64) * num_tokens + row[:, None]
     made = tl.load(made_ptr + side, mask=(k < num_logits)[None, :], other=0.0)
     along_x = -tl.sum(d_made * (made - bias[None, :]), 1) * inverse_rms * inverse_rms / (NUM_STREAMS * dim)
@@ -276,7 +276,7 @@ def parameters_backward_kernel(
         row = tl.minimum(token, num_tokens - 1)
         pre = load_pre(made_ptr + row, num_tokens, NUM_STREAMS)
         statistics = load_entries(statistics_ptr + row, num_tokens, 3)
-        d = load_logits(d_pre_ptr, d_rest_ptr, row, rows, k, num_logits, 1, num_tokens, NUM_STREAMS)
+        d = load_logits(d_pre_ptr, d_rest_ptr, row, rows, k, num_logits, num_tokens, NUM_STREAMS)
         d_bias += d
         d *= statistics[0][:, None]
         x = ()
@@ -284,12 +284,7 @@ def parameters_backward_kernel(
             at = row[:, None] * (NUM_STREAMS * dim) + j * dim + channel[None, :]
             x = x + (load(x_ptr + at, inside[None, :], MASKED),)
         across = tl.trans(joined(x, NUM_STREAMS, BLOCK_TOKENS, BLOCK_CHANNELS))
-        if SPLIT:
-            high, low = split_bf16(d)
-            d_phi = dot(across, high, d_phi, PRECISION)
-            d_phi = dot(across, low, d_phi, PRECISION)
-        else:
-            d_phi = dot(across, d, d_phi, PRECISION)
+        d_phi = add_split_products(d_phi, across, d, SPLIT, PRECISION)
         u = pre[0][:, None] * x[0].to(tl.float32)
         for j in tl.static_range(1, NUM_STREAMS):
             u += pre[j][:, None] * x[j].to(tl.float32)

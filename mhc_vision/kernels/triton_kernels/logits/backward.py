@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from mhc_vision.kernels.triton_kernels.device import along_phi, dot, split_bf16
+from mhc_vision.kernels.triton_kernels.device import add_split_products, along_phi, split_bf16
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -107,12 +107,7 @@ def phi_backward_kernel(
         d = tl.load(d_logits_ptr + d_at, mask=rows[:, None] & (k < num_logits)[None, :], other=0.0)
         d_bias += d
         d *= tl.load(inverse_rms_ptr + token, mask=rows, other=0.0)[:, None]
-        if SPLIT:
-            high, low = split_bf16(d)
-            total = dot(x, high, total, PRECISION)
-            total = dot(x, low, total, PRECISION)
-        else:
-            total = dot(x, d, total, PRECISION)
+        total = add_split_products(total, x, d, SPLIT, PRECISION)
     at = (tl.program_id(1).to(tl.int64) * num_rows + row)[:, None] * PADDED_LOGITS + k[None, :]
     tl.store(partial_ptr + at, total, mask=inside)
     # the programs of all channels sum the same; one of them writes
