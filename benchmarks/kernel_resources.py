@@ -47,7 +47,6 @@ from mhc_vision.kernels.prepared_phi import padded_size
 from mhc_vision.kernels.triton_kernels import merge, read
 from mhc_vision.kernels.triton_kernels.boundary import backward as boundary_backward
 from mhc_vision.kernels.triton_kernels.boundary import forward as boundary_forward
-from mhc_vision.kernels.triton_kernels.boundary import replay as boundary_replay
 from mhc_vision.kernels.triton_kernels.logits import backward as logits_backward
 from mhc_vision.kernels.triton_kernels.logits import forward as logits_forward
 from mhc_vision.kernels.triton_kernels.logits import launch as logits_launch
@@ -94,7 +93,8 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     split = {"PADDED_LOGITS": padded, "SPLIT": dtype != "fp32", "PRECISION": PRECISIONS[dtype]}
     streams = {"NUM_STREAMS": n}
     yield from sinkhorn_kernels(n)
-    yield "merge", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge", n)}
+    merging = {**streams, "NUM_RESULTS": n, **tile("merge", n)}
+    yield "merge", merge.forward_kernel, {**merging, "GAMMA": False, "KEEP": False}
     yield "merge backward", merge.backward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge_backward", n)}
     yield "read", read.forward_kernel, {**streams, "SIGMOID": True, **tile("read", n)}
     reading = {"SIGMOID": True, "WRITE_STREAMS": False, **tile("read_backward", n)}
@@ -127,7 +127,7 @@ def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tupl
     merging = {**multiplying, **forward, "IN_THREAD": in_thread(forward)}
     yield "boundary", boundary_forward.forward_kernel, {**merging, **bare}
     yield "boundary, scaled", boundary_forward.forward_kernel, {**merging, **scaled}
-    yield "boundary, replay", boundary_replay.replay_kernel, {**streams, **scaled, **tile("boundary_replay", n)}
+    yield "boundary, replay", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **scaled, **tile("merge", n)}
     applying = {**multiplying, **applying, "IN_THREAD": in_thread(applying)}
     kernel = boundary_backward.streams_backward_kernel
     yield "boundary backward, streams", kernel, {**applying, **bare, "ENTRY": False}

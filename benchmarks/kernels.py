@@ -57,7 +57,8 @@ def bytes_moved(op: str, backward: bool, num_tokens: int, dim: int) -> int:
 
 def boundary(streams: Tensor, output: Tensor, logits: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
     """The boundary, of tensors side by side as `plain_boundary` takes them."""
-    return kernels.boundary(streams, Merge(output, logits), Connection(*parameters[:3]), Norm(*parameters[3:]))
+    made = kernels.boundary(streams, Merge(output, logits), Connection(*parameters[:3]), Norm(*parameters[3:]))
+    return made[:3]  # maps have no gradient
 
 
 def plain_boundary(streams: Tensor, output: Tensor, logits: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:

@@ -3,22 +3,24 @@
 It has no plain form: without the kernels, the models take the steps one by one.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from mhc_vision.kernels.backend import TRITON_DTYPES, can_launch
-from mhc_vision.kernels.boundary_arguments import Connection, Merge, Norm, Past, flatten_arguments
+from mhc_vision.kernels.boundary_arguments import Connection, Merge, Merged, Norm, Past, flatten_arguments
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS, check_eps, check_floating, check_num_iters, check_shape
 from mhc_vision.kernels.custom_ops.boundary import Boundary
 from mhc_vision.kernels.prepared_phi import prepare_phi
 
-__all__ = ["Connection", "Merge", "Norm", "Past", "boundary"]
+T = TypeVar("T", Merge, Merged)
+
+__all__ = ["Connection", "Merge", "Merged", "Norm", "Past", "boundary"]
 
 
 def boundary(
     streams: Tensor, merge: Merge, connection: Connection, norm: Norm, past: Past | None = None, save: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Merge a branch into the streams, make the logits of the next connection, read, and norm what was read.
 
     With f = keep · layer_scale · output, post = 2σ and res = Sinkhorn-Knopp of the given logits,
@@ -36,7 +38,7 @@ def boundary(
 
     Returns:
         X', (B, N, n, C), in the dtype of the streams; y, (B, N, C), in that of the output; the logits of the next
-        connection after its first n, (n + n*n, B*N), fp32.
+        connection after its first n, (n + n*n, B*N), fp32; the maps of this merge, for `Merged`, without gradient.
 
     Raises:
         ValueError: shapes, dtypes or devices that the kernels do not take or that do not belong together.
@@ -52,9 +54,9 @@ def boundary(
         Norm(*map(_contiguous, norm)),
         None if past is None else _detached(past),
     )
-    merged, normed, logits = Boundary.apply(save, *flat)
+    merged, normed, logits, maps = Boundary.apply(save, *flat)
     batch_and_tokens = streams.shape[:2]
-    return merged.view(*batch_and_tokens, *merged.shape[1:]), normed.view(*batch_and_tokens, -1), logits
+    return merged.view(*batch_and_tokens, *merged.shape[1:]), normed.view(*batch_and_tokens, -1), logits, maps
 
 
 def _check_arguments(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> None:
@@ -102,8 +104,8 @@ def _flatten_tokens(tensor: Tensor) -> Tensor:
     return tensor.flatten(0, 1).contiguous()
 
 
-def _flatten_merge(merge: Merge) -> Merge:
-    return Merge(*map(_contiguous, merge._replace(output=_flatten_tokens(merge.output))))
+def _flatten_merge(merge: T) -> T:
+    return type(merge)(*map(_contiguous, merge._replace(output=_flatten_tokens(merge.output))))
 
 
 def _contiguous(value: Any) -> Any:
@@ -112,7 +114,7 @@ def _contiguous(value: Any) -> Any:
 
 def _detached(past: Past) -> Past:
     """The past for the ops; no gradient flows through it."""
-    merges = (Merge(*map(_detach, _flatten_merge(merge))) for merge in past.merges)
+    merges = (Merged(*map(_detach, _flatten_merge(merge))) for merge in past.merges)
     return Past(_flatten_tokens(past.streams).detach(), tuple(merges))
 
 

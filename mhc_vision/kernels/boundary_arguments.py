@@ -51,11 +51,21 @@ class Norm(NamedTuple):
     eps: float = 1e-6
 
 
+class Merged(NamedTuple):
+    """A merge that a boundary has done, for the boundaries after it to do again."""
+
+    output: Tensor
+    maps: Tensor
+    """[post | res] that it made: (n + n*n, M), fp32."""
+    layer_scale: Tensor | None = None
+    keep: Tensor | None = None
+
+
 class Past(NamedTuple):
     """How streams came about: start with `streams`, (B, N, n, C) or (B, N, C), and apply `merges` in turn."""
 
     streams: Tensor
-    merges: tuple[Merge, ...]
+    merges: tuple[Merged, ...]
 
 
 class Made(NamedTuple):
@@ -167,5 +177,5 @@ def unflatten_arguments(flat: Iterable[Any]) -> tuple[Any, Merge, Connection, No
 
 
 def _unflatten_past(streams: Tensor, *values: Any) -> Past:
-    size = len(Merge._fields)
-    return Past(streams, tuple(Merge(*values[i : i + size]) for i in range(0, len(values), size)))
+    size = len(Merged._fields)
+    return Past(streams, tuple(Merged(*values[i : i + size]) for i in range(0, len(values), size)))

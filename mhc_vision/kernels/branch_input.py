@@ -33,8 +33,8 @@ def branch_input(
         dtype: of u; None is that of the streams.
 
     Returns:
-        u, (..., C), rounded once (by the Triton kernels to the dtype of the streams first); the logits after the first
-        n, (..., k - n), fp32 or fp64; and the streams, to be merged after the branch.
+        u, (..., C), rounded once; the logits after the first n, (..., k - n), fp32 or fp64; and the streams, to be
+        merged after the branch.
 
     Raises:
         ValueError: shapes that do not belong together, a dtype that is not floating-point, mixed devices, or `eps` out
@@ -58,9 +58,8 @@ def _unscripted(
         raise ValueError(f"bias: got {bias.numel()} logits, expected at least n = {n} for pre")
     if runs_triton(streams, dim):
         parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
-        tokens, rest, handed_on = BranchInput.apply(flatten_contiguous(streams, 2), *parameters, eps)
-        tokens = tokens.view(*leading, dim).to(dtype or streams.dtype)
-        return tokens, rest.view(*leading, rest.shape[-1]), handed_on.view(streams.shape)
+        tokens, rest, handed_on = BranchInput.apply(flatten_contiguous(streams, 2), *parameters, eps, dtype)
+        return tokens.view(*leading, dim), rest.view(*leading, rest.shape[-1]), handed_on.view(streams.shape)
     op = compiled.branch_input if torch.compiler.is_compiling() else _BranchInput.apply
     return full_precision(op)(streams, weight, scale, bias, eps, dtype)
 

@@ -62,7 +62,7 @@ def merge_and_read(
         dtype: of the result; None is that of the streams.
 
     Returns:
-        (..., C), rounded once (by the Triton kernels to the dtype of the streams first).
+        (..., C), rounded once.
 
     Raises:
         ValueError: as `merge_streams`.
@@ -70,7 +70,7 @@ def merge_and_read(
     _check_arguments(streams, output, res, post)
     row, total = weight * res.sum(-2, keepdim=True), weight * post.sum(-1, keepdim=True)
     if runs_triton(streams, streams.shape[-1]):
-        return _merge_with_triton(streams, output, row, total).view(output.shape).to(dtype or streams.dtype)
+        return _merge_with_triton(streams, output, row, total, dtype).view(output.shape)
     merged = full_precision(reference.merge_streams)(streams.to(accumulation_dtype(streams.dtype)), output, row, total)
     return merged.squeeze(-2).to(dtype or streams.dtype)
 
@@ -83,10 +83,12 @@ def _check_arguments(streams: Tensor, output: Tensor, res: Tensor, post: Tensor)
     check_map(post, "post", streams, (n,))
 
 
-def _merge_with_triton(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
+def _merge_with_triton(
+    streams: Tensor, output: Tensor, res: Tensor, post: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
     """(..., n, C), (..., C), (..., m, n), (..., m) -> (M, m, C)."""
     flat = flatten_contiguous(streams, 2), flatten_contiguous(output, 1)
-    return merge(*flat, contiguous_map(res, 2), contiguous_map(post, 1))
+    return merge(*flat, contiguous_map(res, 2), contiguous_map(post, 1), dtype)
 
 
 class _MergeStreams(torch.autograd.Function):

@@ -15,7 +15,7 @@ def read_streams(streams: Tensor, pre: Tensor, dtype: torch.dtype | None = None)
     """Weighted sum of the streams: the input of a branch.
 
     u = pre · X (HC, arXiv 2409.19606, Eq. 3; mHC, arXiv 2512.24880, Eq. 3). The arithmetic is fp32 (fp64 for fp64
-    streams); the result is rounded once, to the dtype asked for (by the Triton kernels to that of the streams first).
+    streams); the result is rounded once, to the dtype asked for.
 
     Args:
         streams: X, (..., n, C), floating-point, n from 1 to 8.
@@ -38,7 +38,6 @@ def _unscripted(streams: Tensor, pre: Tensor, dtype: torch.dtype | None) -> Tens
     *leading, n, dim = streams.shape
     check_map(pre, "pre", streams, (n,))
     if runs_triton(streams, dim):
-        read_out = read(flatten_contiguous(streams, 2), contiguous_map(pre, 1))
-        return read_out.view(*leading, dim).to(dtype or streams.dtype)
+        return read(flatten_contiguous(streams, 2), contiguous_map(pre, 1), dtype).view(*leading, dim)
     op = compiled.read_streams if torch.compiler.is_compiling() else reference.read_streams
     return full_precision(op)(streams, pre, dtype)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhc_vision.kernels import boundary, reference
-from mhc_vision.kernels.boundary import Connection, Merge, Norm, Past
+from mhc_vision.kernels.boundary import Connection, Merge, Merged, Norm, Past
 from mhc_vision.kernels.boundary_arguments import flatten_arguments, unflatten_arguments
 from mhc_vision.kernels.custom_ops.boundary import boundary as boundary_op
 from mhc_vision.kernels.custom_ops.boundary import boundary_backward, boundary_replay
@@ -96,7 +96,7 @@ def test_partial_sums_of_the_gradient_of_the_weight(monkeypatch):
 def check_results_and_gradients(n, dim, tokens, dtype, entry, scaled, tolerance) -> None:
     given = arguments(n, dim, tokens, dtype, entry, scaled)
     exact = [None if g is None else g.detach().double().requires_grad_(g.requires_grad) for g in given]
-    results, expected = boundary(*grouped(given)), by_steps(*exact)
+    results, expected = boundary(*grouped(given))[:3], by_steps(*exact)
     gradients = [torch.randn_like(result) for result in results]
     wanted, leaves = ([g for g in tensors if g is not None and g.requires_grad] for tensors in (given, exact))
     grads = torch.autograd.grad(results, wanted, gradients)
@@ -112,7 +112,7 @@ def test_same_bits_every_time_and_in_one_graph():
     wanted = [g for g in given if g.requires_grad]
 
     def gradients(op) -> list[Tensor]:
-        results = op(*grouped(given))
+        *results, _ = op(*grouped(given))
         return [*results, *torch.autograd.grad([r.float().square().sum() for r in results], wanted)]
 
     first = gradients(boundary)
@@ -135,7 +135,7 @@ def error(actual: Tensor, right: Tensor) -> float:
 @pytest.mark.parametrize(("dim", "tokens"), [(192, 21), (768, 9)])
 def test_as_exact_as_fp32_arithmetic_rounded_once(dim, tokens):
     given = arguments(4, dim, tokens, torch.bfloat16, False, True)
-    results, eager = boundary(*grouped(given)), by_steps(*given)
+    results, eager = boundary(*grouped(given))[:3], by_steps(*given)
     gradients = [torch.randn_like(result) for result in results]
     names = {"streams": 0, "output": 1, "logits": 2, "weight": 3, "scale": 4, "bias": 5}
     wanted = [given[i] for i in names.values()]
@@ -196,8 +196,9 @@ def test_streams_made_again_give_the_same_bits(dtype, entry):
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             for given, save in zip(chain, saves, strict=True):
                 _, merge, *parameters = grouped(given)
-                streams, normed, rest = boundary(streams, merge, *parameters, past if past.merges else None, save)
-                past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merge))
+                streams, normed, rest, maps = boundary(streams, merge, *parameters, past if past.merges else None, save)
+                merged = Merged(merge.output, maps, merge.layer_scale, merge.keep)
+                past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merged))
                 results += [normed, rest]
         results.append(streams)
         gradients = torch.autograd.grad([result.float().sin().sum() for result in results], wanted)
@@ -220,13 +221,18 @@ def test_registration():
     gradients = [torch.randn_like(made[0]), torch.randn_like(normed), torch.randn_like(made[1][4:])]
     torch.library.opcheck(boundary_backward, (*gradients, made, True, *flat))
     torch.library.opcheck(boundary_backward, (*gradients, made, False, *flat))
-    torch.library.opcheck(boundary_replay, (flat[0], 4, *merge))
+    torch.library.opcheck(boundary_replay, (flat[0], 4, merge.output, made[-1], merge.layer_scale, merge.keep))
 
 
 @pytest.mark.parametrize("num_merges", [None, 0, 2])
 def test_arguments_come_back_from_their_flat_form(num_merges):
-    merges = [Merge(object(), object(), None, object(), i) for i in range(3)]
-    given = (object(), merges[2], Connection(object(), object(), object(), 0.5), Norm(object(), object(), 0.25))
+    merges = [Merged(object(), object(), None, object()) for _ in range(2)]
+    given = (
+        object(),
+        Merge(object(), object(), None, object(), 7),
+        Connection(object(), object(), object(), 0.5),
+        Norm(object(), object(), 0.25),
+    )
     past = None if num_merges is None else Past(object(), tuple(merges[:num_merges]))
     flat = flatten_arguments(*given, past)
     assert unflatten_arguments(flat) == (*given, past)
@@ -244,7 +250,7 @@ def test_strided_arguments():
 def test_floating_point_operations_are_counted():
     given = arguments(4, 40, 19, torch.float32, False, True)
     with FlopCounterMode(display=False) as forward:
-        results = boundary(*grouped(given))
+        *results, _ = boundary(*grouped(given))
     with FlopCounterMode(display=False) as backward:
         torch.autograd.backward(results, [torch.ones_like(result) for result in results])
     products = BATCH * 19 * 40 * (4 * 5 + 4 * 24 + 4)
@@ -256,7 +262,7 @@ def test_frozen_parameters_cost_no_pass_over_the_streams():
     given = arguments(4, 40, 19, torch.bfloat16, False, True)
 
     def gradients(of_logits: int) -> list[Tensor]:
-        results = boundary(*grouped(given))
+        *results, _ = boundary(*grouped(given))
         ones = [torch.ones_like(result) for result in results]
         with FlopCounterMode(display=False) as counter:
             found = torch.autograd.grad(results, [given[i] for i in (0, 1, 2, 8)], ones)

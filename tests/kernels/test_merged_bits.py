@@ -16,7 +16,7 @@ MERGE, REPLAY, BACKWARD = "boundary, scaled", "boundary, replay", "boundary back
 # one tile of tokens of two samples, and one chunk of channels
 N, TOKENS, DIM = 4, 16, 32
 NUMBERS = {"num_tokens": TOKENS, "dim": DIM, "tokens_per_sample": 8, "num_logits": N * N + 2 * N, "num_iters": 1}
-STRIDES = {"x_token_stride": N * DIM, "x_stream_stride": DIM}
+STRIDES = {"x_token_stride": N * DIM, "x_stream_stride": DIM, "res_stride": 1, "post_stride": 1, "entry_stride": TOKENS}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,14 @@ def compiled(directories: pytest.TempPathFactory, dtype: str, *kernels: str) -> 
 
 
 def run(directory: Path, kernel: str, terms: Terms, numbers: Mapping[str, int], maps_of: Run | None = None) -> Run:
-    """One program of a kernel; it finds the maps in memory that another one has stored."""
+    """One program of a kernel; it finds the maps in memory that another one has stored, post before res."""
     (file,) = directory.glob(f"{kernel.replace(', ', '-').replace(' ', '_')}-{N}-*.ptx")
     ptx = file.read_text()
     signature = json.loads(ptx.splitlines()[0].removeprefix("//"))
     stored = {} if maps_of is None else maps_of.stores
     maps = {place: value for place, value in stored.items() if place[0] == "maps_ptr"}
+    maps |= {("post_ptr", at): value for (_, at), value in maps.items()}
+    maps |= {("res_ptr", at - 4 * N * TOKENS): value for (name, at), value in maps.items() if name == "maps_ptr"}
     return execute(ptx, [Argument(*item) for item in signature.items()], numbers, terms, maps)
 
 
@@ -53,7 +55,7 @@ def check_merge_replay_and_backward(directory: Path) -> dict[int, Term]:
     made = run(directory, MERGE, terms, numbers)
     expected = merged(made)
     assert len({term.number for term in expected.values()}) == len(expected) == TOKENS * N * DIM
-    assert merged(run(directory, REPLAY, terms, numbers)) == expected
+    assert merged(run(directory, REPLAY, terms, numbers, made)) == expected
     assert {term.number for term in expected.values()} <= run(directory, BACKWARD, terms, numbers, made).made
     return expected
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mhc_vision.kernels import (
     branch_input,
+    merge_and_read,
     merge_streams,
     read_streams,
     reference,
@@ -95,6 +96,25 @@ def test_merge_and_read(n, num_tokens, dim, dtype):
     res, post, pre = random(num_tokens, n, n), random(num_tokens, n), random(num_tokens, n)
     check(merge_streams, reference.merge_streams, [streams, output, res, post], ULP[dtype])
     check(read_streams, reference.read_streams, [streams, pre], ULP[dtype])
+
+
+def test_a_wider_result_is_not_rounded_to_the_dtype_of_the_streams():
+    streams, output = random(33, 4, 64, dtype=torch.bfloat16), random(33, 64, dtype=torch.bfloat16)
+    res, post, pre = random(33, 4, 4), random(33, 4), random(33, 4)
+    parameters = random(24, 4 * 64), random(24), random(24)
+
+    def results() -> list[Tensor]:
+        tokens, *_ = branch_input(streams, *parameters, dtype=torch.float32)
+        merged = merge_and_read(streams, output, res, post, 0.25, torch.float32)
+        made = [tokens, merged, read_streams(streams, pre, torch.float32)]
+        return [*made, *torch.autograd.grad([result.sin().sum() for result in made], [streams, output])]
+
+    with use_backend("torch"):
+        expected = results()
+    for actual, right in zip(results(), expected, strict=True):
+        assert actual.dtype == right.dtype
+        # bf16 would be off by 2e-3, as the gradients are (the interpreter truncates); 16 bits of φ are not
+        assert (actual - right).norm() <= (1e-4 if right.dtype == torch.float32 else 5e-3) * right.norm()
 
 
 @pytest.mark.parametrize("n", [2, 4])
@@ -258,7 +278,9 @@ def ops() -> dict:
         "sinkhorn": (sinkhorn_maps, (random(5, n, n), 20)),
         "merge": (merge, (streams, output, random(5, n, n), random(5, n))),
         "merge-shared": (merge, (streams, output, random(n, n), random(n))),
+        "merge-wide": (merge, (streams.bfloat16(), output, random(5, n, n), random(5, n), torch.float32)),
         "read": (read, (streams, random(5, n))),
+        "read-wide": (read, (streams.bfloat16(), random(5, n), torch.float32)),
         "logits": (logits, (streams, random(k, n * dim), random(k), random(k), 1e-6)),
     }
 

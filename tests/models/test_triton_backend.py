@@ -198,7 +198,7 @@ def test_bf16_streams_under_autocast_are_as_exact_fused_as_on_plain_pytorch(trai
 
     def seeing(streams, merge, *rest):
         results = boundary(streams, merge, *rest)
-        seen.extend((streams.dtype, merge.output.dtype, *(result.dtype for result in results)))
+        seen.extend((streams.dtype, merge.output.dtype, *(result.dtype for result in results[:3])))
         return results
 
     monkeypatch.setattr(fused_stack, "boundary", seeing)
@@ -211,10 +211,8 @@ def test_bf16_streams_under_autocast_are_as_exact_fused_as_on_plain_pytorch(trai
         ]
     # X, F, X', y and the logits of each of the three boundaries
     assert seen == [*[torch.bfloat16] * 4, torch.float32] * 3
-    # branches are rounded in both; the kernel that reads out rounds to bf16 once more, 0.0011 beside 0.0028
-    of_output, of_gradient = (fused / plain for fused, plain in zip(errors["triton"], errors["torch"], strict=True))
-    assert 0.8 < of_output < 1.2, errors
-    assert 0.8 < of_gradient < 1.1, errors
+    for fused, plain in zip(errors["triton"], errors["torch"], strict=True):
+        assert 0.8 < fused / plain < 1.1, errors
 
 
 def output_and_gradient(blocks: nn.Module, tokens: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ from mhc_vision.kernels.boundary_arguments import (
     LEARNED,
     Gradients,
     Made,
-    Merge,
+    Merged,
     flatten_arguments,
     unflatten_arguments,
 )
@@ -74,18 +74,12 @@ def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], l
 @torch.library.custom_op("mhc_vision::boundary_replay", mutates_args=())
 @on_its_device
 def boundary_replay(
-    streams: Tensor,
-    num_streams: int,
-    output: Tensor,
-    logits: Tensor,
-    layer_scale: Tensor | None,
-    keep: Tensor | None,
-    num_iters: int,
+    streams: Tensor, num_streams: int, output: Tensor, maps: Tensor, layer_scale: Tensor | None, keep: Tensor | None
 ) -> Tensor:
-    """Streams, n, the fields of `Merge` -> X', (M, n, C), with the bits that `boundary` gave it."""
+    """Streams, n, the fields of `Merged` -> X', (M, n, C), with the bits that `boundary` gave it."""
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
-    return launch.replay(streams, num_streams, Merge(output, logits, layer_scale, keep, num_iters))
+    return launch.replay(streams, num_streams, Merged(output, maps, layer_scale, keep))
 
 
 @boundary_replay.register_fake
@@ -101,16 +95,17 @@ class Boundary(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, save: bool, *flat: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether to save X', and the flat arguments -> X', (M, n, C), y, (M, C), and the logits after the first n."""
+    def forward(ctx: Any, save: bool, *flat: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Whether to save X', and the flat arguments -> X', (M, n, C), y, (M, C), the rest of the logits, maps."""
         streams, merge, connection, norm, past = unflatten_arguments(flat)
-        normed, merged, logits, *statistics = boundary(*flatten_arguments(streams, merge, connection, norm))
+        normed, merged, logits, statistics, maps = boundary(*flatten_arguments(streams, merge, connection, norm))
         saved = flatten_arguments(None if past else streams, merge, connection, norm, past)
         # autograd saves tensors alone; numbers keep their places in a list of their own
         ctx.numbers = [value if isinstance(value, (int, float)) else None for value in saved]
         tensors = [value for value in saved if not isinstance(value, (int, float))]
-        ctx.save_for_backward(*tensors, merged if save else None, logits, *statistics)
-        return merged, normed, logits[merged.shape[1] :]
+        ctx.save_for_backward(*tensors, merged if save else None, logits, statistics, maps)
+        ctx.mark_non_differentiable(maps)
+        return merged, normed, logits[merged.shape[1] :], maps
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -126,8 +121,10 @@ class Boundary(torch.autograd.Function):
             for earlier in past.merges:
                 streams = boundary_replay(streams, num_streams, *earlier)
         if made.streams is None:
-            made = made._replace(streams=boundary_replay(streams, num_streams, *merge))
-        contiguous = [gradient.contiguous() for gradient in gradients]
+            merged = Merged(merge.output, made.maps, merge.layer_scale, merge.keep)
+            made = made._replace(streams=boundary_replay(streams, num_streams, *merged))
+        # the last one is of the maps
+        contiguous = [gradient.contiguous() for gradient in gradients[:-1]]
         given = flatten_arguments(streams, merge, connection, norm)
         # `save` comes before the flat arguments
         learned = any(ctx.needs_input_grad[1:][LEARNED])

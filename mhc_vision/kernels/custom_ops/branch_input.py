@@ -12,16 +12,16 @@ from mhc_vision.kernels.custom_ops.logits import empty_gradients, logits, parame
 
 @torch.library.custom_op("mhc_vision::read_by_logits", mutates_args=())
 @on_its_device
-def read_by_logits(streams: Tensor, made: Tensor) -> Tensor:
-    """(M, n, C), (M, k) -> (M, C): read with σ of the first n logits."""
+def read_by_logits(streams: Tensor, made: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(M, n, C), (M, k) -> (M, C), in `dtype` or that of the streams: read with σ of the first n logits."""
     from mhc_vision.kernels.triton_kernels import read as launch
 
-    return launch.forward(streams, made, sigmoid=True)
+    return launch.forward(streams, made, dtype, sigmoid=True)
 
 
 @read_by_logits.register_fake
-def _(streams: Tensor, made: Tensor) -> Tensor:
-    return streams.new_empty(streams.shape[0], streams.shape[2])
+def _(streams: Tensor, made: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return streams.new_empty(streams.shape[0], streams.shape[2], dtype=dtype)
 
 
 @torch.library.custom_op("mhc_vision::branch_input_backward", mutates_args=())
@@ -66,12 +66,22 @@ class BranchInput(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float
+        ctx: Any,
+        streams: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        eps: float,
+        tokens_dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(M, n, C), ... -> what was read (M, C), the logits after the first n, the streams."""
         made, inverse_rms = logits(streams, weight, scale, bias, eps)
         ctx.save_for_backward(made, inverse_rms, streams, weight, scale, bias)
-        return read_by_logits(streams, made), made[:, streams.shape[1] :].clone(), streams.view_as(streams)
+        return (
+            read_by_logits(streams, made, tokens_dtype),
+            made[:, streams.shape[1] :].clone(),
+            streams.view_as(streams),
+        )
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -80,7 +90,7 @@ class BranchInput(torch.autograd.Function):
         d_tokens, d_rest, d_handed_on = (gradient.contiguous() for gradient in gradients)
         learned = any(ctx.needs_input_grad[1:4])
         d_streams, *found = branch_input_backward(d_tokens, d_rest, d_handed_on, *ctx.saved_tensors, learned)
-        return d_streams, *(found if learned else [None] * 3), None
+        return d_streams, *(found if learned else [None] * 3), None, None
 
 
 @register_flop_formula(torch.ops.mhc_vision.read_by_logits)

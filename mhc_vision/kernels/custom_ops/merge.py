@@ -15,16 +15,16 @@ from mhc_vision.kernels.flatten import sum_to_map
 
 @torch.library.custom_op("mhc_vision::merge", mutates_args=())
 @on_its_device
-def merge(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
-    """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,) -> (M, m, C)."""
+def merge(streams: Tensor, output: Tensor, res: Tensor, post: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,) -> (M, m, C), in `dtype` or that of the streams."""
     from mhc_vision.kernels.triton_kernels import merge as launch
 
-    return launch.forward(streams, output, res, post)
+    return launch.forward(streams, output, res, post, dtype)
 
 
 @merge.register_fake
-def _(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
-    return streams.new_empty(streams.shape[0], res.shape[-2], streams.shape[2])
+def _(streams: Tensor, output: Tensor, res: Tensor, post: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return streams.new_empty(streams.shape[0], res.shape[-2], streams.shape[2], dtype=dtype)
 
 
 @torch.library.custom_op("mhc_vision::merge_backward", mutates_args=())
@@ -46,14 +46,15 @@ def _(d_merged: Tensor, streams: Tensor, output: Tensor, *_: Tensor) -> tuple[Te
     return torch.empty_like(streams), torch.empty_like(output), d_res, d_post
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, _ = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _gradient(ctx: Any, d_merged: Tensor) -> tuple[Tensor, ...]:
+def _gradient(ctx: Any, d_merged: Tensor) -> tuple[Tensor | None, ...]:
     streams, output, res, post = ctx.saved_tensors
     d_streams, d_output, d_res, d_post = merge_backward(d_merged.contiguous(), streams, output, res, post)
-    return d_streams, d_output, sum_to_map(d_res, res, 2), sum_to_map(d_post, post, 1)
+    return d_streams, d_output, sum_to_map(d_res, res, 2), sum_to_map(d_post, post, 1), None
 
 
 merge.register_autograd(_gradient, setup_context=_save)

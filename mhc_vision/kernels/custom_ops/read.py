@@ -12,16 +12,16 @@ from mhc_vision.kernels.flatten import sum_to_map
 
 @torch.library.custom_op("mhc_vision::read", mutates_args=())
 @on_its_device
-def read(streams: Tensor, pre: Tensor) -> Tensor:
-    """(M, n, C), (M, n) or (n,) -> (M, C)."""
+def read(streams: Tensor, pre: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(M, n, C), (M, n) or (n,) -> (M, C), in `dtype` or that of the streams."""
     from mhc_vision.kernels.triton_kernels import read as launch
 
-    return launch.forward(streams, pre)
+    return launch.forward(streams, pre, dtype)
 
 
 @read.register_fake
-def _(streams: Tensor, pre: Tensor) -> Tensor:
-    return streams.new_empty(streams.shape[0], streams.shape[2])
+def _(streams: Tensor, pre: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return streams.new_empty(streams.shape[0], streams.shape[2], dtype=dtype)
 
 
 @torch.library.custom_op("mhc_vision::read_backward", mutates_args=())
@@ -38,14 +38,15 @@ def _(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(streams), streams.new_empty(streams.shape[:2], dtype=torch.float32)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, _ = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _gradient(ctx: Any, d_tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _gradient(ctx: Any, d_tokens: Tensor) -> tuple[Tensor, Tensor, None]:
     streams, pre = ctx.saved_tensors
     d_streams, d_pre = read_backward(d_tokens.contiguous(), streams, pre)
-    return d_streams, sum_to_map(d_pre, pre, 1)
+    return d_streams, sum_to_map(d_pre, pre, 1), None
 
 
 read.register_autograd(_gradient, setup_context=_save)

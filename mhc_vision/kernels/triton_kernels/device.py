@@ -88,10 +88,10 @@ def add_split_products(total, x, d, SPLIT: tl.constexpr, PRECISION: tl.constexpr
 
 @triton.jit
 def load_entries(entry, stride, COUNT: tl.constexpr):
-    """COUNT numbers of each token, from `entry` on, as vectors over the tokens."""
+    """COUNT numbers of each token, from `entry` on, as vectors over the tokens, in fp32."""
     vectors = ()
     for _ in tl.static_range(COUNT):
-        vectors = vectors + (tl.load(entry),)
+        vectors = vectors + (tl.load(entry).to(tl.float32),)
         entry += stride
     return vectors
 

@@ -1,6 +1,7 @@
 """Merge: X' = res · X + postᵀ · F with given maps, and its gradients.
 
-`res` is (m, n) for m results: m = n after a branch, m = 1 where the streams are read out.
+`res` is (m, n) for m results: m = n after a branch, m = 1 where the streams are read out. The boundary's backward pass
+makes streams again with it, to the bit.
 """
 
 import torch
@@ -8,49 +9,54 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mhc_vision.kernels.triton_kernels.device import sum_in_thread
+from mhc_vision.kernels.triton_kernels.boundary.device import load_branch, load_keep, load_streams, merged_stream
+from mhc_vision.kernels.triton_kernels.device import load_entries, sum_in_thread
 from mhc_vision.kernels.triton_kernels.tiles import tile
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
+@triton.jit(do_not_specialize=["num_tokens", "entry_stride", "tokens_per_sample"])
 def forward_kernel(
     x_ptr,
     f_ptr,
     res_ptr,
     post_ptr,
+    gamma_ptr,
+    keep_ptr,
     out_ptr,
     num_tokens,
     dim,
+    x_token_stride,
+    x_stream_stride,
     res_stride,
     post_stride,
+    entry_stride,
+    tokens_per_sample,
     NUM_STREAMS: tl.constexpr,
     NUM_RESULTS: tl.constexpr,
+    GAMMA: tl.constexpr,
+    KEEP: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """(M, n, C), (M, C), (M, m, n), (M, m) -> (M, m, C); a map shared by all tokens has a stride of 0."""
+    """(M, n, C), (M, C), (M, m, n), (M, m) -> (M, m, C).
+
+    Equal streams are one, with a stream stride of 0; a map shared by all tokens has a stride of 0.
+    """
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
-    res = ()
-    for e in tl.static_range(NUM_RESULTS * NUM_STREAMS):
-        res = res + (tl.load(res_ptr + token * res_stride + e, mask=rows, other=0.0).to(tl.float32)[:, None],)
-    post = ()
-    for i in tl.static_range(NUM_RESULTS):
-        post = post + (tl.load(post_ptr + token * post_stride + i, mask=rows, other=0.0).to(tl.float32)[:, None],)
+    row = tl.minimum(token, num_tokens - 1)
+    res = load_entries(res_ptr + row * res_stride, entry_stride, NUM_RESULTS * NUM_STREAMS)
+    post = load_entries(post_ptr + row * post_stride, entry_stride, NUM_RESULTS)
+    keep = load_keep(keep_ptr, row, tokens_per_sample, KEEP)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
-        mask = rows[:, None] & (channel < dim)[None, :]
-        at = token[:, None] * (NUM_STREAMS * dim) + channel[None, :]
-        out_at = token[:, None] * (NUM_RESULTS * dim) + channel[None, :]
-        f = tl.load(f_ptr + token[:, None] * dim + channel[None, :], mask=mask, other=0.0).to(tl.float32)
-        x = ()
-        for j in tl.static_range(NUM_STREAMS):
-            x = x + (tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32),)
+        inside = channel < dim
+        f = load_branch(f_ptr, gamma_ptr, keep, row, channel, inside, dim, GAMMA, True)
+        x = load_streams(x_ptr, row, channel, inside, x_token_stride, x_stream_stride, NUM_STREAMS, True)
         for i in tl.static_range(NUM_RESULTS):
-            merged = post[i] * f
-            for j in tl.static_range(NUM_STREAMS):
-                merged += res[i * NUM_STREAMS + j] * x[j]
-            tl.store(out_ptr + out_at + i * dim, merged.to(out_ptr.dtype.element_ty), mask=mask)
+            merged = merged_stream(res, post, x, f, i, NUM_STREAMS)
+            at = row[:, None] * (NUM_RESULTS * dim) + i * dim + channel[None, :]
+            tl.store(out_ptr + at, merged.to(out_ptr.dtype.element_ty), mask=rows[:, None] & inside[None, :])
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -121,26 +127,51 @@ def backward_kernel(
             tl.store(d_res_ptr + d_res_at, tl.sum(d_res[j * NUM_RESULTS + i], 1), mask=rows)
 
 
-def forward(streams: Tensor, output: Tensor, res: Tensor, post: Tensor) -> Tensor:
-    """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,), all contiguous -> (M, m, C)."""
+def forward(
+    streams: Tensor,
+    output: Tensor,
+    res: Tensor,
+    post: Tensor,
+    dtype: torch.dtype | None = None,
+    layer_scale: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,) -> (M, m, C), in `dtype` or that of the streams.
+
+    The output may be multiplied by LayerScale, (C,), and by DropPath's factor of each sample, (B,). Channels are
+    contiguous; streams may be one expanded to n, and the entries of both maps lie equally far apart.
+    """
     num_tokens, n, dim = streams.shape
     num_results = res.shape[-2]
-    merged = streams.new_empty(num_tokens, num_results, dim)
+    merged = streams.new_empty(num_tokens, num_results, dim, dtype=dtype)
     blocks = tile("merge", n)
     forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams,
         output,
         res,
         post,
+        layer_scale,
+        keep,
         merged,
         num_tokens,
         dim,
+        streams.stride(0),
+        streams.stride(1),
         *_strides(res, post),
+        res.stride(-1),
+        tokens_per_sample(keep, num_tokens),
         NUM_STREAMS=n,
         NUM_RESULTS=num_results,
+        GAMMA=layer_scale is not None,
+        KEEP=keep is not None,
         **blocks,
     )
     return merged
+
+
+def tokens_per_sample(keep: Tensor | None, num_tokens: int) -> int:
+    """N; any number where DropPath has no factors."""
+    return 1 if keep is None else num_tokens // len(keep)
 
 
 def backward(

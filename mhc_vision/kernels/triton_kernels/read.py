@@ -89,10 +89,13 @@ def backward_kernel(
         tl.store(d_pre_ptr + token * d_pre_stride + j, gradient, mask=rows)
 
 
-def forward(streams: Tensor, pre: Tensor, sigmoid: bool = False) -> Tensor:
-    """(M, n, C) contiguous, (M, n) with contiguous rows or (n,) -> (M, C); with `sigmoid`, pre is given by logits."""
+def forward(streams: Tensor, pre: Tensor, dtype: torch.dtype | None, sigmoid: bool = False) -> Tensor:
+    """(M, n, C) contiguous, (M, n) with contiguous rows or (n,) -> (M, C), in `dtype` or that of the streams.
+
+    With `sigmoid`, pre is given by logits.
+    """
     num_tokens, n, dim = streams.shape
-    tokens = streams.new_empty(num_tokens, dim)
+    tokens = streams.new_empty(num_tokens, dim, dtype=dtype)
     blocks = tile("read", n)
     forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams, pre, tokens, num_tokens, dim, _stride(pre), NUM_STREAMS=n, SIGMOID=sigmoid, **blocks

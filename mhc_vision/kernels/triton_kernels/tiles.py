@@ -18,7 +18,6 @@ TILES = {
     "logits": ((32, 32), (32, 32)),
     "logits_backward": ((16, 64), (16, 32)),
     "boundary": ((16, 32),),
-    "boundary_replay": ((16, 64),),
     "boundary_streams_backward": ((16, 32),),
     "boundary_parameters_backward": ((32, 32),),
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mhc_vision.kernels import boundary, merge_and_read, sinkhorn_knopp, stream_logits
 from mhc_vision.kernels.backend import is_traced, runs_triton
-from mhc_vision.kernels.boundary import Connection, Merge, Norm, Past
+from mhc_vision.kernels.boundary import Connection, Merge, Merged, Norm, Past
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 from mhc_vision.kernels.prepared_phi import prepare_phi
 from mhc_vision.layers.blocks.vit import HyperBlock
@@ -109,7 +109,7 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 
             _kept(drop_path, tokens),
             connection.constraint.num_iters,
         )
-        streams, normed, logits = boundary(
+        streams, normed, logits, maps = boundary(
             streams,
             merge,
             Connection(following.weight, following.row_scale(), following.bias, following.eps, phis[i]),
@@ -117,7 +117,8 @@ def run_fused(blocks: Iterable[nn.Module], tokens: Tensor, stream_stride: int = 
             past if past.merges else None,
             save,
         )
-        past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merge))
+        merged = Merged(output, maps, merge.layer_scale, merge.keep)
+        past = Past(streams, ()) if save else Past(past.streams, (*past.merges, merged))
     raise AssertionError("a stack has at least one block")
 
 

@@ -6,11 +6,11 @@ import torch
 import triton
 from torch import Tensor
 
-from mhc_vision.kernels.boundary_arguments import LEARNED, Connection, Gradients, Made, Merge, Norm
+from mhc_vision.kernels.boundary_arguments import LEARNED, Connection, Gradients, Made, Merge, Merged, Norm
 from mhc_vision.kernels.prepared_phi import phi_to_weight
+from mhc_vision.kernels.triton_kernels import merge as launch_merge
 from mhc_vision.kernels.triton_kernels.boundary.backward import parameters_backward_kernel, streams_backward_kernel
 from mhc_vision.kernels.triton_kernels.boundary.forward import forward_kernel
-from mhc_vision.kernels.triton_kernels.boundary.replay import replay_kernel
 from mhc_vision.kernels.triton_kernels.precision import fence, precision
 from mhc_vision.kernels.triton_kernels.sinkhorn import launch as launch_sinkhorn
 from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_splits
@@ -42,7 +42,7 @@ def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -
         num_tokens,
         dim,
         *_strides(streams, n),
-        _tokens_per_sample(merge),
+        launch_merge.tokens_per_sample(merge.keep, num_tokens),
         len(connection.scale),
         merge.num_iters,
         connection.eps,
@@ -140,7 +140,7 @@ def _streams_backward(
         num_tokens,
         dim,
         *_strides(streams, n),
-        _tokens_per_sample(merge),
+        launch_merge.tokens_per_sample(merge.keep, num_tokens),
         len(connection.scale),
         FENCE=fence(streams.dtype),
         IN_THREAD=in_thread(blocks),
@@ -190,39 +190,21 @@ def _parameters_backward(
     )
 
 
-def replay(streams: Tensor, num_streams: int, merge: Merge) -> Tensor:
+def replay(streams: Tensor, num_streams: int, merged: Merged) -> Tensor:
     """Streams (M, n, C), or (M, C) for equal ones -> X', (M, n, C)."""
-    num_tokens, dim = merge.output.shape
-    merged = streams.new_empty(num_tokens, num_streams, dim)
-    blocks = tile("boundary_replay", num_streams)
-    replay_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
-        streams,
-        merge.output,
-        merge.logits,
-        merge.layer_scale,
-        merge.keep,
-        merged,
-        num_tokens,
-        dim,
-        *_strides(streams, num_streams),
-        _tokens_per_sample(merge),
-        merge.num_iters,
-        NUM_STREAMS=num_streams,
-        **_scaling(merge),
-        **blocks,
+    n = num_streams
+    if streams.dim() == 2:
+        streams = streams.unsqueeze(1).expand(-1, n, -1)
+    post, res = merged.maps.t().split([n, n * n], 1)
+    return launch_merge.forward(
+        streams, merged.output, res.unflatten(1, (n, n)), post, None, merged.layer_scale, merged.keep
     )
-    return merged
 
 
 def _strides(streams: Tensor, num_streams: int) -> tuple[int, int]:
     """From token to token and from stream to stream; equal streams are stored as one, (M, C)."""
     dim = streams.shape[-1]
     return (dim, 0) if streams.dim() == 2 else (num_streams * dim, dim)
-
-
-def _tokens_per_sample(merge: Merge) -> int:
-    """N; any number where DropPath has no factors."""
-    return 1 if merge.keep is None else len(merge.output) // len(merge.keep)
 
 
 def _scaling(merge: Merge) -> dict[str, bool]:
