@@ -120,18 +120,23 @@ def sinkhorn_kernels(n: int) -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """As in a plain ViT; at the entry, where the streams are one; scaled by LayerScale and DropPath."""
-    streams, scaled, bare = {"NUM_STREAMS": n}, {"GAMMA": True, "KEEP": True}, {"GAMMA": False, "KEEP": False}
+    """As in a plain ViT; at the entry, where the streams are one; scaled by LayerScale and DropPath; with res = I."""
+    streams, bare = {"NUM_STREAMS": n}, {"MIX": True, "GAMMA": False, "KEEP": False}
+    scaled, adding = {"MIX": True, "GAMMA": True, "KEEP": True}, {**bare, "MIX": False}
     multiplying = {**streams, **split, "PADDED_STREAMS": padded_size(n), "MASKED": False, "FENCE": FENCES[dtype]}
     forward, applying = (tile(name, n, DTYPES[dtype]) for name in ("boundary", "boundary_streams_backward"))
     merging = {**multiplying, **forward, "IN_THREAD": in_thread(forward)}
     yield "boundary", boundary_forward.forward_kernel, {**merging, **bare}
     yield "boundary, scaled", boundary_forward.forward_kernel, {**merging, **scaled}
+    yield "boundary, identity", boundary_forward.forward_kernel, {**merging, **adding}
     yield "boundary, replay", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **scaled, **tile("merge", n)}
+    replaying = {**streams, "NUM_RESULTS": n, **adding, "res_ptr": None, **tile("merge", n)}
+    yield "boundary, replay, identity", merge.forward_kernel, replaying
     applying = {**multiplying, **applying, "IN_THREAD": in_thread(applying)}
     kernel = boundary_backward.streams_backward_kernel
     yield "boundary backward, streams", kernel, {**applying, **bare, "ENTRY": False}
     yield "boundary backward, streams, scaled", kernel, {**applying, **scaled, "ENTRY": False}
+    yield "boundary backward, streams, identity", kernel, {**applying, **adding, "ENTRY": False}
     yield "boundary backward, streams, entry", kernel, {**applying, **bare, "ENTRY": True}
     summing = {**multiplying, **tile("boundary_parameters_backward", n)}
     yield "boundary backward, parameters", boundary_backward.parameters_backward_kernel, summing
@@ -221,11 +226,12 @@ def launch_sizes(kernel: Any, constants: dict[str, Any], dim: int) -> dict[str, 
     return sizes
 
 
-def budget_rows(dims: list[int]) -> Iterator[dict[str, Any]]:
-    """The kernels that `code_budget.yaml` lists, at these widths."""
+def budget_rows(dims: list[int], names: list[str] | None) -> Iterator[dict[str, Any]]:
+    """The kernels that `code_budget.yaml` lists, or those of them that are named, at these widths."""
     for dtype in ("bf16", "fp32"):
         for name, kernel, constants in kernels(4, dtype):
-            for target in ("sm_80", "sm_90") if name in BUDGET["limits"] else ():
+            counted = name in BUDGET["limits"] and name in (names or [name])
+            for target in ("sm_80", "sm_90") if counted else ():
                 for dim in dims:
                     yield budget_row(name, kernel, constants, dtype, target, dim)
 
@@ -254,7 +260,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     arguments = parser.parse_args()
     rows, exceeded = [], []
-    for row in budget_rows(arguments.dims) if arguments.budget else resource_rows(arguments):
+    for row in budget_rows(arguments.dims, arguments.kernels) if arguments.budget else resource_rows(arguments):
         print(json.dumps(row), flush=True)
         rows.append(row)
         exceeded += machine_code.over_budget(row, BUDGET) if arguments.budget else []

@@ -25,8 +25,8 @@ def boundary(
 
     With f = keep · layer_scale · output, post = 2σ and res = Sinkhorn-Knopp of the given logits,
     X' = res · X + postᵀ f; then the logits of X' as in `stream_logits`, u = σ(the first n of them) · X' and
-    y = LayerNorm(u) (mHC, arXiv 2512.24880, Eq. 3, 7-9, 14-19). The maps, n + n*n numbers a token, are kept for the
-    backward pass.
+    y = LayerNorm(u) (mHC, arXiv 2512.24880, Eq. 3, 7-9, 14-19). Without logits of `res`, it is the identity, and
+    nothing is mixed. The maps, n + n*n or n numbers a token, are kept for the backward pass.
 
     Args:
         streams: X, (B, N, n, C), or (B, N, C) for n equal streams. bf16, fp16 or fp32; n from 1 to 4; C % 8 = 0.
@@ -38,7 +38,8 @@ def boundary(
 
     Returns:
         X', (B, N, n, C), in the dtype of the streams; y, (B, N, C), in that of the output; the logits of the next
-        connection after its first n, (n + n*n, B*N), fp32; the maps of this merge, for `Merged`, without gradient.
+        connection after its first n, (n + n*n, B*N), or (n, B*N) where its `res` is the identity, fp32; the maps of
+        this merge, for `Merged`, without gradient.
 
     Raises:
         ValueError: shapes, dtypes or devices that the kernels do not take or that do not belong together.
@@ -65,10 +66,10 @@ def _check_arguments(streams: Tensor, merge: Merge, connection: Connection, norm
     check_eps(norm.eps, "norm.eps")
     n = _check_streams(streams, connection.weight)
     batch, num_tokens, dim = streams.shape[0], streams.shape[1], streams.shape[-1]
-    num_logits = 2 * n + n * n
+    num_maps, num_logits = _rows(merge.logits, n, n), _rows(connection.weight, 2 * n, n)
     expected = {
         "merge.output": (merge.output, (batch, num_tokens, dim)),
-        "merge.logits": (merge.logits, (n + n * n, batch * num_tokens)),
+        "merge.logits": (merge.logits, (num_maps, batch * num_tokens)),
         "connection.weight": (connection.weight, (num_logits, n * dim)),
         "connection.scale": (connection.scale, (num_logits,)),
         "connection.bias": (connection.bias, (num_logits,)),
@@ -81,6 +82,11 @@ def _check_arguments(streams: Tensor, merge: Merge, connection: Connection, norm
         expected["merge.keep"] = (merge.keep, (batch,))
     for name, (tensor, shape) in expected.items():
         check_shape(tensor, name, streams, shape)
+
+
+def _rows(given: Tensor, sigmoids: int, n: int) -> int:
+    """Rows of logits that are expected of what was given: with those of `res`, unless it has none of them."""
+    return sigmoids if given.shape[:1] == (sigmoids,) else sigmoids + n * n
 
 
 def _check_streams(streams: Tensor, weight: Tensor) -> int:

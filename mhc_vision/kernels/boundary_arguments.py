@@ -2,6 +2,7 @@
 
 Shapes: B samples, N tokens each, M = B*N tokens, n streams, C channels, k = 2n + n*n logits. Logits are laid out
 tokens last; rows are [post n | res n*n] where streams are merged, [pre n | post n | res n*n] where logits are made.
+Where `res` is the identity it has no rows: k = 2n.
 """
 
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ class Merge(NamedTuple):
     output: Tensor
     """What the branch returned: (B, N, C), or (M, C) in the ops."""
     logits: Tensor
-    """Logits of the connection around the branch, [post | res]: (n + n*n, M), fp32."""
+    """Logits of the connection around the branch, [post | res]: (n + n*n, M), or (n, M) for an identity `res`. fp32."""
     layer_scale: Tensor | None = None
     """(C,)."""
     keep: Tensor | None = None
@@ -56,7 +57,7 @@ class Merged(NamedTuple):
 
     output: Tensor
     maps: Tensor
-    """[post | res] that it made: (n + n*n, M), fp32."""
+    """[post | res] that it made, in the shape of its logits; fp32."""
     layer_scale: Tensor | None = None
     keep: Tensor | None = None
 
@@ -79,15 +80,15 @@ class Made(NamedTuple):
     """Of each token, (3 + 2n, M), fp32: the inverse RMS of X'; mean and inverse standard deviation of what the next
     branch reads, before LayerNorm; by stream, sums over channels of X', and of X' times what is read less its mean."""
     maps: Tensor
-    """[post | res] of the merge: (n + n*n, M), fp32."""
+    """[post | res] of the merge, in the shape of its logits; fp32."""
 
     @classmethod
-    def empty(cls, streams: Tensor, connection: Connection) -> "Made":
+    def empty(cls, streams: Tensor, merge: Merge, connection: Connection) -> "Made":
         """Memory for the results of these streams, (M, n, C) or (M, C)."""
         num_tokens, dim = streams.shape[0], streams.shape[-1]
         num_logits, width = connection.weight.shape
         n = width // dim
-        counts = (num_logits, 3 + 2 * n, n + n * n)
+        counts = (num_logits, 3 + 2 * n, merge.logits.shape[0])
         of_tokens = (streams.new_empty(count, num_tokens, dtype=torch.float32) for count in counts)
         return cls(streams.new_empty(num_tokens, n, dim), *of_tokens)
 

@@ -19,14 +19,17 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 2
 
 
-def arguments(n: int, dim: int, tokens: int, dtype: torch.dtype, entry: bool, scaled: bool) -> list[Tensor | None]:
+def arguments(
+    n: int, dim: int, tokens: int, dtype: torch.dtype, entry: bool, scaled: bool, mix: bool = True
+) -> list[Tensor | None]:
     def random(*shape: int, dtype: torch.dtype = torch.float32, by: float = 1.0, plus: float = 0.0) -> Tensor:
         return (by * torch.randn(*shape, device=DEVICE) + plus).to(dtype).requires_grad_()
 
-    k = 2 * n + n * n
+    num_maps = n + n * n * mix
+    k = n + num_maps
     streams = (BATCH, tokens, dim) if entry else (BATCH, tokens, n, dim)
     given: list[Tensor | None] = [random(*streams, dtype=dtype), random(BATCH, tokens, dim, dtype=dtype)]
-    given += [random(n + n * n, BATCH * tokens), random(k, n * dim, by=0.1), random(k), random(k)]
+    given += [random(num_maps, BATCH * tokens), random(k, n * dim, by=0.1), random(k), random(k)]
     given += [random(dim, by=0.2, plus=1.0), random(dim)]
     keep = torch.tensor([1.25, 0.0], device=DEVICE)
     return given + ([random(dim, by=0.2, plus=1.0), keep] if scaled else [None, None])
@@ -52,8 +55,11 @@ def by_steps(
     f = output if layer_scale is None else output * layer_scale
     f = f if keep is None else f * keep.view(-1, 1, 1)
     maps = logits.t().unflatten(0, x.shape[:2])
-    res = reference.sinkhorn_knopp(maps[..., n:].unflatten(-1, (n, n)))
-    merged = reference.merge_streams(x, f, res, 2 * torch.sigmoid(maps[..., :n]))
+    post = 2 * torch.sigmoid(maps[..., :n])
+    if len(logits) == n:
+        merged = reference.add_output(x, f, post)
+    else:
+        merged = reference.merge_streams(x, f, reference.sinkhorn_knopp(maps[..., n:].unflatten(-1, (n, n))), post)
     if round_to is not None:
         merged = merged + (merged.detach().to(round_to) - merged.detach())
     made = reference.stream_logits(merged, weight, scale, bias)
@@ -79,6 +85,10 @@ CASES = {
     "ViT-H": (4, 1280, 2, torch.bfloat16, False, True, 1e-2),
     "n=2, wide": (2, 768, 3, torch.bfloat16, False, True, 1e-2),
     "n=1, bf16": (1, 192, 3, torch.bfloat16, True, True, 1e-2),
+    "identity": (4, 64, 19, torch.float32, False, True, 2e-6, False),
+    "identity, entry": (4, 40, 5, torch.float32, True, False, 2e-6, False),
+    "identity, n=1": (1, 24, 5, torch.float32, False, True, 2e-6, False),
+    "identity, n=3, bf16": (3, 72, 9, torch.bfloat16, False, True, 1e-2, False),
 }
 
 
@@ -93,8 +103,8 @@ def test_partial_sums_of_the_gradient_of_the_weight(monkeypatch):
     check_results_and_gradients(4, 40, 35, torch.bfloat16, False, True, 1e-2)
 
 
-def check_results_and_gradients(n, dim, tokens, dtype, entry, scaled, tolerance) -> None:
-    given = arguments(n, dim, tokens, dtype, entry, scaled)
+def check_results_and_gradients(n, dim, tokens, dtype, entry, scaled, tolerance, mix=True) -> None:
+    given = arguments(n, dim, tokens, dtype, entry, scaled, mix)
     exact = [None if g is None else g.detach().double().requires_grad_(g.requires_grad) for g in given]
     results, expected = boundary(*grouped(given))[:3], by_steps(*exact)
     gradients = [torch.randn_like(result) for result in results]
@@ -132,9 +142,9 @@ def error(actual: Tensor, right: Tensor) -> float:
     return ((actual.double() - right).norm() / right.norm()).item()
 
 
-@pytest.mark.parametrize(("dim", "tokens"), [(192, 21), (768, 9)])
-def test_as_exact_as_fp32_arithmetic_rounded_once(dim, tokens):
-    given = arguments(4, dim, tokens, torch.bfloat16, False, True)
+@pytest.mark.parametrize(("dim", "tokens", "mix"), [(192, 21, True), (768, 9, True), (192, 21, False)])
+def test_as_exact_as_fp32_arithmetic_rounded_once(dim, tokens, mix):
+    given = arguments(4, dim, tokens, torch.bfloat16, False, True, mix)
     results, eager = boundary(*grouped(given))[:3], by_steps(*given)
     gradients = [torch.randn_like(result) for result in results]
     names = {"streams": 0, "output": 1, "logits": 2, "weight": 3, "scale": 4, "bias": 5}
@@ -178,10 +188,14 @@ def test_phi_as_the_kernels_read_it(n):
         assert torch.count_nonzero(both) == torch.count_nonzero(phi_to_weight(both, k, n))
 
 
-@pytest.mark.parametrize(("dtype", "entry"), [(torch.bfloat16, True), (torch.float32, False)], ids=str)
-def test_streams_made_again_give_the_same_bits(dtype, entry):
+@pytest.mark.parametrize(
+    ("dtype", "entry", "mix"),
+    [(torch.bfloat16, True, True), (torch.float32, False, True), (torch.bfloat16, True, False)],
+    ids=str,
+)
+def test_streams_made_again_give_the_same_bits(dtype, entry, mix):
     """A chain of four boundaries, of which the streams of the second alone are kept."""
-    chain = [arguments(4, 40, 9, dtype, entry and i == 0, i != 2) for i in range(4)]
+    chain = [arguments(4, 40, 9, dtype, entry and i == 0, i != 2, mix) for i in range(4)]
     wanted = [g for i, given in enumerate(chain) for g in given[0 if i == 0 else 1 :] if g is not None]
     wanted = [g for g in wanted if g.requires_grad]
 

@@ -77,12 +77,16 @@ def test_fp32(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_streams_that_are_one_at_the_entry(tmp_path_factory):
-    terms, numbers = Terms(), {**NUMBERS, "x_token_stride": DIM, "x_stream_stride": 0}
-    directory = compiled(tmp_path_factory, "bf16", "boundary", "boundary backward, streams, entry")
-    made = run(directory, "boundary", terms, numbers)
-    backward = run(directory, "boundary backward, streams, entry", terms, numbers, made)
-    assert {term.number for term in merged(made).values()} <= backward.made
+@pytest.mark.parametrize(
+    ("merge", "case", "strides"),
+    [("boundary", "entry", {"x_token_stride": DIM, "x_stream_stride": 0}), ("boundary, identity", "identity", STRIDES)],
+    ids=["equal streams", "identity"],
+)
+def test_cases_of_merge_and_backward(tmp_path_factory, merge, case, strides):
+    terms, numbers, backward = Terms(), {**NUMBERS, **strides}, f"boundary backward, streams, {case}"
+    directory = compiled(tmp_path_factory, "bf16", merge, backward)
+    made = run(directory, merge, terms, numbers)
+    assert {term.number for term in merged(made).values()} <= run(directory, backward, terms, numbers, made).made
 
 
 ADD = """

@@ -15,6 +15,7 @@ from mhc_vision.kernels.boundary_arguments import (
     LEARNED,
     Gradients,
     Made,
+    Merge,
     Merged,
     flatten_arguments,
     unflatten_arguments,
@@ -42,7 +43,7 @@ def boundary(*flat: Any) -> tuple[Tensor, ...]:
 @boundary.register_fake
 def _(*flat: Any) -> tuple[Tensor, ...]:
     streams, merge, connection, *_ = unflatten_arguments(flat)
-    return torch.empty_like(merge.output), *Made.empty(streams, connection)
+    return torch.empty_like(merge.output), *Made.empty(streams, merge, connection)
 
 
 @torch.library.custom_op(
@@ -136,22 +137,22 @@ class Boundary(torch.autograd.Function):
         return None, *found, *[None] * (len(flat) - len(found))
 
 
-def _products(output: Any, weight: Any) -> tuple[int, int]:
-    """Products of one boundary: of merge and read, and of the logits."""
-    num_tokens, dim = output
-    num_logits, width = weight
+def _products(merge: Merge, weight: Any) -> tuple[int, int]:
+    """Products of one boundary: of merge, which has one for each of its maps' entries, and read, and of the logits."""
+    num_tokens, dim = merge.output
+    (num_maps, _), (num_logits, width) = merge.logits, weight
     n = width // dim
-    return num_tokens * dim * (n * (n + 1) + n), num_tokens * dim * n * num_logits
+    return num_tokens * dim * (num_maps + n), num_tokens * dim * n * num_logits
 
 
 @register_flop_formula(torch.ops.mhc_vision.boundary)
 def _forward_flops(*flat: Any, **_: Any) -> int:
     _streams, merge, connection, *_others = unflatten_arguments(flat)
-    return 2 * sum(_products(merge.output, connection.weight))
+    return 2 * sum(_products(merge, connection.weight))
 
 
 @register_flop_formula(torch.ops.mhc_vision.boundary_backward)
 def _backward_flops(d_streams: Any, d_normed: Any, d_rest: Any, made: Any, learned: Any, *flat: Any, **_: Any) -> int:
     _streams, merge, connection, *_others = unflatten_arguments(flat)
-    of_maps, of_logits = _products(merge.output, connection.weight)
+    of_maps, of_logits = _products(merge, connection.weight)
     return 4 * of_maps + (4 if learned else 2) * of_logits

@@ -97,9 +97,9 @@ def load_entries(entry, stride, COUNT: tl.constexpr):
 
 
 @triton.jit
-def store_entries(entry, vectors, rows, stride, COUNT: tl.constexpr):
+def store_entries(entry, vectors, rows, stride):
     """The inverse of `load_entries`, of those tokens that are `rows`."""
-    for e in tl.static_range(COUNT):
+    for e in tl.static_range(len(vectors)):
         tl.store(entry, vectors[e], mask=rows)
         entry += stride
 

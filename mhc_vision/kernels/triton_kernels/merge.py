@@ -1,7 +1,7 @@
 """Merge: X' = res · X + postᵀ · F with given maps, and its gradients.
 
-`res` is (m, n) for m results: m = n after a branch, m = 1 where the streams are read out. The boundary's backward pass
-makes streams again with it, to the bit.
+`res` is (m, n) for m results: m = n after a branch, m = 1 where the streams are read out; none is the identity. The
+boundary's backward pass makes streams again with it, to the bit.
 """
 
 import torch
@@ -45,7 +45,9 @@ def forward_kernel(
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     row = tl.minimum(token, num_tokens - 1)
-    res = load_entries(res_ptr + row * res_stride, entry_stride, NUM_RESULTS * NUM_STREAMS)
+    res = ()
+    if res_ptr is not None:
+        res = load_entries(res_ptr + row * res_stride, entry_stride, NUM_RESULTS * NUM_STREAMS)
     post = load_entries(post_ptr + row * post_stride, entry_stride, NUM_RESULTS)
     keep = load_keep(keep_ptr, row, tokens_per_sample, KEEP)
     for start in range(0, dim, BLOCK_CHANNELS):
@@ -130,19 +132,19 @@ def backward_kernel(
 def forward(
     streams: Tensor,
     output: Tensor,
-    res: Tensor,
+    res: Tensor | None,
     post: Tensor,
     dtype: torch.dtype | None = None,
     layer_scale: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,) -> (M, m, C), in `dtype` or that of the streams.
+    """(M, n, C), (M, C), (M, m, n) or (m, n) or None, (M, m) or (m,) -> (M, m, C), in `dtype` or that of the streams.
 
     The output may be multiplied by LayerScale, (C,), and by DropPath's factor of each sample, (B,). Channels are
     contiguous; streams may be one expanded to n, and the entries of both maps lie equally far apart.
     """
     num_tokens, n, dim = streams.shape
-    num_results = res.shape[-2]
+    num_results = post.shape[-1]
     merged = streams.new_empty(num_tokens, num_results, dim, dtype=dtype)
     blocks = tile("merge", n)
     forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
@@ -158,7 +160,7 @@ def forward(
         streams.stride(0),
         streams.stride(1),
         *_strides(res, post),
-        res.stride(-1),
+        post.stride(-1),
         tokens_per_sample(keep, num_tokens),
         NUM_STREAMS=n,
         NUM_RESULTS=num_results,
@@ -204,6 +206,6 @@ def backward(
     return d_streams, d_output, d_res, d_post
 
 
-def _strides(res: Tensor, post: Tensor) -> tuple[int, int]:
+def _strides(res: Tensor | None, post: Tensor) -> tuple[int, int]:
     """From the map of one token to that of the next; 0 where all tokens share one."""
-    return res.stride(0) if res.dim() == 3 else 0, post.stride(0) if post.dim() == 2 else 0
+    return res.stride(0) if res is not None and res.dim() == 3 else 0, post.stride(0) if post.dim() == 2 else 0

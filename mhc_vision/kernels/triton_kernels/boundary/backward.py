@@ -9,6 +9,7 @@ from mhc_vision.kernels.triton_kernels.boundary.device import (
     load_fp32,
     load_keep,
     load_pre,
+    load_res,
     load_streams,
     merged_stream,
     parted,
@@ -90,6 +91,7 @@ def streams_backward_kernel(
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     FENCE: tl.constexpr,
+    MIX: tl.constexpr,
     GAMMA: tl.constexpr,
     KEEP: tl.constexpr,
     ENTRY: tl.constexpr,
@@ -100,6 +102,7 @@ def streams_backward_kernel(
 ):
     """Gradients of X, F, the logits of post and pre and the matrices res; X' is made again, rounded as before.
 
+    Without MIX, res is the identity and has no gradient.
     The gradient of X' has four parts: that of its later use, that of what was read, and the two of the logits, along φ
     and along X'. LayerNorm's is du = rstd (d - mean(d) - û mean(d û)) with d = weight · dy and û = (u - mean) rstd, and
     u is linear in `pre`: a first loop sums what a token needs, and leaves X, F and dy in the cache for the second. With
@@ -110,8 +113,7 @@ def streams_backward_kernel(
     row = tl.minimum(token, num_tokens - 1)
     DTYPE: tl.constexpr = d_merged_ptr.dtype.element_ty
     post = load_entries(maps_ptr + row, num_tokens, NUM_STREAMS)
-    of_res = maps_ptr + tl.full([], NUM_STREAMS, tl.int64) * num_tokens + row
-    res = load_entries(of_res, num_tokens, NUM_STREAMS * NUM_STREAMS)
+    res = load_res(maps_ptr + row, num_tokens, NUM_STREAMS, MIX)
     keep = load_keep(keep_ptr, row, tokens_per_sample, KEEP)
     pre = load_pre(made_ptr + row, num_tokens, NUM_STREAMS)
     statistics = load_entries(statistics_ptr + row, num_tokens, 3 + 2 * NUM_STREAMS)
@@ -132,7 +134,7 @@ def streams_backward_kernel(
     for j in tl.static_range(NUM_STREAMS):
         by_du = by_stream[j] - d_mean * statistics[3 + j] - d_along * rstd * statistics[3 + NUM_STREAMS + j]
         d_pre = d_pre + (rstd * by_du * pre[j] * (1.0 - pre[j]),)
-    store_entries(d_pre_ptr + row, d_pre, rows, num_tokens, NUM_STREAMS)
+    store_entries(d_pre_ptr + row, d_pre, rows, num_tokens)
     # the next load is of what other threads have stored
     tl.debug_barrier()
     k = tl.arange(0, PADDED_LOGITS)
@@ -155,7 +157,7 @@ def streams_backward_kernel(
     for _ in tl.static_range(NUM_STREAMS):
         d_post = d_post + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // IN_THREAD], tl.float32),)
     d_res = ()
-    for _ in tl.static_range(NUM_STREAMS * NUM_STREAMS):
+    for _ in tl.static_range(len(res)):
         d_res = d_res + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // IN_THREAD], tl.float32),)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
@@ -209,12 +211,14 @@ def streams_backward_kernel(
         new_d_res = ()
         d_entry = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
         for j in tl.static_range(NUM_STREAMS):
-            d_x = res[j][:, None] * d[0]
-            for i in tl.static_range(1, NUM_STREAMS):
-                d_x += res[i * NUM_STREAMS + j][:, None] * d[i]
-            for i in tl.static_range(NUM_STREAMS):
-                product = sum_in_thread(d[i] * x[j], BLOCK_TOKENS, BLOCK_CHANNELS, IN_THREAD)
-                new_d_res = new_d_res + (d_res[j * NUM_STREAMS + i] + product,)
+            d_x = d[j]
+            if MIX:
+                d_x = res[j][:, None] * d[0]
+                for i in tl.static_range(1, NUM_STREAMS):
+                    d_x += res[i * NUM_STREAMS + j][:, None] * d[i]
+                for i in tl.static_range(NUM_STREAMS):
+                    product = sum_in_thread(d[i] * x[j], BLOCK_TOKENS, BLOCK_CHANNELS, IN_THREAD)
+                    new_d_res = new_d_res + (d_res[j * NUM_STREAMS + i] + product,)
             if ENTRY:
                 d_entry += d_x
             else:
@@ -227,10 +231,11 @@ def streams_backward_kernel(
     for i in tl.static_range(NUM_STREAMS):
         # post = 2σ
         d_maps = d_maps + (tl.sum(d_post[i], 1) * post[i] * (1.0 - 0.5 * post[i]),)
-    for i in tl.static_range(NUM_STREAMS):
-        for j in tl.static_range(NUM_STREAMS):
-            d_maps = d_maps + (tl.sum(d_res[j * NUM_STREAMS + i], 1),)
-    store_entries(d_maps_ptr + row, d_maps, rows, num_tokens, NUM_STREAMS + NUM_STREAMS * NUM_STREAMS)
+    if MIX:
+        for i in tl.static_range(NUM_STREAMS):
+            for j in tl.static_range(NUM_STREAMS):
+                d_maps = d_maps + (tl.sum(d_res[j * NUM_STREAMS + i], 1),)
+    store_entries(d_maps_ptr + row, d_maps, rows, num_tokens)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])

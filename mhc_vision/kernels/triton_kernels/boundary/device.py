@@ -49,15 +49,27 @@ def load_keep(pointer, row, tokens_per_sample, KEEP: tl.constexpr):
 
 
 @triton.jit
-def merge_maps(entry, num_tokens, num_iters, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
-    """Logits [post | res] of each token -> res (n*n) and post (n)."""
-    size: tl.constexpr = NUM_STREAMS * NUM_STREAMS
+def merge_maps(entry, num_tokens, num_iters, NUM_STREAMS: tl.constexpr, MIX: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
+    """Logits [post | res] of each token -> res (n*n) and post (n); without MIX, res is the identity, and empty."""
     post = ()
     of_post = load_entries(entry, num_tokens, NUM_STREAMS)
     for i in tl.static_range(NUM_STREAMS):
         post = post + (2.0 * tl.sigmoid(of_post[i]),)
-    of_res = load_entries(entry + tl.full([], NUM_STREAMS, tl.int64) * num_tokens, num_tokens, size)
-    return sinkhorn_maps(of_res, num_iters, NUM_STREAMS, BLOCK_TOKENS), post
+    res = ()
+    if MIX:
+        of_res = load_res(entry, num_tokens, NUM_STREAMS, MIX)
+        res = sinkhorn_maps(of_res, num_iters, NUM_STREAMS, BLOCK_TOKENS)
+    return res, post
+
+
+@triton.jit
+def load_res(entry, num_tokens, NUM_STREAMS: tl.constexpr, MIX: tl.constexpr):
+    """What comes after the first n of each token: n*n vectors, or none without MIX."""
+    res = ()
+    if MIX:
+        after = entry + tl.full([], NUM_STREAMS, tl.int64) * num_tokens
+        res = load_entries(after, num_tokens, NUM_STREAMS * NUM_STREAMS)
+    return res
 
 
 @triton.jit
@@ -72,13 +84,16 @@ def load_pre(entry, num_tokens, NUM_STREAMS: tl.constexpr):
 
 @triton.jit
 def merged_stream(res, post, x, f, INDEX: tl.constexpr, NUM_STREAMS: tl.constexpr):
-    """Stream INDEX of res · X + postᵀ · F, in fp32.
+    """Stream INDEX of res · X + postᵀ · F, in fp32; an empty `res` is the identity.
 
     Of two products that are added, a compiler may round either; this leaves it no choice.
     """
-    merged = post[INDEX][:, None] * f
-    for j in tl.static_range(NUM_STREAMS):
-        merged = tl.fma(res[INDEX * NUM_STREAMS + j][:, None], x[j], merged)
+    if len(res) == 0:
+        merged = tl.fma(post[INDEX][:, None], f, x[INDEX])
+    else:
+        merged = post[INDEX][:, None] * f
+        for j in tl.static_range(NUM_STREAMS):
+            merged = tl.fma(res[INDEX * NUM_STREAMS + j][:, None], x[j], merged)
     return merged
 
 

@@ -85,6 +85,7 @@ def forward_kernel(
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     FENCE: tl.constexpr,
+    MIX: tl.constexpr,
     GAMMA: tl.constexpr,
     KEEP: tl.constexpr,
     MASKED: tl.constexpr,
@@ -94,15 +95,15 @@ def forward_kernel(
 ):
     """X, F, logits -> maps, X', rounded, the logits that X' makes, what they read, normed, and its statistics.
 
-    Equal streams are one, with a stream stride of 0. A second loop finds X' in the cache where C is small enough. Mean
-    and variance of u = Σ pre_j X'_j come from sums and products of the streams, less the mean of their first channels:
-    what a token's channels have in common would drown the variance.
+    Without MIX, res is the identity. Equal streams are one, with a stream stride of 0. A second loop finds X' in the
+    cache where C is small enough. Mean and variance of u = Σ pre_j X'_j come from sums and products of the streams,
+    less the mean of their first channels: what a token's channels have in common would drown the variance.
     """
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     row = tl.minimum(token, num_tokens - 1)
-    res, post = merge_maps(logits_ptr + row, num_tokens, num_iters, NUM_STREAMS, BLOCK_TOKENS)
-    store_entries(maps_ptr + row, post + res, rows, num_tokens, NUM_STREAMS + NUM_STREAMS * NUM_STREAMS)
+    res, post = merge_maps(logits_ptr + row, num_tokens, num_iters, NUM_STREAMS, MIX, BLOCK_TOKENS)
+    store_entries(maps_ptr + row, post + res, rows, num_tokens)
     keep = load_keep(keep_ptr, row, tokens_per_sample, KEEP)
     pivots = _first_means(
         x_ptr, f_ptr, gamma_ptr, keep, res, post, row, dim, x_token_stride, x_stream_stride,
@@ -195,7 +196,7 @@ def forward_kernel(
     for j in tl.static_range(NUM_STREAMS):
         by_stream = by_stream + (means[j] * dim,)
     statistics = (inverse_rms, mean, rstd) + by_stream + covariances
-    store_entries(statistics_ptr + row, statistics, rows, num_tokens, 3 + 2 * NUM_STREAMS)
+    store_entries(statistics_ptr + row, statistics, rows, num_tokens)
     _read_norm(
         out_ptr, pre, mean, rstd, norm_weight_ptr, norm_bias_ptr, normed_ptr, row, rows, dim,
         NUM_STREAMS, MASKED, BLOCK_CHANNELS,

@@ -18,7 +18,7 @@ from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_split
 
 def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> tuple[Tensor, Made]:
     """Streams (M, n, C), or (M, C) for equal ones -> y, the normed input of the next branch, (M, C), and more."""
-    made = Made.empty(streams, connection)
+    made = Made.empty(streams, merge, connection)
     # branches take what branches make
     normed = torch.empty_like(merge.output)
     num_tokens, n, dim = made.streams.shape
@@ -50,7 +50,7 @@ def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -
         FENCE=fence(streams.dtype),
         IN_THREAD=in_thread(blocks),
         **_projection(connection, streams, blocks),
-        **_scaling(merge),
+        **_merging(merge, n),
         **blocks,
     )
     return normed, made
@@ -83,10 +83,11 @@ def backward(
     """From the gradients of X', y and the logits after the first n, (k - n, M); see `Gradients.empty` for `learned`."""
     num_tokens, n, _ = made.streams.shape
     found = _streams_backward(d_streams, d_normed, d_rest, made, streams, merge, connection, norm)
-    # each entry is read before it is written
-    launch_sinkhorn.vectors_backward(
-        found.logits[n:], merge.logits[n:], found.logits[n:], merge.num_iters, num_tokens, n, (1, num_tokens)
-    )
+    if len(merge.logits) > n:
+        # each entry is read before it is written
+        launch_sinkhorn.vectors_backward(
+            found.logits[n:], merge.logits[n:], found.logits[n:], merge.num_iters, num_tokens, n, (1, num_tokens)
+        )
     layer_scale = norm.weight if merge.layer_scale is None else merge.layer_scale
     return Gradients(
         found.streams,
@@ -146,7 +147,7 @@ def _streams_backward(
         IN_THREAD=in_thread(blocks),
         ENTRY=streams.dim() == 2,
         **_projection(connection, streams, blocks),
-        **_scaling(merge),
+        **_merging(merge, n),
         **blocks,
     )
     return found
@@ -195,10 +196,9 @@ def replay(streams: Tensor, num_streams: int, merged: Merged) -> Tensor:
     n = num_streams
     if streams.dim() == 2:
         streams = streams.unsqueeze(1).expand(-1, n, -1)
-    post, res = merged.maps.t().split([n, n * n], 1)
-    return launch_merge.forward(
-        streams, merged.output, res.unflatten(1, (n, n)), post, None, merged.layer_scale, merged.keep
-    )
+    maps = merged.maps.t()
+    res = maps[:, n:].unflatten(1, (n, n)) if len(merged.maps) > n else None
+    return launch_merge.forward(streams, merged.output, res, maps[:, :n], None, merged.layer_scale, merged.keep)
 
 
 def _strides(streams: Tensor, num_streams: int) -> tuple[int, int]:
@@ -207,9 +207,10 @@ def _strides(streams: Tensor, num_streams: int) -> tuple[int, int]:
     return (dim, 0) if streams.dim() == 2 else (num_streams * dim, dim)
 
 
-def _scaling(merge: Merge) -> dict[str, bool]:
-    """Compile-time arguments of the kernels that scale the branch."""
-    return {"GAMMA": merge.layer_scale is not None, "KEEP": merge.keep is not None}
+def _merging(merge: Merge, num_streams: int) -> dict[str, bool]:
+    """Compile-time arguments of the kernels that merge."""
+    scaling = {"GAMMA": merge.layer_scale is not None, "KEEP": merge.keep is not None}
+    return {"MIX": len(merge.logits) > num_streams, **scaling}
 
 
 def _projection(connection: Connection, streams: Tensor, blocks: dict[str, int]) -> dict[str, Any]:
