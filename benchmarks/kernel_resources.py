@@ -44,13 +44,12 @@ import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 from mhc_vision.kernels.prepared_phi import padded_size
-from mhc_vision.kernels.triton_kernels import merge, read
+from mhc_vision.kernels.triton_kernels import merge, read, sinkhorn
 from mhc_vision.kernels.triton_kernels.boundary import backward as boundary_backward
 from mhc_vision.kernels.triton_kernels.boundary import forward as boundary_forward
 from mhc_vision.kernels.triton_kernels.logits import backward as logits_backward
 from mhc_vision.kernels.triton_kernels.logits import forward as logits_forward
 from mhc_vision.kernels.triton_kernels.logits import launch as logits_launch
-from mhc_vision.kernels.triton_kernels.sinkhorn import matrices, vectors
 from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_splits
 
 NVIDIA, AMD = (
@@ -92,7 +91,8 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     padded = max(16, triton.next_power_of_2(n * n + 2 * n))
     split = {"PADDED_LOGITS": padded, "SPLIT": dtype != "fp32", "PRECISION": PRECISIONS[dtype]}
     streams = {"NUM_STREAMS": n}
-    yield from sinkhorn_kernels(n)
+    yield "sinkhorn", sinkhorn.forward_kernel, {**streams, **sinkhorn.blocks()}
+    yield "sinkhorn backward", sinkhorn.backward_kernel, {**streams, **sinkhorn.blocks()}
     merging = {**streams, "NUM_RESULTS": n, **tile("merge", n)}
     yield "merge", merge.forward_kernel, {**merging, "GAMMA": False, "KEEP": False}
     yield "merge backward", merge.backward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge_backward", n)}
@@ -106,17 +106,6 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         yield from boundary_kernels(n, dtype, split)
     summing = {"BLOCK_TOKENS": logits_launch.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits_launch.GRADIENT_CHANNELS}
     yield "logits backward, weight", logits_backward.phi_backward_kernel, {**split, **summing, "num_stages": 1}
-
-
-def sinkhorn_kernels(n: int) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """On vectors or on matrices."""
-    constants = {"NUM_STREAMS": n}
-    if n <= MAX_FUSED_STREAMS:
-        form, constants["BLOCK_TOKENS"] = vectors, vectors.BLOCK_TOKENS
-    else:
-        form, constants["BLOCK_TOKENS"], constants["PADDED"] = matrices, matrices.BLOCK_TOKENS, matrices.PADDED
-    yield "sinkhorn", form.forward_kernel, constants
-    yield "sinkhorn backward", form.backward_kernel, constants
 
 
 def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -144,13 +133,16 @@ def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tupl
 
 def of_streams(kernel: Any, argument: str) -> bool:
     """Whether an argument of a kernel points to streams or to other vectors of C, in their dtype."""
-    return argument in WIDE and kernel.__module__ not in (vectors.__name__, matrices.__name__)
+    return argument in WIDE and kernel.__module__ != sinkhorn.__name__
 
 
 def compiled(kernel: Any, constants: dict[str, Any], dtype: str, target: GPUTarget) -> Any:
     """The kernel for a target, with the types that its launch would have."""
     if target.backend == "hip":
         constants = {**constants, "FENCE": 0, "PRECISION": "native" if dtype == "bf16" else "ieee"}
+    if "BLOCK_MATRICES" in constants:
+        # one for each thread
+        constants = {**constants, "BLOCK_MATRICES": constants.get("num_warps", 4) * target.warp_size}
     names = kernel.arg_names
     options = {"num_warps": 4, **{key: constants[key] for key in ("num_warps", "num_stages") if key in constants}}
     constants = {key: value for key, value in constants.items() if key in names}
@@ -199,7 +191,7 @@ def budget_row(name: str, kernel: Any, constants: dict[str, Any], dtype: str, ta
         "kernel": name,
         "function": kernel.fn.__name__,
         "warps": constants.get("num_warps", 4),
-        "tokens": constants["BLOCK_TOKENS"],
+        "tokens": tokens_of_a_program(constants),
         "n": constants["NUM_STREAMS"],
         "dtype": dtype,
         "target": target,
@@ -215,9 +207,14 @@ def budget_row(name: str, kernel: Any, constants: dict[str, Any], dtype: str, ta
     }
 
 
+def tokens_of_a_program(constants: dict[str, Any]) -> int:
+    """Of streams, or of matrices where there are no streams."""
+    return constants.get("BLOCK_TOKENS") or constants["BLOCK_MATRICES"]
+
+
 def launch_sizes(kernel: Any, constants: dict[str, Any], dim: int) -> dict[str, Any]:
     """The arguments of a launch over `NUM_TOKENS` tokens that say how often loops run."""
-    tiles = triton.cdiv(NUM_TOKENS, constants["BLOCK_TOKENS"])
+    tiles = triton.cdiv(NUM_TOKENS, tokens_of_a_program(constants))
     sizes = {**constants, "dim": dim, "num_iters": 20, "num_tokens": NUM_TOKENS, "num_programs": tiles}
     if "tokens_per_split" in kernel.arg_names:
         splits, tokens_per_split = token_splits(NUM_TOKENS, constants["BLOCK_TOKENS"])

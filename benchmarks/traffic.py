@@ -32,8 +32,8 @@ from triton.runtime import interpreter
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.boundary import Connection, Merge, Norm
 from mhc_vision.kernels.prepared_phi import prepare_phi
+from mhc_vision.kernels.triton_kernels import sinkhorn
 from mhc_vision.kernels.triton_kernels.boundary import launch as launch_boundary
-from mhc_vision.kernels.triton_kernels.sinkhorn import vectors as sinkhorn
 
 # arguments that tiles of tokens share, and scratch
 PARAMETERS = {"phi_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr", "norm_weight_ptr", "norm_bias_ptr"}

@@ -1,6 +1,7 @@
 """Every kernel compiles for GPUs that need not be there, without spilled registers at n = 4."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,21 @@ def test_all_numbers_of_streams(dtype, tmp_path):
     )
     assert len(rows) == 4 * 19 + 4 * 9
     assert json.loads((tmp_path / "r.json").read_text())["kernels"] == rows
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_what_a_thread_of_sinkhorn_stores_it_loads_itself(target):
+    """One number a thread in every tensor: there is one way to lay these out, and no thread holds a copy."""
+    script = f"""
+import kernel_resources as of
+from mhc_vision.kernels.triton_kernels import sinkhorn
+target = of.TARGETS["{target}"]
+print(of.compiled(sinkhorn.backward_kernel, {{"NUM_STREAMS": 2, **sinkhorn.blocks()}}, "fp32", target).asm["ttgir"])
+"""
+    code = subprocess.check_output([sys.executable, "-W", "ignore", "-c", script], text=True, cwd=SCRIPT.parent)
+    threads = {"sm_90": 32, "gfx942": 64}[target]
+    layouts = re.findall(r"#\w+ = (#ttg.*)", code)
+    assert layouts == [
+        f"#ttg.blocked<{{sizePerThread = [1], threadsPerWarp = [{threads}], warpsPerCTA = [1], order = [0]}}>"
+    ]
+    assert set(re.findall(r"tensor<(\w+)x", code)) == {str(threads)}

@@ -61,7 +61,7 @@ def check(op, formula, arguments: list[Tensor], tolerance: float) -> None:
 
 @pytest.mark.parametrize("num_iters", [1, 3, 20])
 @pytest.mark.parametrize("num_tokens", [1, 197])
-@pytest.mark.parametrize("n", NUM_STREAMS)
+@pytest.mark.parametrize("n", range(1, 9))
 def test_sinkhorn(n, num_tokens, num_iters):
     given = random(num_tokens, n, n)
     check(

@@ -12,7 +12,7 @@ from mhc_vision.kernels.backend import on_its_device
 @on_its_device
 def sinkhorn_maps(logits: Tensor, num_iters: int) -> Tensor:
     """(M, n, n) fp32 -> (M, n, n)."""
-    from mhc_vision.kernels.triton_kernels.sinkhorn import launch
+    from mhc_vision.kernels.triton_kernels import sinkhorn as launch
 
     return launch.forward(logits, num_iters)
 
@@ -26,7 +26,7 @@ def _(logits: Tensor, num_iters: int) -> Tensor:
 @on_its_device
 def sinkhorn_maps_backward(d_maps: Tensor, logits: Tensor, num_iters: int) -> Tensor:
     """Gradient of the logits."""
-    from mhc_vision.kernels.triton_kernels.sinkhorn import launch
+    from mhc_vision.kernels.triton_kernels import sinkhorn as launch
 
     return launch.backward(d_maps, logits, num_iters)
 

@@ -34,6 +34,11 @@ def tile(kernel: str, num_streams: int, dtype: torch.dtype | None = None) -> dic
     return {"BLOCK_TOKENS": tokens, "BLOCK_CHANNELS": channels, "num_warps": warps, "num_stages": 1}
 
 
+def num_threads(num_warps: int) -> int:
+    """Threads of a program."""
+    return num_warps * (64 if torch.version.hip else 32)
+
+
 def in_thread(blocks: dict[str, int]) -> int:
     """Channels of a token that one thread holds, up to 8: what it can sum alone."""
     return min(8, blocks["BLOCK_TOKENS"] * blocks["BLOCK_CHANNELS"] // (32 * blocks["num_warps"]))

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from mhc_vision.kernels.triton_kernels.device import load, load_entries
-from mhc_vision.kernels.triton_kernels.sinkhorn.vectors import sinkhorn_maps
+from mhc_vision.kernels.triton_kernels.sinkhorn import iterate
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def merge_maps(entry, num_tokens, num_iters, NUM_STREAMS: tl.constexpr, MIX: tl.
     res = ()
     if MIX:
         of_res = load_res(entry, num_tokens, NUM_STREAMS, MIX)
-        res = sinkhorn_maps(of_res, num_iters, NUM_STREAMS, BLOCK_TOKENS)
+        res = iterate(of_res, num_iters, NUM_STREAMS, BLOCK_TOKENS)
     return res, post
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from mhc_vision.kernels.boundary_arguments import LEARNED, Connection, Gradients, Made, Merge, Merged, Norm
 from mhc_vision.kernels.prepared_phi import phi_to_weight
 from mhc_vision.kernels.triton_kernels import merge as launch_merge
+from mhc_vision.kernels.triton_kernels import sinkhorn
 from mhc_vision.kernels.triton_kernels.boundary.backward import parameters_backward_kernel, streams_backward_kernel
 from mhc_vision.kernels.triton_kernels.boundary.forward import forward_kernel
 from mhc_vision.kernels.triton_kernels.precision import fence, precision
-from mhc_vision.kernels.triton_kernels.sinkhorn import launch as launch_sinkhorn
 from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_splits
 
 
@@ -85,8 +85,8 @@ def backward(
     found = _streams_backward(d_streams, d_normed, d_rest, made, streams, merge, connection, norm)
     if len(merge.logits) > n:
         # each entry is read before it is written
-        launch_sinkhorn.vectors_backward(
-            found.logits[n:], merge.logits[n:], found.logits[n:], merge.num_iters, num_tokens, n, (1, num_tokens)
+        sinkhorn.backward_into(
+            found.logits[n:], found.logits[n:], merge.logits[n:], merge.num_iters, num_tokens, n, (1, num_tokens)
         )
     layer_scale = norm.weight if merge.layer_scale is None else merge.layer_scale
     return Gradients(

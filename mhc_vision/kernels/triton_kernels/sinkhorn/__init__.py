@@ -1,1 +1,0 @@
-"""Sinkhorn-Knopp and the exact gradient of its iterations."""
