@@ -16,7 +16,7 @@ METRICS = {
     "us": ("gpu__time_duration.sum",),
 }
 BOUNDARY, TRITON = "tests/kernels/test_boundary.py", "tests/kernels/test_triton.py"
-MODELS = "tests/models/test_triton_backend.py"
+MODELS, GRAPHS = "tests/models/test_triton_backend.py", "tests/models/test_cuda_graphs.py"
 # in memory from PyTorch's cache, what an earlier tensor has written passes for this one's
 UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
@@ -70,13 +70,14 @@ def sanitizer(tool: str) -> Step:
     """The boundary's tests under a tool of compute-sanitizer; those before have compiled the kernels."""
     chosen = tests("-x", BOUNDARY, "-k", "results_and_gradients or same_bits")
     under = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9")
-    return Step(tool, 120, chosen, tool=under, environment=UNCACHED)
+    return Step(tool, 110, chosen, tool=under, environment=UNCACHED)
 
 
 PROFILE = ("benchmarks/kernels.py", "--profile", "--dims", str(PROFILED["C"]), "--num-tokens", str(PROFILED["tokens"]))
 NCU = ("ncu", "--csv", "--print-units", "base", "--clock-control", "none", "--profile-from-start", "off")
 NCU += ("--metrics", ",".join(name for names in METRICS.values() for name in names))
 TIMES = ("benchmarks/kernels.py", "--dims", "384", "768", "1024", "--num-tokens", "25088")
+AUTOCAST = ("--precision", "autocast")
 VIT_B, VIT_S = ("--models", "vit_base_patch16_224"), ("--models", "vit_small_patch16_224")
 STEPS = (
     Step(
@@ -86,16 +87,18 @@ STEPS = (
         tests(TRITON, "-k", "same_bits"),
         decisive=True,
     ),
-    Step("boundary", 240, tests(BOUNDARY, MODELS), tests(BOUNDARY, "-k", "one and token")),
-    Step("triton", 240, tests(TRITON), tests(TRITON, "-k", "test_sinkhorn and 1-1-1")),
+    Step("boundary", 210, tests(BOUNDARY, MODELS), tests(BOUNDARY, "-k", "one and token")),
+    Step("graphs", 120, tests(GRAPHS), tests(GRAPHS)),
+    Step("triton", 180, tests(TRITON), tests(TRITON, "-k", "test_sinkhorn and 1-1-1")),
     sanitizer("memcheck"),
     sanitizer("racecheck"),
     sanitizer("initcheck"),
     Step("profile", 120, PROFILE, (*PROFILE, "--dry-run"), tool=NCU, rows=profiled_kernels),
-    Step("kernels", 240, TIMES, (*TIMES, "--dry-run")),
+    Step("kernels", 180, TIMES, (*TIMES, "--dry-run")),
     model_step("vit-b", 90, *VIT_B),
-    model_step("vit-b-autocast", 90, *VIT_B, "--precision", "autocast"),
+    model_step("vit-b-autocast", 90, *VIT_B, *AUTOCAST),
+    model_step("vit-b-autocast-bf16-streams", 90, *VIT_B, *AUTOCAST, "--stream-dtype", "auto"),
     model_step("vit-s", 60, *VIT_S),
     model_step("vit-s-half-batch", 60, *VIT_S, "--batch-size", "64"),
-    model_step("vit-b-compiled", 150, *VIT_B, "--execution", "compiled"),
+    model_step("vit-b-compiled", 120, *VIT_B, "--execution", "compiled"),
 )

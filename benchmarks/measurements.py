@@ -6,8 +6,6 @@ from typing import Any
 
 Row = dict[str, Any]
 
-# streams follow timm's residual stream, which autocast leaves in fp32
-STREAMS = {"bf16": "bf16", "autocast": "fp32"}
 # measured over predicted, above which a result falls short: the model of time is good to 30 %, counts are exact but for
 # branches and for what L2 does
 AT_MOST = {
@@ -91,17 +89,18 @@ def _kernel(predictions: dict[str, Any], name: str, row: Row) -> list[Row]:
 
 def _model(predictions: dict[str, Any], name: str, row: Row) -> list[Row]:
     """What connections add to the plain step; the prediction is for one batch size."""
-    streams = STREAMS[row["precision"]]
+    # unless told otherwise, they follow timm's residual stream, which autocast leaves in fp32
+    streams = "fp32" if (row["precision"], row["stream_dtype"]) == ("autocast", "model") else "bf16"
     found = _find(predictions["models"], gpu=name, model=row["model"], streams=streams, batch_size=row["batch_size"])
     if found is None:
         return []
-    what = f"{row['model']}, mhc-4, {row['precision']}, batch {row['batch_size']}"
+    what = f"{row['model']}, mhc-4, {row['precision']}, {streams} streams, batch {row['batch_size']}"
     return [_row(what, "added to plain", found["predicted_ratio"] - 1, row["ratio_to_plain"] - 1)]
 
 
 def _launch_bound(rows: list[Row]) -> list[Row]:
     """Half the batch takes half the time, unless a step waits for its launches."""
-    keys = ("model", "connection", "mode", "compiled", "precision")
+    keys = ("model", "connection", "mode", "compiled", "precision", "stream_dtype")
     steps = [row for row in rows if "ratio_to_plain" in row]
     compared = []
     for row in steps:

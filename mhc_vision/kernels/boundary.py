@@ -3,7 +3,7 @@
 It has no plain form: without the kernels, the models take the steps one by one.
 """
 
-from typing import Any, TypeVar
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -12,8 +12,6 @@ from mhc_vision.kernels.boundary_arguments import Connection, Merge, Merged, Nor
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS, check_eps, check_floating, check_num_iters, check_shape
 from mhc_vision.kernels.custom_ops.boundary import Boundary
 from mhc_vision.kernels.prepared_phi import prepare_phi
-
-T = TypeVar("T", Merge, Merged)
 
 __all__ = ["Connection", "Merge", "Merged", "Norm", "Past", "boundary"]
 
@@ -48,16 +46,8 @@ def boundary(
     if connection.phi is None:
         n = connection.weight.shape[1] // streams.shape[-1]
         connection = connection._replace(phi=prepare_phi([connection.weight], n, streams.dtype)[0])
-    flat = flatten_arguments(
-        _flatten_tokens(streams),
-        _flatten_merge(merge),
-        Connection(*map(_contiguous, connection)),
-        Norm(*map(_contiguous, norm)),
-        None if past is None else _detached(past),
-    )
-    merged, normed, logits, maps = Boundary.apply(save, *flat)
-    batch_and_tokens = streams.shape[:2]
-    return merged.view(*batch_and_tokens, *merged.shape[1:]), normed.view(*batch_and_tokens, -1), logits, maps
+    flat = flatten_arguments(streams, merge, connection, norm, None if past is None else _detached(past))
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor], Boundary.apply(save, *flat))
 
 
 def _check_arguments(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> None:
@@ -105,24 +95,11 @@ def _check_streams(streams: Tensor, weight: Tensor) -> int:
     return n
 
 
-def _flatten_tokens(tensor: Tensor) -> Tensor:
-    """(B, N, ...) -> (M, ...)."""
-    return tensor.flatten(0, 1).contiguous()
-
-
-def _flatten_merge(merge: T) -> T:
-    return type(merge)(*map(_contiguous, merge._replace(output=_flatten_tokens(merge.output))))
-
-
-def _contiguous(value: Any) -> Any:
-    return value.contiguous() if isinstance(value, Tensor) else value
-
-
 def _detached(past: Past) -> Past:
-    """The past for the ops; no gradient flows through it."""
-    merges = (Merged(*map(_detach, _flatten_merge(merge))) for merge in past.merges)
-    return Past(_flatten_tokens(past.streams).detach(), tuple(merges))
+    """No gradient flows through the past."""
+    merges = (Merged(*map(_detached_tensor, merge)) for merge in past.merges)
+    return Past(past.streams.detach(), tuple(merges))
 
 
-def _detach(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
+def _detached_tensor(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach()

@@ -16,7 +16,7 @@ class Merge(NamedTuple):
     """The merge of one branch into the streams: X' = res · X + postᵀ · (keep · layer_scale · output)."""
 
     output: Tensor
-    """What the branch returned: (B, N, C), or (M, C) in the ops."""
+    """What the branch returned: (B, N, C)."""
     logits: Tensor
     """Logits of the connection around the branch, [post | res]: (n + n*n, M), or (n, M) for an identity `res`. fp32."""
     layer_scale: Tensor | None = None
@@ -73,7 +73,7 @@ class Made(NamedTuple):
     """What the forward pass makes and the backward pass needs."""
 
     streams: Tensor
-    """X', (M, n, C)."""
+    """X', (B, N, n, C)."""
     logits: Tensor
     """[pre | post | res] of the next connection: (k, M), fp32."""
     statistics: Tensor
@@ -84,13 +84,14 @@ class Made(NamedTuple):
 
     @classmethod
     def empty(cls, streams: Tensor, merge: Merge, connection: Connection) -> "Made":
-        """Memory for the results of these streams, (M, n, C) or (M, C)."""
-        num_tokens, dim = streams.shape[0], streams.shape[-1]
+        """Memory for the results."""
+        *batch_and_tokens, dim = merge.output.shape
+        num_maps, num_tokens = merge.logits.shape
         num_logits, width = connection.weight.shape
         n = width // dim
-        counts = (num_logits, 3 + 2 * n, merge.logits.shape[0])
+        counts = (num_logits, 3 + 2 * n, num_maps)
         of_tokens = (streams.new_empty(count, num_tokens, dtype=torch.float32) for count in counts)
-        return cls(streams.new_empty(num_tokens, n, dim), *of_tokens)
+        return cls(streams.new_empty(*batch_and_tokens, n, dim), *of_tokens)
 
 
 class Gradients(NamedTuple):

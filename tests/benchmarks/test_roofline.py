@@ -142,19 +142,23 @@ def test_measurements_that_fall_short(roofline):
     }
     predictions = {"num_tokens": 25088, "boundaries": [common], "kernels": [kernel], "models": [model]}
     step = {"mode": "training", "compiled": False, "connection": "mhc-4", "precision": "bf16", "batch_size": 128}
+    step["stream_dtype"] = "model"
     profiled = {"kernel": "k", "C": 768, "tokens": 25088, "us": 400.0, "dram_bytes": 25088 * 14000, "instructions": 1e8}
     rows = [profiled, {**step, "model": "vit_base_patch16_224", "ratio_to_plain": 1.3, "ms": 80.0}]
     rows += [{**step, "model": "vit_small_patch16_224", "ratio_to_plain": 1.4, "ms": ms, "batch_size": batch}
              for batch, ms in ((128, 30.0), (64, 28.0))]  # fmt: skip
+    # nothing is predicted of streams in fp32
+    rows += [{**rows[1], "precision": "autocast", "stream_dtype": dtype} for dtype in ("model", "auto")]
     compared = measurements.compare(predictions, [{"device": "NVIDIA H100 80GB HBM3", "rows": rows}])
     short = {(row["what"], row["unit"]) for row in compared if row["short"]}
     assert short == {
         ("k, C = 768", "instructions a token"),
-        ("vit_base_patch16_224, mhc-4, bf16, batch 128", "added to plain"),
+        ("vit_base_patch16_224, mhc-4, bf16, bf16 streams, batch 128", "added to plain"),
+        ("vit_base_patch16_224, mhc-4, autocast, bf16 streams, batch 128", "added to plain"),
         # half the batch in the same time: the step waits for its launches
         ("vit_small_patch16_224, mhc-4, training, batch 64", "of the full batch"),
     }
-    assert len(compared) == 5
+    assert len(compared) == 6
 
 
 @pytest.mark.parametrize("device", ["NVIDIA H100 PCIe", "NVIDIA GeForce RTX 5090", "x86_64 CPU (dry run)"])

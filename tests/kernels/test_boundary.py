@@ -131,6 +131,18 @@ def test_same_bits_every_time_and_in_one_graph():
     assert all(torch.equal(a, b) for a, b in zip(first, gradients(compiled), strict=True))
 
 
+@pytest.mark.parametrize("used", range(3))
+def test_results_that_are_not_used_have_no_gradient(used):
+    given = arguments(4, 40, 9, torch.float32, False, True)
+    wanted = [g for g in given if g.requires_grad]
+    results = boundary(*grouped(given))
+    found = torch.autograd.grad(results[used].sin().sum(), wanted, retain_graph=True)
+    sums = [result.sin().sum() * (i == used) for i, result in enumerate(results[:3])]
+    expected = torch.autograd.grad(sum(sums), wanted)
+    assert all(torch.equal(actual, right) for actual, right in zip(found, expected, strict=True))
+    assert not results[3].requires_grad
+
+
 def exact_results(given: list[Tensor | None], gradients: list[Tensor], wanted: list[int]) -> list[Tensor]:
     """Results and gradients in fp64, where nothing is rounded but the merged streams."""
     exact = [None if g is None else g.detach().double().requires_grad_(g.requires_grad) for g in given]
@@ -227,9 +239,8 @@ def test_streams_made_again_give_the_same_bits(dtype, entry, mix):
 def test_registration():
     given = [None if g is None else g.detach() for g in arguments(4, 40, 19, torch.bfloat16, False, True)]
     streams, merge, connection, norm = grouped(given)
-    merge = merge._replace(output=merge.output.flatten(0, 1))
     connection = connection._replace(phi=prepare_phi([connection.weight], 4, torch.bfloat16)[0])
-    flat = flatten_arguments(streams.flatten(0, 1), merge, connection, norm)
+    flat = flatten_arguments(streams, merge, connection, norm)
     torch.library.opcheck(boundary_op, flat)
     normed, *made = boundary_op(*flat)
     gradients = [torch.randn_like(made[0]), torch.randn_like(normed), torch.randn_like(made[1][4:])]

@@ -32,7 +32,7 @@ def _tensors(count: int) -> str:
 )
 @on_its_device
 def boundary(*flat: Any) -> tuple[Tensor, ...]:
-    """Flat arguments -> y, the normed input of the next branch, (M, C), and the fields of `Made`."""
+    """Flat arguments, contiguous -> y, the normed input of the next branch, (B, N, C), and the fields of `Made`."""
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
@@ -77,7 +77,7 @@ def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], l
 def boundary_replay(
     streams: Tensor, num_streams: int, output: Tensor, maps: Tensor, layer_scale: Tensor | None, keep: Tensor | None
 ) -> Tensor:
-    """Streams, n, the fields of `Merged` -> X', (M, n, C), with the bits that `boundary` gave it."""
+    """Streams, n, the fields of `Merged` -> X', (B, N, n, C), with the bits that `boundary` gave it."""
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
     return launch.replay(streams, num_streams, Merged(output, maps, layer_scale, keep))
@@ -85,8 +85,8 @@ def boundary_replay(
 
 @boundary_replay.register_fake
 def _(streams: Tensor, num_streams: int, output: Tensor, *_: Any) -> Tensor:
-    num_tokens, dim = output.shape
-    return streams.new_empty(num_tokens, num_streams, dim)
+    *batch_and_tokens, dim = output.shape
+    return streams.new_empty(*batch_and_tokens, num_streams, dim)
 
 
 class Boundary(torch.autograd.Function):
@@ -97,8 +97,9 @@ class Boundary(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, save: bool, *flat: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Whether to save X', and the flat arguments -> X', (M, n, C), y, (M, C), the rest of the logits, maps."""
-        streams, merge, connection, norm, past = unflatten_arguments(flat)
+        """Whether to save X', and the flat arguments -> X', y, the logits after the first n, maps."""
+        contiguous = (value.contiguous() if isinstance(value, Tensor) else value for value in flat)
+        streams, merge, connection, norm, past = unflatten_arguments(contiguous)
         normed, merged, logits, statistics, maps = boundary(*flatten_arguments(streams, merge, connection, norm))
         saved = flatten_arguments(None if past else streams, merge, connection, norm, past)
         # autograd saves tensors alone; numbers keep their places in a list of their own
@@ -106,17 +107,19 @@ class Boundary(torch.autograd.Function):
         tensors = [value for value in saved if not isinstance(value, (int, float))]
         ctx.save_for_backward(*tensors, merged if save else None, logits, statistics, maps)
         ctx.mark_non_differentiable(maps)
-        return merged, normed, logits[merged.shape[1] :], maps
+        # else autograd would make zeros for the maps
+        ctx.set_materialize_grads(False)
+        return merged, normed, logits[merged.shape[-2] :], maps
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of what `forward` was given."""
         saved = iter(ctx.saved_tensors)
         flat = [next(saved) if number is None else number for number in ctx.numbers]
         made = Made(*saved)
         streams, merge, connection, norm, past = unflatten_arguments(flat)
-        num_streams = gradients[0].shape[1]
+        num_streams = connection.weight.shape[1] // merge.output.shape[-1]
         if past is not None:
             streams = past.streams
             for earlier in past.merges:
@@ -125,7 +128,11 @@ class Boundary(torch.autograd.Function):
             merged = Merged(merge.output, made.maps, merge.layer_scale, merge.keep)
             made = made._replace(streams=boundary_replay(streams, num_streams, *merged))
         # the last one is of the maps
-        contiguous = [gradient.contiguous() for gradient in gradients[:-1]]
+        results = made.streams, merge.output, made.logits[num_streams:]
+        contiguous = [
+            torch.zeros_like(result) if gradient is None else gradient.contiguous()
+            for gradient, result in zip(gradients[:-1], results, strict=True)
+        ]
         given = flatten_arguments(streams, merge, connection, norm)
         # `save` comes before the flat arguments
         learned = any(ctx.needs_input_grad[1:][LEARNED])
@@ -139,8 +146,8 @@ class Boundary(torch.autograd.Function):
 
 def _products(merge: Merge, weight: Any) -> tuple[int, int]:
     """Products of one boundary: of merge, which has one for each of its maps' entries, and read, and of the logits."""
-    num_tokens, dim = merge.output
-    (num_maps, _), (num_logits, width) = merge.logits, weight
+    dim = merge.output[-1]
+    (num_maps, num_tokens), (num_logits, width) = merge.logits, weight
     n = width // dim
     return num_tokens * dim * (num_maps + n), num_tokens * dim * n * num_logits
 

@@ -1,4 +1,7 @@
-"""Launches of the layer boundary: forward, backward, and its merge alone. All tensors are contiguous."""
+"""Launches of the layer boundary: forward, backward, and its merge alone. All tensors are contiguous.
+
+Tokens are B samples of N each, in the shapes of streams and outputs, or M of them, in those of side data.
+"""
 
 from typing import Any, NamedTuple
 
@@ -17,11 +20,11 @@ from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_split
 
 
 def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> tuple[Tensor, Made]:
-    """Streams (M, n, C), or (M, C) for equal ones -> y, the normed input of the next branch, (M, C), and more."""
+    """Streams (B, N, n, C), or (B, N, C) for equal ones -> y, the normed input of the next branch, and more."""
     made = Made.empty(streams, merge, connection)
     # branches take what branches make
     normed = torch.empty_like(merge.output)
-    num_tokens, n, dim = made.streams.shape
+    num_tokens, n, dim = _sizes(made)
     blocks = tile("boundary", n, streams.dtype)
     forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams,
@@ -41,7 +44,7 @@ def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -
         normed,
         num_tokens,
         dim,
-        *_strides(streams, n),
+        *_strides(streams, merge.output, n),
         launch_merge.tokens_per_sample(merge.keep, num_tokens),
         len(connection.scale),
         merge.num_iters,
@@ -81,7 +84,7 @@ def backward(
     norm: Norm,
 ) -> Gradients:
     """From the gradients of X', y and the logits after the first n, (k - n, M); see `Gradients.empty` for `learned`."""
-    num_tokens, n, _ = made.streams.shape
+    num_tokens, n, _ = _sizes(made)
     found = _streams_backward(d_streams, d_normed, d_rest, made, streams, merge, connection, norm)
     if len(merge.logits) > n:
         # each entry is read before it is written
@@ -112,7 +115,7 @@ def _streams_backward(
     connection: Connection,
     norm: Norm,
 ) -> _TokenGradients:
-    num_tokens, n, dim = made.streams.shape
+    num_tokens, n, dim = _sizes(made)
     blocks = tile("boundary_streams_backward", n, streams.dtype)
     tiles = triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"])
     found = _TokenGradients(
@@ -140,12 +143,12 @@ def _streams_backward(
         *found,
         num_tokens,
         dim,
-        *_strides(streams, n),
+        *_strides(streams, merge.output, n),
         launch_merge.tokens_per_sample(merge.keep, num_tokens),
         len(connection.scale),
         FENCE=fence(streams.dtype),
         IN_THREAD=in_thread(blocks),
-        ENTRY=streams.dim() == 2,
+        ENTRY=streams.dim() == merge.output.dim(),
         **_projection(connection, streams, blocks),
         **_merging(merge, n),
         **blocks,
@@ -157,7 +160,7 @@ def _parameters_backward(
     d_pre: Tensor, d_rest: Tensor, d_normed: Tensor, made: Made, connection: Connection, norm: Norm
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of weight, scale and bias of the connection, and of weight and bias of the norm."""
-    num_tokens, n, dim = made.streams.shape
+    num_tokens, n, dim = _sizes(made)
     num_logits, padded = len(connection.scale), connection.phi.shape[-1]
     blocks = tile("boundary_parameters_backward", n)
     splits, tokens_per_split = token_splits(num_tokens, blocks["BLOCK_TOKENS"])
@@ -192,19 +195,24 @@ def _parameters_backward(
 
 
 def replay(streams: Tensor, num_streams: int, merged: Merged) -> Tensor:
-    """Streams (M, n, C), or (M, C) for equal ones -> X', (M, n, C)."""
-    n = num_streams
-    if streams.dim() == 2:
-        streams = streams.unsqueeze(1).expand(-1, n, -1)
-    maps = merged.maps.t()
+    """Streams (B, N, n, C), or (B, N, C) for equal ones -> X', (B, N, n, C)."""
+    *batch_and_tokens, dim = merged.output.shape
+    n, maps = num_streams, merged.maps.t()
+    x = streams.view(len(maps), -1, dim).expand(-1, n, -1)
     res = maps[:, n:].unflatten(1, (n, n)) if len(merged.maps) > n else None
-    return launch_merge.forward(streams, merged.output, res, maps[:, :n], None, merged.layer_scale, merged.keep)
+    made = launch_merge.forward(x, merged.output, res, maps[:, :n], None, merged.layer_scale, merged.keep)
+    return made.view(*batch_and_tokens, n, dim)
 
 
-def _strides(streams: Tensor, num_streams: int) -> tuple[int, int]:
-    """From token to token and from stream to stream; equal streams are stored as one, (M, C)."""
+def _sizes(made: Made) -> tuple[int, int, int]:
+    """M, n, C."""
+    return made.logits.shape[1], *made.streams.shape[-2:]
+
+
+def _strides(streams: Tensor, output: Tensor, num_streams: int) -> tuple[int, int]:
+    """From token to token and from stream to stream; equal streams are stored as one, (B, N, C)."""
     dim = streams.shape[-1]
-    return (dim, 0) if streams.dim() == 2 else (num_streams * dim, dim)
+    return (dim, 0) if streams.dim() == output.dim() else (num_streams * dim, dim)
 
 
 def _merging(merge: Merge, num_streams: int) -> dict[str, bool]:
