@@ -109,15 +109,17 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """As in a plain ViT; at the entry, where the streams are one; scaled by LayerScale and DropPath; with res = I."""
+    """As in a plain ViT; with equal streams, at the entry; with LayerScale and DropPath, with res = I, or RMS norm."""
     streams, bare = {"NUM_STREAMS": n}, {"MIX": True, "GAMMA": False, "KEEP": False}
     scaled, adding = {"MIX": True, "GAMMA": True, "KEEP": True}, {**bare, "MIX": False}
     multiplying = {**streams, **split, "PADDED_STREAMS": padded_size(n), "MASKED": False, "FENCE": FENCES[dtype]}
+    multiplying["NORM"], rms = "layer", {"NORM": "rms", "norm_bias_ptr": None}
     forward, applying = (tile(name, n, DTYPES[dtype]) for name in ("boundary", "boundary_streams_backward"))
     merging = {**multiplying, **forward, "IN_THREAD": in_thread(forward)}
     yield "boundary", boundary_forward.forward_kernel, {**merging, **bare}
     yield "boundary, scaled", boundary_forward.forward_kernel, {**merging, **scaled}
     yield "boundary, identity", boundary_forward.forward_kernel, {**merging, **adding}
+    yield "boundary, rms", boundary_forward.forward_kernel, {**merging, **bare, **rms}
     yield "boundary, replay", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **scaled, **tile("merge", n)}
     replaying = {**streams, "NUM_RESULTS": n, **adding, "res_ptr": None, **tile("merge", n)}
     yield "boundary, replay, identity", merge.forward_kernel, replaying
@@ -126,6 +128,7 @@ def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tupl
     yield "boundary backward, streams", kernel, {**applying, **bare, "ENTRY": False}
     yield "boundary backward, streams, scaled", kernel, {**applying, **scaled, "ENTRY": False}
     yield "boundary backward, streams, identity", kernel, {**applying, **adding, "ENTRY": False}
+    yield "boundary backward, streams, rms", kernel, {**applying, **bare, **rms, "ENTRY": False}
     yield "boundary backward, streams, entry", kernel, {**applying, **bare, "ENTRY": True}
     summing = {**multiplying, **tile("boundary_parameters_backward", n)}
     yield "boundary backward, parameters", boundary_backward.parameters_backward_kernel, summing

@@ -23,14 +23,14 @@ def boundary(
 
     With f = keep · layer_scale · output, post = 2σ and res = Sinkhorn-Knopp of the given logits,
     X' = res · X + postᵀ f; then the logits of X' as in `stream_logits`, u = σ(the first n of them) · X' and
-    y = LayerNorm(u) (mHC, arXiv 2512.24880, Eq. 3, 7-9, 14-19). Without logits of `res`, it is the identity, and
-    nothing is mixed. The maps, n + n*n or n numbers a token, are kept for the backward pass.
+    y = LayerNorm(u), or its RMS norm (mHC, arXiv 2512.24880, Eq. 3, 7-9, 14-19). Without logits of `res`, it is the
+    identity, and nothing is mixed. The maps, n + n*n or n numbers a token, are kept for the backward pass.
 
     Args:
         streams: X, (B, N, n, C), or (B, N, C) for n equal streams. bf16, fp16 or fp32; n from 1 to 4; C % 8 = 0.
         merge: what the last branch returned, and how to merge it.
         connection: parameters of the next connection.
-        norm: parameters of the next LayerNorm.
+        norm: parameters of the next LayerNorm or RMS norm.
         past: how `streams` came about. If given, they are not kept; the backward pass recomputes them, bit for bit.
         save: whether to keep X' for the backward pass, which otherwise recomputes it from the streams.
 
@@ -64,8 +64,9 @@ def _check_arguments(streams: Tensor, merge: Merge, connection: Connection, norm
         "connection.scale": (connection.scale, (num_logits,)),
         "connection.bias": (connection.bias, (num_logits,)),
         "norm.weight": (norm.weight, (dim,)),
-        "norm.bias": (norm.bias, (dim,)),
     }
+    if norm.bias is not None:
+        expected["norm.bias"] = (norm.bias, (dim,))
     if merge.layer_scale is not None:
         expected["merge.layer_scale"] = (merge.layer_scale, (dim,))
     if merge.keep is not None:

@@ -43,13 +43,15 @@ class Connection(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Parameters of the next LayerNorm."""
+    """Parameters of the next LayerNorm or RMS norm."""
 
     weight: Tensor
     """(C,)."""
-    bias: Tensor
+    bias: Tensor | None = None
     """(C,)."""
     eps: float = 1e-6
+    rms: bool = False
+    """Whether it is an RMS norm, which subtracts no mean."""
 
 
 class Merged(NamedTuple):
@@ -78,7 +80,8 @@ class Made(NamedTuple):
     """[pre | post | res] of the next connection: (k, M), fp32."""
     statistics: Tensor
     """Of each token, (3 + 2n, M), fp32: the inverse RMS of X'; mean and inverse standard deviation of what the next
-    branch reads, before LayerNorm; by stream, sums over channels of X', and of X' times what is read less its mean."""
+    branch reads, before LayerNorm; by stream, sums over channels of X', and of X' times what is read less its mean. An
+    RMS norm takes the mean and the sums of X' for 0."""
     maps: Tensor
     """[post | res] of the merge, in the shape of its logits; fp32."""
 
@@ -101,19 +104,20 @@ class Gradients(NamedTuple):
     output: Tensor
     logits: Tensor
     layer_scale: Tensor | None
-    """Ops must return a tensor; where the branch has no LayerScale, it means nothing."""
+    """Ops must return a tensor; where the branch has no LayerScale, or the norm no bias, it means nothing."""
     weight: Tensor
     scale: Tensor
     bias: Tensor
     norm_weight: Tensor
-    norm_bias: Tensor
+    norm_bias: Tensor | None
 
     @classmethod
     def empty(cls, streams: Tensor, merge: Merge, connection: Connection, norm: Norm, learned: bool) -> "Gradients":
         """Memory for the gradients of these arguments; without elements for connection and norm unless `learned`."""
         layer_scale = norm.weight if merge.layer_scale is None else merge.layer_scale
         of_tokens = map(torch.empty_like, (streams, merge.output, merge.logits, layer_scale))
-        parameters = (connection.weight, connection.scale, connection.bias, norm.weight, norm.bias)
+        norm_bias = norm.weight.new_empty(0) if norm.bias is None else norm.bias
+        parameters = (connection.weight, connection.scale, connection.bias, norm.weight, norm_bias)
         return cls(*of_tokens, *(torch.empty_like(p) if learned else p.new_empty(0) for p in parameters))
 
 
@@ -123,7 +127,8 @@ LEARNED = slice(4, 9)
 # of the flat form without a past, for `torch.library`
 FLAT_SCHEMA = (
     "Tensor streams, Tensor output, Tensor logits, Tensor? layer_scale, Tensor weight, Tensor scale, Tensor bias, "
-    "Tensor norm_weight, Tensor norm_bias, Tensor? keep, Tensor phi, SymInt num_iters, float eps, float norm_eps"
+    "Tensor norm_weight, Tensor? norm_bias, Tensor? keep, Tensor phi, SymInt num_iters, float eps, float norm_eps, "
+    "bool rms"
 )
 
 
@@ -146,6 +151,7 @@ def flatten_arguments(
         merge.num_iters,
         connection.eps,
         norm.eps,
+        norm.rms,
         *(() if past is None else (past.streams, *(value for merge in past.merges for value in merge))),
     )
 
@@ -167,13 +173,14 @@ def unflatten_arguments(flat: Iterable[Any]) -> tuple[Any, Merge, Connection, No
         num_iters,
         eps,
         norm_eps,
+        rms,
         *past,
     ) = flat
     return (
         streams,
         Merge(output, logits, layer_scale, keep, num_iters),
         Connection(weight, scale, bias, eps, phi),
-        Norm(norm_weight, norm_bias, norm_eps),
+        Norm(norm_weight, norm_bias, norm_eps, rms),
         _unflatten_past(*past) if past else None,
     )
 

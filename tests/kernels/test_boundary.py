@@ -20,7 +20,7 @@ BATCH = 2
 
 
 def arguments(
-    n: int, dim: int, tokens: int, dtype: torch.dtype, entry: bool, scaled: bool, mix: bool = True
+    n: int, dim: int, tokens: int, dtype: torch.dtype, entry: bool, scaled: bool, mix: bool = True, bias: bool = True
 ) -> list[Tensor | None]:
     def random(*shape: int, dtype: torch.dtype = torch.float32, by: float = 1.0, plus: float = 0.0) -> Tensor:
         return (by * torch.randn(*shape, device=DEVICE) + plus).to(dtype).requires_grad_()
@@ -30,23 +30,23 @@ def arguments(
     streams = (BATCH, tokens, dim) if entry else (BATCH, tokens, n, dim)
     given: list[Tensor | None] = [random(*streams, dtype=dtype), random(BATCH, tokens, dim, dtype=dtype)]
     given += [random(num_maps, BATCH * tokens), random(k, n * dim, by=0.1), random(k), random(k)]
-    given += [random(dim, by=0.2, plus=1.0), random(dim)]
+    given += [random(dim, by=0.2, plus=1.0), random(dim) if bias else None]
     keep = torch.tensor([1.25, 0.0], device=DEVICE)
     return given + ([random(dim, by=0.2, plus=1.0), keep] if scaled else [None, None])
 
 
-def grouped(given: list[Tensor | None]) -> tuple[Tensor, Merge, Connection, Norm]:
+def grouped(given: list[Tensor | None], rms: bool = False) -> tuple[Tensor, Merge, Connection, Norm]:
     streams, output, logits, weight, scale, bias, norm_weight, norm_bias, layer_scale, keep = given
     return (
         streams,
         Merge(output, logits, layer_scale, keep),
         Connection(weight, scale, bias),
-        Norm(norm_weight, norm_bias),
+        Norm(norm_weight, norm_bias, rms=rms),
     )
 
 
 def by_steps(
-    streams, output, logits, weight, scale, bias, norm_weight, norm_bias, layer_scale, keep, round_to=None
+    streams, output, logits, weight, scale, bias, norm_weight, norm_bias, layer_scale, keep, round_to=None, rms=False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The boundary in plain PyTorch, in the dtypes of its arguments; `round_to` rounds the merged streams."""
     dim = streams.shape[-1]
@@ -63,9 +63,11 @@ def by_steps(
     if round_to is not None:
         merged = merged + (merged.detach().to(round_to) - merged.detach())
     made = reference.stream_logits(merged, weight, scale, bias)
-    normed = F.layer_norm(
-        reference.read_streams(merged, torch.sigmoid(made[..., :n])), [dim], norm_weight, norm_bias, 1e-6
-    )
+    read = reference.read_streams(merged, torch.sigmoid(made[..., :n]))
+    if rms:
+        normed = F.rms_norm(read.to(norm_weight.dtype), [dim], norm_weight, 1e-6).to(read.dtype)
+    else:
+        normed = F.layer_norm(read, [dim], norm_weight, norm_bias, 1e-6)
     return merged, normed, made[..., n:].flatten(0, 1).t()
 
 
@@ -89,6 +91,9 @@ CASES = {
     "identity, entry": (4, 40, 5, torch.float32, True, False, 2e-6, False),
     "identity, n=1": (1, 24, 5, torch.float32, False, True, 2e-6, False),
     "identity, n=3, bf16": (3, 72, 9, torch.bfloat16, False, True, 1e-2, False),
+    "no bias": (4, 40, 5, torch.float32, False, False, 2e-6, True, False),
+    "rms": (4, 40, 19, torch.float32, False, True, 2e-6, True, False, True),
+    "rms, identity, entry": (2, 72, 5, torch.bfloat16, True, False, 1e-2, False, False, True),
 }
 
 
@@ -103,10 +108,12 @@ def test_partial_sums_of_the_gradient_of_the_weight(monkeypatch):
     check_results_and_gradients(4, 40, 35, torch.bfloat16, False, True, 1e-2)
 
 
-def check_results_and_gradients(n, dim, tokens, dtype, entry, scaled, tolerance, mix=True) -> None:
-    given = arguments(n, dim, tokens, dtype, entry, scaled, mix)
+def check_results_and_gradients(
+    n, dim, tokens, dtype, entry, scaled, tolerance, mix=True, bias=True, rms=False
+) -> None:
+    given = arguments(n, dim, tokens, dtype, entry, scaled, mix, bias)
     exact = [None if g is None else g.detach().double().requires_grad_(g.requires_grad) for g in given]
-    results, expected = boundary(*grouped(given))[:3], by_steps(*exact)
+    results, expected = boundary(*grouped(given, rms))[:3], by_steps(*exact, rms=rms)
     gradients = [torch.randn_like(result) for result in results]
     wanted, leaves = ([g for g in tensors if g is not None and g.requires_grad] for tensors in (given, exact))
     grads = torch.autograd.grad(results, wanted, gradients)
@@ -143,10 +150,10 @@ def test_results_that_are_not_used_have_no_gradient(used):
     assert not results[3].requires_grad
 
 
-def exact_results(given: list[Tensor | None], gradients: list[Tensor], wanted: list[int]) -> list[Tensor]:
+def exact_results(given: list[Tensor | None], gradients: list[Tensor], wanted: list[int], rms: bool) -> list[Tensor]:
     """Results and gradients in fp64, where nothing is rounded but the merged streams."""
     exact = [None if g is None else g.detach().double().requires_grad_(g.requires_grad) for g in given]
-    results = by_steps(*exact, round_to=given[0].dtype)
+    results = by_steps(*exact, round_to=given[0].dtype, rms=rms)
     return [*results, *torch.autograd.grad(results, [exact[i] for i in wanted], [g.double() for g in gradients])]
 
 
@@ -154,15 +161,18 @@ def error(actual: Tensor, right: Tensor) -> float:
     return ((actual.double() - right).norm() / right.norm()).item()
 
 
-@pytest.mark.parametrize(("dim", "tokens", "mix"), [(192, 21, True), (768, 9, True), (192, 21, False)])
-def test_as_exact_as_fp32_arithmetic_rounded_once(dim, tokens, mix):
-    given = arguments(4, dim, tokens, torch.bfloat16, False, True, mix)
-    results, eager = boundary(*grouped(given))[:3], by_steps(*given)
+@pytest.mark.parametrize(
+    ("dim", "tokens", "mix", "rms"),
+    [(192, 21, True, False), (768, 9, True, False), (192, 21, False, False), (192, 21, True, True)],
+)
+def test_as_exact_as_fp32_arithmetic_rounded_once(dim, tokens, mix, rms):
+    given = arguments(4, dim, tokens, torch.bfloat16, False, True, mix, bias=not rms)
+    results, eager = boundary(*grouped(given, rms))[:3], by_steps(*given, rms=rms)
     gradients = [torch.randn_like(result) for result in results]
     names = {"streams": 0, "output": 1, "logits": 2, "weight": 3, "scale": 4, "bias": 5}
     wanted = [given[i] for i in names.values()]
     actual, plain = ([*of, *torch.autograd.grad(of, wanted, gradients, retain_graph=True)] for of in (results, eager))
-    right = exact_results(given, gradients, list(names.values()))
+    right = exact_results(given, gradients, list(names.values()), rms)
     merged = by_steps(*(g if g is None else g.detach().double() for g in given))[0]
     assert error(actual[0], merged) <= 1.05 * error(plain[0], merged)
     for i, name in enumerate(["merged", "normed", "logits", *names]):

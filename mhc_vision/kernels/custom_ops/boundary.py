@@ -136,9 +136,8 @@ class Boundary(torch.autograd.Function):
         given = flatten_arguments(streams, merge, connection, norm)
         # `save` comes before the flat arguments
         learned = any(ctx.needs_input_grad[1:][LEARNED])
-        found: list[Tensor | None] = list(boundary_backward(*contiguous, list(made), learned, *given))
-        if merge.layer_scale is None:
-            found[Gradients._fields.index("layer_scale")] = None
+        gradients_of_given = boundary_backward(*contiguous, list(made), learned, *given)
+        found = [None if of is None else gradient for of, gradient in zip(given, gradients_of_given, strict=False)]
         if not learned:
             found[LEARNED] = [None] * len(found[LEARNED])
         return None, *found, *[None] * (len(flat) - len(found))

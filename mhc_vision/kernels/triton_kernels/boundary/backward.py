@@ -90,6 +90,7 @@ def streams_backward_kernel(
     PADDED_LOGITS: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
+    NORM: tl.constexpr,
     FENCE: tl.constexpr,
     MIX: tl.constexpr,
     GAMMA: tl.constexpr,
@@ -124,7 +125,7 @@ def streams_backward_kernel(
         d_normed_ptr, norm_weight_ptr, x_ptr, f_ptr, gamma_ptr, keep, res, post, row, dim, x_token_stride,
         x_stream_stride, NUM_STREAMS, DTYPE, GAMMA, MASKED, FENCE, BLOCK_TOKENS, BLOCK_CHANNELS, IN_THREAD,
     )  # fmt: skip
-    d_mean = d_sum / dim
+    d_mean = d_sum / dim if NORM == "layer" else tl.zeros_like(d_sum)
     # the mean over channels of d · û, with u = Σ pre_j X'_j
     d_along = -mean * d_sum
     for j in tl.static_range(NUM_STREAMS):

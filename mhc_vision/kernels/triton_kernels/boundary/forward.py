@@ -39,7 +39,7 @@ def _read_norm(
     x_ptr, pre, mean, rstd, weight_ptr, bias_ptr, out_ptr, row, rows, dim,
     NUM_STREAMS: tl.constexpr, MASKED: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """LayerNorm of what `pre` reads, with its statistics given."""
+    """LayerNorm, or with a mean of 0 the RMS norm, of what `pre` reads, with its statistics given."""
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
         inside = channel < dim
@@ -48,7 +48,9 @@ def _read_norm(
         for j in tl.static_range(1, NUM_STREAMS):
             u += pre[j][:, None] * x[j]
         weight = load_fp32(weight_ptr + channel, inside, MASKED)[None, :]
-        y = (u - mean[:, None]) * rstd[:, None] * weight + load_fp32(bias_ptr + channel, inside, MASKED)[None, :]
+        y = (u - mean[:, None]) * rstd[:, None] * weight
+        if bias_ptr is not None:
+            y += load_fp32(bias_ptr + channel, inside, MASKED)[None, :]
         at = row[:, None] * dim + channel[None, :]
         tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=rows[:, None] & inside[None, :])
 
@@ -84,6 +86,7 @@ def forward_kernel(
     PADDED_LOGITS: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
+    NORM: tl.constexpr,
     FENCE: tl.constexpr,
     MIX: tl.constexpr,
     GAMMA: tl.constexpr,
@@ -97,7 +100,8 @@ def forward_kernel(
 
     Without MIX, res is the identity. Equal streams are one, with a stream stride of 0. A second loop finds X' in the
     cache where C is small enough. Mean and variance of u = Σ pre_j X'_j come from sums and products of the streams,
-    less the mean of their first channels: what a token's channels have in common would drown the variance.
+    less the mean of their first channels: what a token's channels have in common would drown the variance. For NORM
+    `rms` the mean counts as 0.
     """
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
@@ -105,13 +109,17 @@ def forward_kernel(
     res, post = merge_maps(logits_ptr + row, num_tokens, num_iters, NUM_STREAMS, MIX, BLOCK_TOKENS)
     store_entries(maps_ptr + row, post + res, rows, num_tokens)
     keep = load_keep(keep_ptr, row, tokens_per_sample, KEEP)
-    pivots = _first_means(
-        x_ptr, f_ptr, gamma_ptr, keep, res, post, row, dim, x_token_stride, x_stream_stride,
-        NUM_STREAMS, GAMMA, MASKED, BLOCK_CHANNELS,
-    )  # fmt: skip
+    pivots = ()
     sums = ()
     gram = ()
+    if NORM == "layer":
+        pivots = _first_means(
+            x_ptr, f_ptr, gamma_ptr, keep, res, post, row, dim, x_token_stride, x_stream_stride,
+            NUM_STREAMS, GAMMA, MASKED, BLOCK_CHANNELS,
+        )  # fmt: skip
     for i in tl.static_range(NUM_STREAMS):
+        if NORM == "rms":
+            pivots = pivots + (tl.zeros([BLOCK_TOKENS, 1], tl.float32),)
         sums = sums + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // IN_THREAD], tl.float32),)
         for _ in tl.static_range(i, NUM_STREAMS):
             gram = gram + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // IN_THREAD], tl.float32),)
@@ -134,7 +142,10 @@ def forward_kernel(
             deviation = stream.to(tl.float32) - pivots[i]
             if MASKED:
                 deviation = tl.where(inside[None, :], deviation, 0.0)
-            new_sums = new_sums + (sums[i] + sum_in_thread(deviation, BLOCK_TOKENS, BLOCK_CHANNELS, IN_THREAD),)
+            total = sums[i]
+            if NORM == "layer":
+                total += sum_in_thread(deviation, BLOCK_TOKENS, BLOCK_CHANNELS, IN_THREAD)
+            new_sums = new_sums + (total,)
             centred = centred + (deviation,)
         sums = new_sums
         for i in tl.static_range(NUM_STREAMS):

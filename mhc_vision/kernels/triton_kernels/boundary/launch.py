@@ -50,6 +50,7 @@ def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -
         merge.num_iters,
         connection.eps,
         norm.eps,
+        NORM=_kind(norm),
         FENCE=fence(streams.dtype),
         IN_THREAD=in_thread(blocks),
         **_projection(connection, streams, blocks),
@@ -146,6 +147,7 @@ def _streams_backward(
         *_strides(streams, merge.output, n),
         launch_merge.tokens_per_sample(merge.keep, num_tokens),
         len(connection.scale),
+        NORM=_kind(norm),
         FENCE=fence(streams.dtype),
         IN_THREAD=in_thread(blocks),
         ENTRY=streams.dim() == merge.output.dim(),
@@ -190,7 +192,7 @@ def _parameters_backward(
         (unscaled * connection.weight).sum(1).to(connection.scale.dtype),
         d_bias.sum(0)[:num_logits].to(connection.bias.dtype),
         d_norm[:, 0].sum(0).to(norm.weight.dtype),
-        d_norm[:, 1].sum(0).to(norm.bias.dtype),
+        norm.weight.new_empty(0) if norm.bias is None else d_norm[:, 1].sum(0).to(norm.bias.dtype),
     )
 
 
@@ -213,6 +215,11 @@ def _strides(streams: Tensor, output: Tensor, num_streams: int) -> tuple[int, in
     """From token to token and from stream to stream; equal streams are stored as one, (B, N, C)."""
     dim = streams.shape[-1]
     return (dim, 0) if streams.dim() == output.dim() else (num_streams * dim, dim)
+
+
+def _kind(norm: Norm) -> str:
+    """The compile-time argument that names the norm."""
+    return "rms" if norm.rms else "layer"
 
 
 def _merging(merge: Merge, num_streams: int) -> dict[str, bool]:
