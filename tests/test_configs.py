@@ -73,7 +73,8 @@ def test_every_file_opens_with_what_it_is_for(path):
         assert f"mhc-vision compare configs/{path.relative_to(CONFIGS)} --out" in head
         assert all(f"# {word}: " in head for word in ("Ablation", "Hardware", "Source", "Expected"))
         content = yaml.safe_load(path.read_text())
-        assert f"CPU, {len(content['arms']) * len(content['seeds'])} runs" in head
+        runs = len(content["recipes"]) * len(content["arms"]) * len(content["seeds"])
+        assert f"CPU, {runs} runs" in head
     elif path in (*RECIPES, DEBUG):
         assert f"--config configs/{path.relative_to(CONFIGS)}" in head
     elif path in MATRICES:
@@ -146,7 +147,8 @@ def test_every_arm_of_a_matrix_is_a_model_of_its_own(path, image_folder, tmp_pat
             assert cli.model.eval()(images).isfinite().all()
         built[cell.task, cell.arm] = repr((cell.task, sorted(cli.model.hparams.items())))
     assert len(set(built.values())) == len(built)
-    assert matrix.baseline.startswith("baseline")
+    # else one connection is compared with itself
+    assert matrix.baseline.startswith("baseline") or len({cell.configs[-1] for cell in matrix.cells}) < 3
     assert not list(tmp_path.iterdir())
 
 
