@@ -10,13 +10,14 @@ from mhc_vision.version import __version__
 # a command answers for its words first, and then imports what it needs
 if TYPE_CHECKING or not is_command():
     from mhc_vision import kernels, layers
-    from mhc_vision.models import HyperEva, HyperVisionTransformer, collapse, hyperconnect  # type: ignore[no-redef]
+    from mhc_vision.models import HyperEva, HyperVisionTransformer, collapse, describe, hyperconnect  # type: ignore[no-redef]
 
 __all__ = [
     "HyperEva",
     "HyperVisionTransformer",
     "__version__",
     "collapse",
+    "describe",
     "finetune",
     "hyperconnect",
     "kernels",

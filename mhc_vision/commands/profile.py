@@ -13,7 +13,7 @@ from mhc_vision.commands.arguments import CommandParser
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `MODEL [options]`: prints a line on the machine and two tables, and writes the figures with `--out`.
+    """Runs `MODEL [options]`: prints the machine, how the model runs there and two tables; `--out` has the figures.
 
     Raises:
         SystemExit: With status 2 for bad input.
@@ -84,6 +84,7 @@ def _profile(arguments: argparse.Namespace, words: Sequence[str]) -> None:
         f"{settings['mode']}, {settings['img_size']} px, precision {settings['precision']}, "
         + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     )
+    print(record["path"])
     print(f"\n{cost_table(record)}")
     if record["rows"]:
         print(time_table(record))

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from mhc_vision import kernels
 from mhc_vision.checks import check_choice, check_number, check_whole_number
 from mhc_vision.inference.load_model import load_model
 from mhc_vision.inference.options import InferenceOptions
-from mhc_vision.kernels import describe
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.create import rebuild_classifier, split_options
+from mhc_vision.models.describe import describe
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.instruments.costs import count_parameters, image_macs
 from mhc_vision.models.instruments.steps import Step
@@ -58,9 +59,10 @@ def profile_model(
 
     Returns:
         `model`, `settings`, `machine`, `versions`, `date`, `costs` (for `plain` and the connection: `parameters`,
-        `gmacs`), `rows` (a dict for each model at each batch size: `batch_size`, `model`, `ms` (the median), `iqr_ms`,
-        `images_per_s`, `memory_bytes` (see `Step.peak_memory`), `time_ratio` and `memory_ratio` to the plain one), and
-        `out_of_memory`: the batch size that did not fit on the GPU, after which nothing is measured, or `None`.
+        `gmacs`), `path` (what `mhc_vision.describe` says of the connected model), `rows` (a dict for each model at each
+        batch size: `batch_size`, `model`, `ms` (the median), `iqr_ms`, `images_per_s`, `memory_bytes` (see
+        `Step.peak_memory`), `time_ratio` and `memory_ratio` to the plain one), and `out_of_memory`: the batch size that
+        did not fit on the GPU, after which nothing is measured, or `None`.
 
     Raises:
         ValueError: If an argument is out of range, or the model cannot be loaded or has no place for connections.
@@ -90,6 +92,7 @@ def profile_model(
         "versions": {"python": platform.python_version(), **versions()},
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "costs": {variant: _costs(arguments, shape) for variant, arguments in variants.items()},
+        "path": "",
         "rows": [],
         "out_of_memory": None,
     }
@@ -102,6 +105,7 @@ def profile_model(
                     variant: _step(arguments, images, train, precision == "bf16", compiled)
                     for variant, arguments in variants.items()
                 }
+                record["path"] = describe(list(steps.values())[1].model)
                 note(f"timing {' and '.join(steps)} with batches of {size}")
                 record["rows"] += _rows(steps, size, seconds)
             except torch.OutOfMemoryError:
@@ -216,7 +220,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "system": platform.system(),
-        "kernels": describe(),
+        "kernels": kernels.describe(),
     }
 
 

@@ -155,21 +155,29 @@ def runs_triton(tensor: Tensor, dim: int = 8) -> bool:
     Raises:
         ValueError: the backend is `triton`, and the kernels do not support this tensor.
     """
-    if _requested == "torch" or tensor.numel() == 0:
-        return False
-    if not can_launch(tensor):
-        reason = f"got device {tensor.device}, expected a GPU"
-    elif not _is_supported(tensor):
-        reason = _unlisted(architecture(tensor.device.index))
-    elif tensor.dtype not in TRITON_DTYPES:
-        reason = f"got dtype {tensor.dtype}, expected fp16, bf16 or fp32"
-    elif dim % 8:
-        reason = f"got C = {dim}, expected a multiple of 8"
-    else:
-        return _requested == "triton" or (tensor.is_cuda and _TRITON_INSTALLED)
-    if _requested == "triton":
+    reason = why_not_triton(tensor, dim)
+    if reason and _requested == "triton" and tensor.numel():
         raise ValueError(f"streams: {reason} for the backend 'triton'; use 'auto' or 'torch'")
-    return False
+    return not reason
+
+
+def why_not_triton(tensor: Tensor, dim: int = 8) -> str:
+    """Why the Triton kernels are not to run on this tensor, or an empty string; arguments as in `runs_triton`."""
+    if _requested == "torch":
+        return "the backend is 'torch'"
+    if tensor.numel() == 0:
+        return "got no numbers"
+    if not can_launch(tensor):
+        return f"got device {tensor.device}, expected a GPU"
+    if not _is_supported(tensor):
+        return _unlisted(architecture(tensor.device.index))
+    if tensor.dtype not in TRITON_DTYPES:
+        return f"got dtype {tensor.dtype}, expected fp16, bf16 or fp32"
+    if dim % 8:
+        return f"got C = {dim}, expected a multiple of 8"
+    if _requested == "auto" and not (tensor.is_cuda and _TRITON_INSTALLED):
+        return "'auto' runs plain PyTorch on a CPU" if _TRITON_INSTALLED else "the package triton is not installed"
+    return ""
 
 
 def _is_supported(tensor: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Models registered with timm, and `hyperconnect`, which makes them of plain timm models."""
 
+from mhc_vision.models.describe import describe
 from mhc_vision.models.eva_mhc import HyperEva
 from mhc_vision.models.hyper_connected import HyperConnected
 from mhc_vision.models.hyperconnect import collapse, hyperconnect
@@ -11,5 +12,6 @@ __all__ = [
     "HyperVisionTransformer",
     "HyperVisionTransformerDistilled",
     "collapse",
+    "describe",
     "hyperconnect",
 ]

@@ -18,8 +18,8 @@ from mhc_vision.layers import (
     disconnect_blocks,
     set_stream_dtype,
 )
-from mhc_vision.layers.blocks.fused_stack import is_fusable
-from mhc_vision.layers.blocks.stack import StreamSequential, StreamStack, adopt, token_dtype
+from mhc_vision.layers.blocks.fused_stack import why_not_fusable
+from mhc_vision.layers.blocks.stack import StreamStack, adopt, token_dtype
 from mhc_vision.layers.blocks.stream_block import read_out
 from mhc_vision.models.model_arguments import check_model_arguments
 from mhc_vision.models.state_dicts import check_connections
@@ -104,9 +104,8 @@ class HyperConnected(nn.Module):
     def set_stream_stride(self, stream_stride: int) -> None:
         """Keep the streams of every k-th boundary between branches for the backward pass; it makes the others again.
 
-        The results are the same bits. This has an effect where the Triton kernels run whole stacks: ViT with
-        Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, copied ones, LayerNorm, and a mean or sum
-        read-out.
+        The results are the same bits. This has an effect where the Triton kernels run whole stacks, as
+        `mhc_vision.describe` says.
 
         Args:
             stream_stride: k, from 1; more keeps less memory and computes more.
@@ -115,14 +114,12 @@ class HyperConnected(nn.Module):
             ValueError: not a whole number from 1, or more than 1 for blocks that never run as a whole stack.
         """
         check_whole_number("stream_stride", stream_stride, at_least=1)
-        if stream_stride > 1 and not (isinstance(self.blocks, StreamSequential) and is_fusable(self.blocks)):
+        if stream_stride > 1 and (reason := why_not_fusable(self.blocks)):
             raise ValueError(
-                f"stream_stride: got {stream_stride} for blocks that run one by one, expected 1 (more is for ViT with "
-                "Sinkhorn-constrained mHC, all of whose maps learn, at most 4 streams, copied ones, LayerNorm and a "
-                "mean or sum read-out)"
+                f"stream_stride: got {stream_stride} for blocks that run one by one, expected 1: {reason} "
+                "(mhc_vision.describe says what runs fused)"
             )
-        if isinstance(self.blocks, StreamSequential):
-            self.blocks.stream_stride = stream_stride
+        self.blocks.stream_stride = stream_stride
 
     def set_stream_dtype(self, stream_dtype: str) -> None:
         """Say what streams are rounded to: once at the entry, and once after each merge.

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from mhc_vision import describe
 from mhc_vision.cli import main
 from mhc_vision.models.instruments.costs import count_parameters, image_macs
 from mhc_vision.models.instruments.steps import Step
@@ -49,6 +50,8 @@ def test_a_model_is_measured_beside_its_twin(profile, words, capsys):
     assert f"{record['costs']['mhc']['parameters']['total']:,}" in printed
     assert "| batch | model |" in printed
     assert f"{torch.get_num_threads()} threads" in printed
+    assert record["path"] == describe(timm.create_model("test_vit_mhc", img_size=32))
+    assert record["path"] in printed
 
 
 def test_a_residual_design_is_a_twin_too(profile):

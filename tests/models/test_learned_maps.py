@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mhc_vision
 from mhc_vision.layers import connection_parameters, named_connections, record_coefficients
-from mhc_vision.layers.blocks.fused_stack import is_fusable
+from mhc_vision.layers.blocks.fused_stack import why_not_fusable
 
 # fp32 rounding of outputs of order one, added up in another order
 ROUNDING = {"rtol": 0, "atol": 1e-5}
@@ -98,9 +98,9 @@ def test_weights_of_other_switches_are_refused(connection, options, message):
 
 
 def test_only_full_connections_run_fused():
-    assert is_fusable(VIT.connected("mhc").blocks)
+    assert not why_not_fusable(VIT.connected("mhc").blocks)
     for name in ("learn_pre", "learn_post", "learn_res"):
-        assert not is_fusable(VIT.connected("mhc", **{name: False}).blocks), name
+        assert why_not_fusable(VIT.connected("mhc", **{name: False}).blocks), name
 
 
 def test_static_maps_that_are_left_get_no_weight_decay(case):

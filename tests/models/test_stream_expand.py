@@ -14,7 +14,6 @@ import mhc_vision
 from mhc_vision.finetuning.start import start_from
 from mhc_vision.inference.load_model import load_model
 from mhc_vision.layers import ScaledExpansion, connection_parameters, muon_fallback_list
-from mhc_vision.layers.blocks.fused_stack import is_fusable
 from mhc_vision.models.instruments.costs import count_parameters
 from mhc_vision.training.param_groups import param_groups
 
@@ -49,7 +48,6 @@ def test_streams_differ_before_the_first_branch_and_the_scales_learn(family, con
 )
 def test_no_path_takes_the_streams_for_equal(options, trained_like):
     model, x = trained_like(scaled(**options)).eval(), images()
-    assert not is_fusable(model.blocks)
     tokens = model._pos_embed(model.patch_embed(x))
     expected = tokens
     for block in model.blocks:

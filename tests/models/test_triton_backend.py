@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from families import EVA, VIT
+from families import EVA, VIT, Family
 from interpreter import prepared_interpreter
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -27,6 +27,7 @@ pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # tokens that fit one tile: `test_backends_agree` has several
 SMALL = VIT.having(img_size=8)
+SMALL_EVA = EVA.having(img_size=8)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -89,12 +90,21 @@ def test_compiled_and_checkpointed_models_run_the_kernels(trained_like):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"stream_reduce": "sum"}, {"init_values": 0.5, "drop_path_rate": 0.5, "num_streams": 2}, {"reg_tokens": 2}],
-    ids=str,
+    ("family", "options"),
+    [
+        (SMALL, {}),
+        (SMALL, {"stream_reduce": "sum"}),
+        (SMALL, {"stream_reduce": "gated"}),
+        (SMALL, {"stream_expand": "scaled"}),
+        (SMALL, {"init_values": 0.5, "drop_path_rate": 0.5, "num_streams": 2}),
+        (SMALL, {"reg_tokens": 2}),
+        (SMALL_EVA, {"drop_path_rate": 0.5, "num_streams": 2}),
+        (SMALL_EVA, {"init_values": None, "stream_reduce": "gated", "rope_type": "mixed", "rope_rotate_half": False}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Family) else str(value),
 )
-def test_fused_stack_is_the_blocks_one_by_one(options, trained_like):
-    model = trained_like(SMALL.connected("mhc", depth=2, **options)).to(DEVICE).train()
+def test_fused_stack_is_the_blocks_one_by_one(family, options, trained_like):
+    model = trained_like(family.connected("mhc", depth=2, **options)).to(DEVICE).train()
     x = torch.randn(3, 3, 8, 8, device=DEVICE)
     results = []
     for backend in ("torch", "triton"):
@@ -131,7 +141,6 @@ def test_hooks_keep_the_blocks_apart():
         ("shc", {}),
         ("mhc", {"constraint": "permutation"}),
         ("mhc", {"num_streams": 5}),
-        ("mhc", {"stream_reduce": "gated"}),
     ],
 )
 def test_other_connections_run_block_by_block(connection, options):
@@ -164,7 +173,6 @@ def test_streams_kept_at_every_second_boundary_give_the_same_bits(trained_like):
     [
         (VIT, {"stream_stride": 0}, "stream_stride: got 0, expected a whole number from 1"),
         (VIT, {"stream_stride": 2, "num_streams": 5}, "stream_stride: got 2 for blocks that run one by one"),
-        (EVA, {"stream_stride": 2}, "stream_stride: got 2 for blocks that run one by one"),
     ],
 )
 def test_bad_strides_are_named(family, options, message):

@@ -1,19 +1,16 @@
 """The blocks of timm's `Eva` (EVA-02, DINOv3 and other rotary models) with connections in place of their additions."""
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from torch import Tensor
 
+from mhc_vision.layers.blocks.steps import PreNorm, Step
 from mhc_vision.layers.blocks.stream_block import StreamBlock
 
 
 class EvaStreamBlock(StreamBlock):
     """Forward pass of the blocks of timm's `Eva`, which also take rotary position embeddings."""
-
-    if TYPE_CHECKING:
-        attention_branch: Any
-        mlp_branch: Any
 
     def forward(
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
@@ -46,6 +43,17 @@ class HyperEvaBlock(EvaStreamBlock, EvaBlock):
             output = self.gamma_2 * output
         return self.drop_path2(output)
 
+    def steps(
+        self, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> tuple[Step, Step]:
+        """Both branches and their parts; see `StreamBlock`."""
+        attend = partial(self.attn, rope=rope, attn_mask=attn_mask, is_causal=is_causal)
+        parts = (
+            PreNorm(self.norm1, attend, self.gamma_1, self.drop_path1),
+            PreNorm(self.norm2, self.mlp, self.gamma_2, self.drop_path2),
+        )
+        return self.make_steps(parts, rope=rope, attn_mask=attn_mask, is_causal=is_causal)
+
 
 class HyperEvaBlockPostNorm(EvaStreamBlock, EvaBlockPostNorm):
     """timm's `EvaBlockPostNorm`, which norms what a branch returns, between streams."""
@@ -60,3 +68,9 @@ class HyperEvaBlockPostNorm(EvaStreamBlock, EvaBlockPostNorm):
     def mlp_branch(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         return self.drop_path2(self.norm2(self.mlp(tokens)))
+
+    def steps(
+        self, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> tuple[Step, Step]:
+        """Both branches; see `StreamBlock`."""
+        return self.make_steps(rope=rope, attn_mask=attn_mask, is_causal=is_causal)

@@ -1,5 +1,6 @@
 """Stacks of blocks that map tokens to tokens, and so do their first k blocks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,30 @@ class StreamStack(nn.Module):
     The first k blocks, `stack[:k]`, are a stack of their own: they read the streams out after their last block. They
     share their modules with the blocks of the stack; the last one is a copy of that block around the same modules.
     Blocks from the middle have no such form: they take streams, which no tokens can stand for.
+
+    Attributes:
+        stream_stride: where the stack runs fused, the streams of every so many boundaries are kept for the backward
+            pass.
     """
+
+    stream_stride = 1
+
+    def run(self, x: Tensor, arguments: Sequence[dict[str, Any]] | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C), from branch to branch where that is faster: see `fused_stack` and `identity_stack`.
+
+        Args:
+            x: tokens.
+            arguments: of each block, by name, besides the tokens or streams; None gives it no others.
+        """
+        blocks: list[Any] = list(self)  # type: ignore[call-overload]
+        arguments = [{}] * len(blocks) if arguments is None else arguments
+        if can_fuse(blocks, x):
+            return run_fused(blocks, x, arguments, self.stream_stride)
+        if can_chain(blocks, x):
+            return run_chained(blocks, x, arguments)
+        for block, given in zip(blocks, arguments, strict=True):
+            x = block(x, **given)
+        return x
 
     def __getitem__(self, index: Any) -> Any:
         """A block, or the stack of the first blocks."""
@@ -56,23 +80,12 @@ class StreamStack(nn.Module):
 
 
 class StreamSequential(StreamStack, nn.Sequential):
-    """`nn.Sequential` of stream blocks, which runs from branch to branch where that is faster.
-
-    See `fused_stack` for GPUs and `identity_stack` for CPUs.
-
-    Attributes:
-        stream_stride: there, the streams of every so many boundaries are kept for the backward pass.
-    """
-
-    stream_stride = 1
+    """`nn.Sequential` of stream blocks."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         if not torch.jit.is_scripting():
-            if can_fuse(self, x):
-                return run_fused(self, x, self.stream_stride)
-            if can_chain(self, x):
-                return run_chained(self, x)
+            return self.run(x)
         for block in self:
             x = block(x)
         return x

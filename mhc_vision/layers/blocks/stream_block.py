@@ -1,11 +1,13 @@
 """StreamBlock: turns any of timm's transformer blocks with two branches into a hyper-connected one."""
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mhc_vision.checks import check_whole_number
+from mhc_vision.layers.blocks.steps import PreNorm, Step
 from mhc_vision.layers.factory import create_connection
 
 
@@ -18,11 +20,27 @@ class StreamBlock(nn.Module):
     tokens to tokens. A block runs its connections' `open` and `merge`, not their `forward`: forward hooks fire on
     the modules of the branches, on `connection1.constraint` and on `reduction`, but not on the connections themselves.
 
+    A subclass has `attention_branch`, `mlp_branch` and `steps`, which says the same to stacks; one that changes what a
+    block does has to say its steps anew, or runs block by block.
+
     Attributes:
         stream_dtype: of the streams, as in `stream_dtype_of`; see `set_stream_dtype`.
+        has_steps: whether `steps` is what `forward` does.
     """
 
     stream_dtype: str = "model"
+    has_steps: ClassVar[bool] = False
+
+    if TYPE_CHECKING:
+        attention_branch: Any
+        mlp_branch: Any
+        steps: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        said = next((base for base in cls.__mro__ if "steps" in vars(base)), None)
+        names = ("forward", "attention_branch", "mlp_branch")
+        cls.has_steps = said is not None and all(getattr(cls, name) is getattr(said, name) for name in names)
 
     def add_connections(
         self, dim: int, depth: int, connection: str, num_streams: int, options: dict[str, Any] | None = None
@@ -53,6 +71,13 @@ class StreamBlock(nn.Module):
         """Leave the modules of the plain block."""
         del self.expansion, self.connection1, self.connection2, self.reduction
         vars(self).pop("stream_dtype", None)
+
+    def make_steps(
+        self, parts: tuple[PreNorm | None, PreNorm | None] = (None, None), **arguments: Any
+    ) -> tuple[Step, Step]:
+        """Attention and MLP as steps, from their parts, if any, and the arguments of `attention_branch`."""
+        attention_branch = partial(self.attention_branch, **arguments)
+        return Step(self.connection1, attention_branch, parts[0]), Step(self.connection2, self.mlp_branch, parts[1])
 
     def token_dtype(self) -> torch.dtype | None:
         """The dtype of what is read from the streams, which is that of the branches; None: that of the streams."""

@@ -1,20 +1,18 @@
 """The blocks of timm's `VisionTransformer` with hyper-connections in place of their two additions: `HyperBlock`, ..."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models.vision_transformer import Block, ParallelThingsBlock, ResPostBlock
 from torch import Tensor
 
+from mhc_vision.layers.blocks.steps import PreNorm, Step
 from mhc_vision.layers.blocks.stream_block import StreamBlock
 
 
 class ViTStreamBlock(StreamBlock):
     """Forward pass of the blocks of timm's `VisionTransformer`."""
-
-    if TYPE_CHECKING:
-        attention_branch: Any
-        mlp_branch: Any
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Streams (B, N, n, C) to streams; tokens (B, N, C) where the block has an expansion or a reduction."""
@@ -63,6 +61,15 @@ class HyperBlock(ViTStreamBlock, Block):
         """(B, N, C) -> (B, N, C)."""
         return self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
 
+    def steps(self, attn_mask: Tensor | None = None, is_causal: bool = False) -> tuple[Step, Step]:
+        """Both branches and their parts; see `StreamBlock`."""
+        attend = partial(self.attn, attn_mask=attn_mask, is_causal=is_causal)
+        parts = (
+            PreNorm(self.norm1, attend, getattr(self.ls1, "gamma", None), self.drop_path1, (self.ls1,)),
+            PreNorm(self.norm2, self.mlp, getattr(self.ls2, "gamma", None), self.drop_path2, (self.ls2,)),
+        )
+        return self.make_steps(parts, attn_mask=attn_mask, is_causal=is_causal)
+
 
 class HyperResPostBlock(ViTStreamBlock, ResPostBlock):
     """timm's `ResPostBlock`, which norms what a branch returns, between streams."""
@@ -74,6 +81,10 @@ class HyperResPostBlock(ViTStreamBlock, ResPostBlock):
     def mlp_branch(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         return self.drop_path2(self.norm2(self.mlp(tokens)))
+
+    def steps(self, attn_mask: Tensor | None = None, is_causal: bool = False) -> tuple[Step, Step]:
+        """Both branches; see `StreamBlock`."""
+        return self.make_steps(attn_mask=attn_mask, is_causal=is_causal)
 
 
 class HyperParallelThingsBlock(ViTStreamBlock, ParallelThingsBlock):
@@ -94,3 +105,7 @@ class HyperParallelThingsBlock(ViTStreamBlock, ParallelThingsBlock):
     def mlp_branch(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         return torch.stack([ffn(tokens) for ffn in self.ffns]).sum(dim=0)
+
+    def steps(self, attn_mask: Tensor | None = None, is_causal: bool = False) -> tuple[Step, Step]:
+        """Both branches; see `StreamBlock`."""
+        return self.make_steps(attn_mask=attn_mask, is_causal=is_causal)

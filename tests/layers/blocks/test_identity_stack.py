@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ParallelThingsBlock, ResPostBlock
 from torch import Tensor, nn
 
 from mhc_vision.kernels import use_backend
-from mhc_vision.layers import connect_blocks, named_connections
+from mhc_vision.layers import HyperBlock, connect_blocks, named_connections
 from mhc_vision.layers.blocks.identity_stack import can_chain
 
 DIM = 8
@@ -16,7 +17,7 @@ ROUNDING = {"rtol": 1e-9, "atol": 1e-9}
 
 def stack(block_class=Block, depth: int = 3, reduce: str = "mean", connection: str = "mhc", **options) -> nn.Module:
     """Connected blocks with weights away from their start."""
-    kwargs = {"init_values": 0.5, "drop_path": 0.3} if block_class is Block else {}
+    kwargs = {"init_values": 0.5, "drop_path": 0.3} if block_class in (Block, EvaBlock) else {}
     blocks = nn.Sequential(*(block_class(DIM, 2, **kwargs) for _ in range(depth)))
     if connection == "mhc":
         options = {"constraint": "identity", **options}
@@ -38,7 +39,7 @@ def one_by_one(blocks: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum", "gated"])
-@pytest.mark.parametrize("block_class", [Block, ResPostBlock, ParallelThingsBlock])
+@pytest.mark.parametrize("block_class", [Block, ResPostBlock, ParallelThingsBlock, EvaBlock, EvaBlockPostNorm])
 def test_is_the_blocks_one_by_one(block_class, reduce):
     blocks, x = stack(block_class, reduce=reduce).train(), tokens(requires_grad=True)
     assert can_chain(blocks, x)
@@ -111,6 +112,21 @@ def test_others_run_block_by_block():
     assert not can_chain(stack(), x[:0])
     with use_backend("torch"):
         assert can_chain(stack(), x)
+
+
+def test_a_block_that_does_more_than_its_class_says_runs_by_itself():
+    class Doubling(HyperBlock):
+        def mlp_branch(self, tokens: Tensor) -> Tensor:
+            return 2.0 * super().mlp_branch(tokens)
+
+    class Renamed(HyperBlock):
+        pass
+
+    for block_class, chained in ((Doubling, False), (Renamed, True)):
+        blocks, x = stack(depth=2).eval(), tokens()
+        blocks[1].__class__ = block_class
+        assert can_chain(blocks, x) == chained
+        torch.testing.assert_close(blocks(x), one_by_one(blocks, x), **ROUNDING)
 
 
 def test_compiles_in_one_graph_with_the_same_gradients():

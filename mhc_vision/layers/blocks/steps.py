@@ -1,0 +1,83 @@
+"""Steps: what a block says of its two branches, so that a stack can run its blocks from branch to branch."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from mhc_vision.kernels.backend import is_traced
+
+
+class PreNorm(NamedTuple):
+    """The parts of a branch: drop_path(layer_scale · inner(norm(tokens)))."""
+
+    norm: nn.Module
+    inner: Callable[[Tensor], Tensor]
+    layer_scale: Tensor | None
+    """(C,)."""
+    drop_path: nn.Module
+    others: tuple[nn.Module, ...] = ()
+    """Further modules of the branch outside of `inner`, such as the one that holds `layer_scale`."""
+
+
+class Step(NamedTuple):
+    """One of a block's branches and the connection around it."""
+
+    connection: Any
+    branch: Callable[[Tensor], Tensor]
+    """(B, N, C) -> (B, N, C), with all that the block does between reading and merging."""
+    parts: PreNorm | None = None
+    """Of `branch`, where it has this form."""
+
+
+def steps_of(blocks: Iterable[Any], arguments: Sequence[dict[str, Any]]) -> list[Step]:
+    """The steps of all blocks in turn; each block with its arguments."""
+    return [step for block, given in zip(blocks, arguments, strict=True) for step in block.steps(**given)]
+
+
+def why_no_tokens(tokens: Any) -> str:
+    """Why no stack can take these tokens from branch to branch, or an empty string."""
+    if is_traced():
+        return "traced and exported graphs hold standard operators"
+    # what torch.fx traces with is no tensor
+    if not isinstance(tokens, Tensor) or tokens.dim() != 3:
+        return "the stack did not get one tensor of tokens (B, N, C)"
+    return ""
+
+
+def why_no_steps(blocks: Iterable[nn.Module], why_not: Callable[[Step], str]) -> str:
+    """Why a stack cannot take the steps of these blocks over, or an empty string.
+
+    Args:
+        blocks: of the stack.
+        why_not: why it cannot take this step over, or an empty string.
+    """
+    stack: list[Any] = list(blocks)
+    if not stack:
+        return "there are no blocks"
+    for index, block in enumerate(stack):
+        reason = _why_not_block(block, first=index == 0, last=index == len(stack) - 1)
+        for step in () if reason else block.steps():
+            observed = "its connections are observed" if step.connection.is_observed() else ""
+            reason = reason or observed or why_not(step)
+        if reason:
+            return f"block {index}: {reason}"
+    return ""
+
+
+def _why_not_block(block: Any, *, first: bool, last: bool) -> str:
+    if not getattr(block, "has_steps", False) or "forward" in vars(block):
+        return f"{type(block).__name__} may do something else than its steps say"
+    if has_hooks(block):
+        return "hooks wait at it"
+    if (type(block.expansion) is nn.Identity) == first:
+        return "tokens become streams in the first block, and only there"
+    if (type(block.reduction) is nn.Identity) == last:
+        return "streams become tokens in the last block, and only there"
+    return ""
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks wait at the forward or backward pass of this module itself."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
