@@ -172,9 +172,28 @@ class ManifoldHyperConnection(HyperConnection):
         """One scale per row of `weight`: the one of the row's map."""
         return torch.cat([self.scale[i].expand(rows) for i, rows in enumerate(self.rows_of_maps)])
 
+    def all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight, one scale per row, and bias; also rows of a constant `pre` or `post`, whose logits are biases."""
+        n = self.num_streams
+        rows: tuple[Tensor, Tensor, Tensor] = (self.weight, self.row_scale(), self.bias)
+        if not self.learn_post:
+            rows = _with_constant(rows, n * self.learn_pre, self.bias.new_zeros(n))
+        return rows if self.learn_pre else _with_constant(rows, 0, torch.logit(self.pre))
+
     def _bounded(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """`res` and `post` from their logits, (..., n + num_logits of the constraint)."""
         n = self.num_streams
         if self.learn_post:
             return self.constraint(logits[..., n:]), 2.0 * torch.sigmoid(logits[..., :n])
         return self.constraint(logits), torch.ones(n, dtype=logits.dtype, device=logits.device)
+
+
+def _with_constant(rows: tuple[Tensor, Tensor, Tensor], index: int, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, scale and bias with rows at `index` that make these logits, whatever the token."""
+    weight, scale, bias = rows
+    zeros = logits.new_zeros(len(logits), weight.shape[1])
+    return (
+        torch.cat([weight[:index], zeros, weight[index:]]),
+        torch.cat([scale[:index], zeros[:, 0], scale[index:]]),
+        torch.cat([bias[:index], logits, bias[index:]]),
+    )

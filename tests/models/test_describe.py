@@ -4,12 +4,14 @@ import pytest
 import torch
 from families import EVA, VIT
 from interpreter import prepared_interpreter
-from timm.layers import RmsNorm
+from timm.layers import RmsNorm, SimpleNorm
+from timm.models.vision_transformer import ResPostBlock
 
 import mhc_vision
 from mhc_vision.kernels import use_backend
 from mhc_vision.layers.blocks.fused_stack import can_fuse, why_not_fused
 from mhc_vision.layers.blocks.identity_stack import can_chain, why_not_chained
+from mhc_vision.layers.constraints import IdentityConstraint
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -35,8 +37,14 @@ def test_paths_are_named_in_the_order_in_which_they_are_tried(family):
     [
         ("shc", {}, "the kernels make the maps of mHC, not those of StaticHyperConnection"),
         ("dhc", {}, "the kernels make the maps of mHC, not those of DynamicHyperConnection"),
-        ("mhc", {"constraint": "kronecker"}, "not with KroneckerConstraint"),
+        (
+            "mhc",
+            {"constraint": "kronecker"},
+            "the kernels make res by Sinkhorn-Knopp or the identity; here is KroneckerConstraint",
+        ),
         ("mhc", {"num_streams": 5}, "the kernels take up to 4 streams, not 5"),
+        ("mhc", {"norm_layer": SimpleNorm}, "not as SimpleNorm() does"),
+        ("mhc", {"block_fn": ResPostBlock}, "the kernels norm what a branch reads"),
     ],
 )
 def test_why_not_fused(connection, options, reason):
@@ -60,6 +68,12 @@ def test_the_block_that_is_in_the_way_is_named():
         handle = model.blocks[1].connection1.register_observer(lambda *_: None)
         assert "not fused: block 1: its connections are observed" in mhc_vision.describe(model)
         handle.remove()
+        constraint, model.blocks[1].connection2.constraint = (
+            model.blocks[1].connection2.constraint,
+            IdentityConstraint(4),
+        )
+        assert "block 1: its connections are of another kind than those before" in mhc_vision.describe(model)
+        model.blocks[1].connection2.constraint = constraint
         model.blocks[1].ls1 = torch.nn.Tanh()
         assert "block 1: the kernels do not do what Tanh does after a branch" in mhc_vision.describe(model)
 

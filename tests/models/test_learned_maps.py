@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import mhc_vision
 from mhc_vision.layers import connection_parameters, named_connections, record_coefficients
-from mhc_vision.layers.blocks.fused_stack import why_not_fusable
 
 # fp32 rounding of outputs of order one, added up in another order
 ROUNDING = {"rtol": 0, "atol": 1e-5}
@@ -95,12 +94,6 @@ def test_switches_travel_with_the_model(case, trained_like, tmp_path):
 def test_weights_of_other_switches_are_refused(connection, options, message):
     with pytest.raises(ValueError, match=message):
         VIT.connected(connection).load_state_dict(VIT.connected(connection, **options).state_dict())
-
-
-def test_only_full_connections_run_fused():
-    assert not why_not_fusable(VIT.connected("mhc").blocks)
-    for name in ("learn_pre", "learn_post", "learn_res"):
-        assert why_not_fusable(VIT.connected("mhc", **{name: False}).blocks), name
 
 
 def test_static_maps_that_are_left_get_no_weight_decay(case):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 from families import EVA, VIT, Family
 from interpreter import prepared_interpreter
+from timm.layers import RmsNorm
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -72,8 +74,13 @@ def test_maps_are_set_back_where_whole_stacks_run_fused(trained_like):
     assert not torch.allclose(moved, expected, atol=1e-2)
 
 
-def test_compiled_and_checkpointed_models_run_the_kernels(trained_like):
-    model = trained_like(SMALL.connected("mhc", depth=1)).to(DEVICE)
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [(SMALL, {}), (SMALL_EVA, {"constraint": "identity", "learn_pre": False})],
+    ids=["ViT", "Eva"],
+)
+def test_compiled_and_checkpointed_models_run_the_kernels(family, options, trained_like):
+    model = trained_like(family.connected("mhc", depth=1, **options)).to(DEVICE)
     x = torch.randn(2, 3, 8, 8, device=DEVICE)
     with use_backend("triton"):
         expected = model(x)
@@ -98,7 +105,13 @@ def test_compiled_and_checkpointed_models_run_the_kernels(trained_like):
         (SMALL, {"stream_expand": "scaled"}),
         (SMALL, {"init_values": 0.5, "drop_path_rate": 0.5, "num_streams": 2}),
         (SMALL, {"reg_tokens": 2}),
+        (SMALL, {"constraint": "identity", "init_values": 0.5, "drop_path_rate": 0.5}),
+        (SMALL, {"norm_layer": "rmsnorm"}),
+        (SMALL, {"norm_layer": partial(nn.LayerNorm, bias=False), "learn_post": False}),
+        (SMALL, {"learn_pre": False, "pre_init": 0.7}),
+        (SMALL, {"learn_res": False, "learn_pre": False, "num_streams": 3}),
         (SMALL_EVA, {"drop_path_rate": 0.5, "num_streams": 2}),
+        (SMALL_EVA, {"constraint": "identity", "norm_layer": RmsNorm, "stream_expand": "scaled"}),
         (SMALL_EVA, {"init_values": None, "stream_reduce": "gated", "rope_type": "mixed", "rope_rotate_half": False}),
     ],
     ids=lambda value: value.name if isinstance(value, Family) else str(value),
@@ -140,6 +153,8 @@ def test_hooks_keep_the_blocks_apart():
     [
         ("shc", {}),
         ("mhc", {"constraint": "permutation"}),
+        ("mhc", {"norm_layer": partial(nn.LayerNorm, elementwise_affine=False)}),
+        ("mhc", {"num_streams": 1, "learn_pre": False}),
         ("mhc", {"num_streams": 5}),
     ],
 )
@@ -149,8 +164,11 @@ def test_other_connections_run_block_by_block(connection, options):
         assert not can_fuse(model.blocks, torch.ones(1, 3, 64, device=DEVICE))
 
 
-def test_streams_kept_at_every_second_boundary_give_the_same_bits(trained_like):
-    model = trained_like(SMALL.connected("mhc", depth=3, init_values=0.5, drop_path_rate=0.5)).to(DEVICE).train()
+@pytest.mark.parametrize(
+    ("family", "options"), [(SMALL, {}), (SMALL_EVA, {"constraint": "identity"})], ids=["ViT", "Eva"]
+)
+def test_streams_kept_at_every_second_boundary_give_the_same_bits(family, options, trained_like):
+    model = trained_like(family.connected("mhc", depth=3, init_values=0.5, drop_path_rate=0.5, **options)).to(DEVICE)
     x = torch.randn(3, 3, 8, 8, device=DEVICE)
     results = []
     for stride in (1, 2, 4):
@@ -163,9 +181,9 @@ def test_streams_kept_at_every_second_boundary_give_the_same_bits(trained_like):
         results.append([logits, *(parameter.grad.clone() for parameter in model.parameters())])
     for replayed in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], replayed, strict=True))
-    model = VIT.connected("mhc", depth=1, stream_stride=2)
+    model = family.connected("mhc", depth=1, stream_stride=2)
     assert model.blocks.stream_stride == 2
-    assert type(collapse(model).blocks) is torch.nn.Sequential
+    assert type(collapse(model).blocks) is type(family.plain().blocks)
 
 
 @pytest.mark.parametrize(

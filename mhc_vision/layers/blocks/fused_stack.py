@@ -5,11 +5,12 @@ The state between two branches is pending: streams, the output of the last branc
 keep their parameters, their random numbers and their results.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, LayerNorm, LayerNormFp32, RmsNorm, RmsNormFp32
 from timm.models.vision_transformer import LayerScale
 from torch import Tensor, nn
 
@@ -20,8 +21,11 @@ from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 from mhc_vision.kernels.prepared_phi import prepare_phi
 from mhc_vision.layers.blocks.ends import enter, leave
 from mhc_vision.layers.blocks.steps import Step, has_hooks, steps_of, why_no_steps, why_no_tokens
-from mhc_vision.layers.constraints import SinkhornConstraint
+from mhc_vision.layers.constraints import IdentityConstraint, SinkhornConstraint
 from mhc_vision.layers.manifold import ManifoldHyperConnection
+
+_LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
+_NORMS = (*_LAYER_NORMS, nn.RMSNorm, RmsNorm, RmsNormFp32)
 
 
 def can_fuse(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:
@@ -46,10 +50,10 @@ def _why_not_step(step: Step) -> str:
 def _why_not_connection(connection: Any) -> str:
     if type(connection) is not ManifoldHyperConnection:
         return f"the kernels make the maps of mHC, not those of {type(connection).__name__}"
-    if not (connection.learn_pre and connection.learn_post):
-        return "the kernels make maps that learn; learn_pre or learn_post is false"
-    if type(connection.constraint) is not SinkhornConstraint:
-        return f"the kernels make res with constraint='sinkhorn', not with {type(connection.constraint).__name__}"
+    if type(connection.constraint) not in (SinkhornConstraint, IdentityConstraint):
+        return f"the kernels make res by Sinkhorn-Knopp or the identity; here is {type(connection.constraint).__name__}"
+    if connection.num_streams == 1 and not connection.learn_pre:
+        return "the kernels make pre with a sigmoid, which is never one; with one stream and learn_pre=False it is"
     if has_hooks(connection.constraint):
         return "hooks wait at the constraint of a connection"
     if connection.num_streams > MAX_FUSED_STREAMS:
@@ -61,8 +65,8 @@ def _why_not_branch(step: Step) -> str:
     if step.parts is None:
         return "the kernels norm what a branch reads, and end it with LayerScale and DropPath; here it is otherwise"
     norm, _, _, drop_path, others = step.parts
-    if not isinstance(norm, nn.LayerNorm) or norm.bias is None:
-        return f"the kernels norm as LayerNorm with weight and bias does, not as {type(norm).__name__} here"
+    if type(norm) not in _NORMS or norm.weight is None or norm.eps is None:
+        return f"the kernels norm as LayerNorm or RMSNorm with weight and eps does, not as {norm} does"
     for module in (drop_path, *others):
         if type(module) not in (nn.Identity, LayerScale, DropPath):
             return f"the kernels do not do what {type(module).__name__} does after a branch"
@@ -89,16 +93,18 @@ def run_fused(
     streams, read, logits = enter(tokens, stack[0].expansion, steps[0].connection, dtype)
     normed, logits = _parts(steps[0]).norm(read), logits.flatten(0, 1).t().contiguous()
     past = Past(streams, ())
-    phis = prepare_phi([step.connection.weight for step in steps[1:]], steps[0].connection.num_streams, streams.dtype)
-    for i, (step, following, phi) in enumerate(zip(steps, steps[1:], phis, strict=False)):
+    connections = [_boundary_connection(step.connection) for step in steps[1:]]
+    n = steps[0].connection.num_streams
+    phis = prepare_phi([connection.weight for connection in connections], n, streams.dtype)
+    for i, (step, following) in enumerate(itertools.pairwise(steps)):
         _, inner, layer_scale, drop_path, _ = _parts(step)
         save = (len(steps) - 2 - i) % stream_stride == 0
-        num_iters = step.connection.constraint.num_iters
+        num_iters = getattr(step.connection.constraint, "num_iters", 1)
         merge = Merge(inner(normed), logits, layer_scale, _kept(drop_path, tokens), num_iters)
         streams, normed, logits, maps = boundary(
             streams,
             merge,
-            _boundary_connection(following.connection, phi),
+            connections[i]._replace(phi=phis[i]),
             _boundary_norm(_parts(following).norm),
             past if past.merges else None,
             save,
@@ -117,12 +123,13 @@ def _parts(step: Step) -> Any:
     return step.parts
 
 
-def _boundary_connection(connection: ManifoldHyperConnection, phi: Tensor) -> Connection:
-    return Connection(connection.weight, connection.row_scale(), connection.bias, connection.eps, phi)
+def _boundary_connection(connection: ManifoldHyperConnection) -> Connection:
+    weight, scale, bias = connection.all_rows()
+    return Connection(weight, scale, bias, connection.eps)
 
 
-def _boundary_norm(norm: nn.LayerNorm) -> Norm:
-    return Norm(norm.weight, norm.bias, norm.eps)
+def _boundary_norm(norm: Any) -> Norm:
+    return Norm(norm.weight, getattr(norm, "bias", None), norm.eps, type(norm) not in _LAYER_NORMS)
 
 
 def _kept(drop_path: nn.Module, tokens: Tensor) -> Tensor | None:

@@ -55,14 +55,23 @@ def why_no_steps(blocks: Iterable[nn.Module], why_not: Callable[[Step], str]) ->
     stack: list[Any] = list(blocks)
     if not stack:
         return "there are no blocks"
+    kinds: set[Any] = set()
     for index, block in enumerate(stack):
         reason = _why_not_block(block, first=index == 0, last=index == len(stack) - 1)
         for step in () if reason else block.steps():
-            observed = "its connections are observed" if step.connection.is_observed() else ""
-            reason = reason or observed or why_not(step)
+            kinds.add(_kind(step.connection))
+            reason = reason or why_not(step)
+            if step.connection.is_observed():
+                reason = "its connections are observed"
+            elif len(kinds) > 1:
+                reason = "its connections are of another kind than those before"
         if reason:
             return f"block {index}: {reason}"
     return ""
+
+
+def _kind(connection: Any) -> tuple[Any, ...]:
+    return type(connection), connection.num_streams, type(getattr(connection, "constraint", None))
 
 
 def _why_not_block(block: Any, *, first: bool, last: bool) -> str:
