@@ -121,6 +121,9 @@ class Gradients(NamedTuple):
         return cls(*of_tokens, *(torch.empty_like(p) if learned else p.new_empty(0) for p in parameters))
 
 
+NUM_TENSORS, NUM_GIVEN = 11, 15
+"""Of the flat form: tensors come first, then numbers, and after those the past, which is of tensors again."""
+
 LEARNED = slice(4, 9)
 """Where the parameters of connection and norm stand in the flat form."""
 

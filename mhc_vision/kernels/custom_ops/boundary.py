@@ -13,11 +13,12 @@ from mhc_vision.kernels.backend import on_its_device
 from mhc_vision.kernels.boundary_arguments import (
     FLAT_SCHEMA,
     LEARNED,
+    NUM_GIVEN,
+    NUM_TENSORS,
     Gradients,
     Made,
     Merge,
     Merged,
-    flatten_arguments,
     unflatten_arguments,
 )
 
@@ -98,14 +99,13 @@ class Boundary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, save: bool, *flat: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Whether to save X', and the flat arguments -> X', y, the logits after the first n, maps."""
-        contiguous = (value.contiguous() if isinstance(value, Tensor) else value for value in flat)
-        streams, merge, connection, norm, past = unflatten_arguments(contiguous)
-        normed, merged, logits, statistics, maps = boundary(*flatten_arguments(streams, merge, connection, norm))
-        saved = flatten_arguments(None if past else streams, merge, connection, norm, past)
-        # autograd saves tensors alone; numbers keep their places in a list of their own
-        ctx.numbers = [value if isinstance(value, (int, float)) else None for value in saved]
-        tensors = [value for value in saved if not isinstance(value, (int, float))]
-        ctx.save_for_backward(*tensors, merged if save else None, logits, statistics, maps)
+        contiguous = [value.contiguous() if isinstance(value, Tensor) else value for value in flat]
+        given, past = contiguous[:NUM_GIVEN], contiguous[NUM_GIVEN:]
+        normed, merged, logits, statistics, maps = boundary(*given)
+        ctx.numbers = given[NUM_TENSORS:]
+        streams, *others = given[:NUM_TENSORS]
+        made = merged if save else None, logits, statistics, maps
+        ctx.save_for_backward(None if past else streams, *others, *made, *past)
         ctx.mark_non_differentiable(maps)
         # else autograd would make zeros for the maps
         ctx.set_materialize_grads(False)
@@ -115,10 +115,10 @@ class Boundary(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of what `forward` was given."""
-        saved = iter(ctx.saved_tensors)
-        flat = [next(saved) if number is None else number for number in ctx.numbers]
-        made = Made(*saved)
-        streams, merge, connection, norm, past = unflatten_arguments(flat)
+        saved, after = ctx.saved_tensors, NUM_TENSORS + len(Made._fields)
+        made = Made(*saved[NUM_TENSORS:after])
+        flat = *saved[:NUM_TENSORS], *ctx.numbers, *saved[after:]
+        streams, merge, connection, _, past = unflatten_arguments(flat)
         num_streams = connection.weight.shape[1] // merge.output.shape[-1]
         if past is not None:
             streams = past.streams
@@ -133,7 +133,7 @@ class Boundary(torch.autograd.Function):
             torch.zeros_like(result) if gradient is None else gradient.contiguous()
             for gradient, result in zip(gradients[:-1], results, strict=True)
         ]
-        given = flatten_arguments(streams, merge, connection, norm)
+        given = streams, *flat[1:NUM_GIVEN]
         # `save` comes before the flat arguments
         learned = any(ctx.needs_input_grad[1:][LEARNED])
         gradients_of_given = boundary_backward(*contiguous, list(made), learned, *given)

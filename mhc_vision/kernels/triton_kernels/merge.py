@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mhc_vision.kernels.triton_kernels.boundary.device import load_branch, load_keep, load_streams, merged_stream
 from mhc_vision.kernels.triton_kernels.device import load_entries, sum_in_thread
-from mhc_vision.kernels.triton_kernels.tiles import tile
+from mhc_vision.kernels.triton_kernels.tiles import num_tiles, tile
 
 
 @triton.jit(do_not_specialize=["num_tokens", "entry_stride", "tokens_per_sample"])
@@ -147,7 +147,7 @@ def forward(
     num_results = post.shape[-1]
     merged = streams.new_empty(num_tokens, num_results, dim, dtype=dtype)
     blocks = tile("merge", n)
-    forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+    forward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams,
         output,
         res,
@@ -186,7 +186,7 @@ def backward(
     d_res = streams.new_empty(num_tokens, num_results, n, dtype=torch.float32)
     d_post = streams.new_empty(num_tokens, num_results, dtype=torch.float32)
     blocks = tile("merge_backward", n)
-    backward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+    backward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
         d_merged,
         streams,
         output,

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mhc_vision.kernels.triton_kernels.device import sum_in_thread
-from mhc_vision.kernels.triton_kernels.tiles import tile
+from mhc_vision.kernels.triton_kernels.tiles import num_tiles, tile
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -97,7 +97,7 @@ def forward(streams: Tensor, pre: Tensor, dtype: torch.dtype | None, sigmoid: bo
     num_tokens, n, dim = streams.shape
     tokens = streams.new_empty(num_tokens, dim, dtype=dtype)
     blocks = tile("read", n)
-    forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+    forward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
         streams, pre, tokens, num_tokens, dim, _stride(pre), NUM_STREAMS=n, SIGMOID=sigmoid, **blocks
     )
     return tokens
@@ -122,7 +122,7 @@ def _launch_backward(
 ) -> None:
     num_tokens, n, dim = streams.shape
     blocks = tile("read_backward", n)
-    backward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+    backward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
         d_tokens,
         streams,
         pre,

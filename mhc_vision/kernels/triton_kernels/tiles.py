@@ -39,6 +39,11 @@ def num_threads(num_warps: int) -> int:
     return num_warps * (64 if torch.version.hip else 32)
 
 
+def num_tiles(size: int, block: int) -> int:
+    """How many blocks cover this size."""
+    return -(-size // block)
+
+
 def in_thread(blocks: dict[str, int]) -> int:
     """Channels of a token that one thread holds, up to 8: what it can sum alone."""
     return min(8, blocks["BLOCK_TOKENS"] * blocks["BLOCK_CHANNELS"] // (32 * blocks["num_warps"]))

@@ -3,10 +3,10 @@
 Tokens are B samples of N each, in the shapes of streams and outputs, or M of them, in those of side data.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from mhc_vision.kernels.boundary_arguments import LEARNED, Connection, Gradients, Made, Merge, Merged, Norm
@@ -16,7 +16,7 @@ from mhc_vision.kernels.triton_kernels import sinkhorn
 from mhc_vision.kernels.triton_kernels.boundary.backward import parameters_backward_kernel, streams_backward_kernel
 from mhc_vision.kernels.triton_kernels.boundary.forward import forward_kernel
 from mhc_vision.kernels.triton_kernels.precision import fence, precision
-from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_splits
+from mhc_vision.kernels.triton_kernels.tiles import in_thread, num_tiles, tile, token_splits
 
 
 def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> tuple[Tensor, Made]:
@@ -25,8 +25,8 @@ def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -
     # branches take what branches make
     normed = torch.empty_like(merge.output)
     num_tokens, n, dim = _sizes(made)
-    blocks = tile("boundary", n, streams.dtype)
-    forward_kernel[(triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"]),)](
+    options = _merging_options("boundary", streams.dtype, n, dim, connection.phi.shape)
+    forward_kernel[(num_tiles(num_tokens, options["BLOCK_TOKENS"]),)](
         streams,
         merge.output,
         merge.logits,
@@ -51,11 +51,8 @@ def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -
         connection.eps,
         norm.eps,
         NORM=_kind(norm),
-        FENCE=fence(streams.dtype),
-        IN_THREAD=in_thread(blocks),
-        **_projection(connection, streams, blocks),
         **_merging(merge, n),
-        **blocks,
+        **options,
     )
     return normed, made
 
@@ -117,8 +114,8 @@ def _streams_backward(
     norm: Norm,
 ) -> _TokenGradients:
     num_tokens, n, dim = _sizes(made)
-    blocks = tile("boundary_streams_backward", n, streams.dtype)
-    tiles = triton.cdiv(num_tokens, blocks["BLOCK_TOKENS"])
+    options = _merging_options("boundary_streams_backward", streams.dtype, n, dim, connection.phi.shape)
+    tiles = num_tiles(num_tokens, options["BLOCK_TOKENS"])
     found = _TokenGradients(
         torch.empty_like(streams),
         torch.empty_like(merge.output),
@@ -148,12 +145,9 @@ def _streams_backward(
         launch_merge.tokens_per_sample(merge.keep, num_tokens),
         len(connection.scale),
         NORM=_kind(norm),
-        FENCE=fence(streams.dtype),
-        IN_THREAD=in_thread(blocks),
         ENTRY=streams.dim() == merge.output.dim(),
-        **_projection(connection, streams, blocks),
         **_merging(merge, n),
-        **blocks,
+        **options,
     )
     return found
 
@@ -164,12 +158,12 @@ def _parameters_backward(
     """Gradients of weight, scale and bias of the connection, and of weight and bias of the norm."""
     num_tokens, n, dim = _sizes(made)
     num_logits, padded = len(connection.scale), connection.phi.shape[-1]
-    blocks = tile("boundary_parameters_backward", n)
-    splits, tokens_per_split = token_splits(num_tokens, blocks["BLOCK_TOKENS"])
+    options = _options("boundary_parameters_backward", made.streams.dtype, n, dim, connection.phi.shape)
+    splits, tokens_per_split = token_splits(num_tokens, options["BLOCK_TOKENS"])
     d_phi = made.logits.new_empty(splits, *connection.phi.shape[1:])
     d_norm = made.logits.new_empty(splits, 2, dim)
     d_bias = made.logits.new_empty(splits, padded)
-    parameters_backward_kernel[(triton.cdiv(dim, blocks["BLOCK_CHANNELS"]), splits)](
+    parameters_backward_kernel[(num_tiles(dim, options["BLOCK_CHANNELS"]), splits)](
         d_pre,
         d_rest,
         d_normed,
@@ -183,8 +177,7 @@ def _parameters_backward(
         dim,
         num_logits,
         tokens_per_split,
-        **_projection(connection, made.streams, blocks),
-        **blocks,
+        **options,
     )
     unscaled = phi_to_weight(d_phi.sum(0), num_logits, n)
     return (
@@ -228,15 +221,24 @@ def _merging(merge: Merge, num_streams: int) -> dict[str, bool]:
     return {"MIX": len(merge.logits) > num_streams, **scaling}
 
 
-def _projection(connection: Connection, streams: Tensor, blocks: dict[str, int]) -> dict[str, Any]:
-    """Compile-time arguments of the kernels that multiply streams with φ."""
-    n = connection.weight.shape[1] // streams.shape[-1]
-    parts, rows, padded = connection.phi.shape
+@functools.cache
+def _options(kernel: str, dtype: torch.dtype, num_streams: int, dim: int, phi: torch.Size) -> dict[str, Any]:
+    """Tile and compile-time arguments of a kernel that multiplies streams of this dtype with φ of this shape."""
+    blocks = tile(kernel, num_streams, dtype)
+    parts, rows, padded = phi
     return {
-        "NUM_STREAMS": n,
-        "PADDED_STREAMS": rows // streams.shape[-1],
+        "NUM_STREAMS": num_streams,
+        "PADDED_STREAMS": rows // dim,
         "PADDED_LOGITS": padded,
         "SPLIT": parts == 2,
-        "PRECISION": precision(streams.dtype),
-        "MASKED": streams.shape[-1] % blocks["BLOCK_CHANNELS"] != 0,
+        "PRECISION": precision(dtype),
+        "MASKED": dim % blocks["BLOCK_CHANNELS"] != 0,
+        **blocks,
     }
+
+
+@functools.cache
+def _merging_options(kernel: str, dtype: torch.dtype, num_streams: int, dim: int, phi: torch.Size) -> dict[str, Any]:
+    """As `_options`, of a kernel that also makes X'."""
+    options = _options(kernel, dtype, num_streams, dim, phi)
+    return {"FENCE": fence(dtype), "IN_THREAD": in_thread(options), **options}
