@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mhc_vision.kernels import use_backend
-from mhc_vision.layers.blocks.fused_stack import can_fuse
+from mhc_vision.layers.blocks.fused_stack import why_not_fused
 
 pytest.importorskip("triton")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a graph, which needs a GPU")
@@ -53,7 +53,7 @@ def test_a_step_neither_waits_for_the_gpu_nor_copies_from_the_cpu(options, monke
     model = VIT.connected("mhc", depth=3, **options).train().to("meta")
     images = torch.empty(4, 3, 16, 16, device="meta")
     with use_backend("triton"), Devices("meta") as devices:
-        assert can_fuse(model.blocks, torch.empty(1, 4, 64, device="meta"))
+        assert not why_not_fused(model.blocks, torch.empty(1, 4, 64, device="meta"))
         model(images).square().sum().backward()
     assert devices.elsewhere == []
     replayed = {"boundary_replay"} if options else set()

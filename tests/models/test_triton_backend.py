@@ -22,7 +22,7 @@ from mhc_vision import collapse
 from mhc_vision.kernels import use_backend
 from mhc_vision.layers import CONNECTIONS, maps_at_start
 from mhc_vision.layers.blocks import fused_stack
-from mhc_vision.layers.blocks.fused_stack import can_fuse
+from mhc_vision.layers.blocks.fused_stack import why_not_fused
 
 pytest.importorskip("triton")
 
@@ -65,7 +65,7 @@ def test_maps_are_set_back_where_whole_stacks_run_fused(trained_like):
     with maps_at_start(model):
         expected = model(x)
     with use_backend("triton"):
-        assert can_fuse(model.blocks, model.blocks[0].norm1(torch.randn(2, 4, model.embed_dim, device=DEVICE)))
+        assert not why_not_fused(model.blocks, model.blocks[0].norm1(torch.randn(2, 4, model.embed_dim, device=DEVICE)))
         moved = model(x)
         with maps_at_start(model):
             # sums over tokens and channels in another order
@@ -124,7 +124,7 @@ def test_fused_stack_is_the_blocks_one_by_one(family, options, trained_like):
         model.zero_grad()
         torch.manual_seed(1)
         with use_backend(backend):
-            assert can_fuse(model.blocks, torch.ones(1, 3, 64, device=DEVICE)) == (backend == "triton")
+            assert (why_not_fused(model.blocks, torch.ones(1, 3, 64, device=DEVICE)) == "") == (backend == "triton")
             logits = model(x)
             logits.square().sum().backward()
         results.append([logits, *(parameter.grad.clone() for parameter in model.parameters())])
@@ -145,7 +145,7 @@ def test_hooks_keep_the_blocks_apart():
         model(torch.randn(1, 3, 16, 16, device=DEVICE))
         handle.remove()
         assert len(seen) == 6
-        assert can_fuse(model.blocks, torch.ones(1, 3, 64, device=DEVICE))
+        assert not why_not_fused(model.blocks, torch.ones(1, 3, 64, device=DEVICE))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_hooks_keep_the_blocks_apart():
 def test_other_connections_run_block_by_block(connection, options):
     model = VIT.connected(connection, depth=1, **options).to(DEVICE)
     with use_backend("triton"):
-        assert not can_fuse(model.blocks, torch.ones(1, 3, 64, device=DEVICE))
+        assert why_not_fused(model.blocks, torch.ones(1, 3, 64, device=DEVICE))
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def sharded_worker(rank: int, folder: str) -> None:
         model, x = model_and_images()
         wrapped = wrap(model)
         with prepared_interpreter(), use_backend("triton"):
-            assert can_fuse(model.blocks, torch.ones(1, 3, 64))
+            assert not why_not_fused(model.blocks, torch.ones(1, 3, 64))
             wrapped(x[2 * rank : 2 * rank + 2]).square().mean().backward()
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
         whole = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}

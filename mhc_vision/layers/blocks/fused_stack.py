@@ -20,7 +20,7 @@ from mhc_vision.kernels.boundary import Connection, Merge, Merged, Norm, Past
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 from mhc_vision.kernels.prepared_phi import prepare_phi
 from mhc_vision.layers.blocks.ends import enter, leave
-from mhc_vision.layers.blocks.steps import Step, has_hooks, steps_of, why_no_steps, why_no_tokens
+from mhc_vision.layers.blocks.steps import Step, has_hooks, take_steps, why_no_tokens
 from mhc_vision.layers.constraints import IdentityConstraint, SinkhornConstraint
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 
@@ -28,19 +28,22 @@ _LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
 _NORMS = (*_LAYER_NORMS, nn.RMSNorm, RmsNorm, RmsNormFp32)
 
 
-def can_fuse(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:
-    """Whether these blocks run fused on these tokens, (B, N, C)."""
-    return not why_not_fused(blocks, tokens)
-
-
 def why_not_fused(blocks: Iterable[nn.Module], tokens: Tensor) -> str:
     """Why these blocks do not run fused on these tokens, (B, N, C), or an empty string."""
-    return why_no_tokens(tokens) or why_not_triton(tokens, tokens.shape[-1]) or why_not_fusable(blocks)
+    return take_fused_steps(blocks, tokens)[1]
 
 
 def why_not_fusable(blocks: Iterable[nn.Module]) -> str:
     """What keeps these blocks themselves from running fused, or an empty string."""
-    return why_no_steps(blocks, _why_not_step)
+    return take_steps(blocks, _why_not_step)[1]
+
+
+def take_fused_steps(
+    blocks: Iterable[nn.Module], tokens: Tensor, arguments: Sequence[dict[str, Any]] | None = None
+) -> tuple[list[Step], str]:
+    """What `run_fused` runs, and why it cannot, or an empty string; as `take_steps`."""
+    reason = why_no_tokens(tokens) or why_not_triton(tokens, tokens.shape[-1])
+    return ([], reason) if reason else take_steps(blocks, _why_not_step, arguments)
 
 
 def _why_not_step(step: Step) -> str:
@@ -75,22 +78,18 @@ def _why_not_branch(step: Step) -> str:
     return ""
 
 
-def run_fused(
-    blocks: Iterable[nn.Module], tokens: Tensor, arguments: Sequence[dict[str, Any]], stream_stride: int = 1
-) -> Tensor:
+def run_fused(blocks: Sequence[Any], steps: Sequence[Step], tokens: Tensor, stream_stride: int = 1) -> Tensor:
     """(B, N, C) -> (B, N, C), what the blocks compute one by one.
 
     Args:
-        blocks: that can run fused.
+        blocks: with the ends of the stack.
+        steps: all of theirs, from `take_fused_steps`.
         tokens: at their entry.
-        arguments: of each block, by name, besides the streams.
         stream_stride: r; the backward pass keeps the streams of every r-th boundary, counted from the last, and makes
             the others again.
     """
-    stack: list[Any] = list(blocks)
-    steps = steps_of(stack, arguments)
-    dtype = stack[0].token_dtype()
-    streams, read, logits = enter(tokens, stack[0].expansion, steps[0].connection, dtype)
+    dtype = blocks[0].token_dtype()
+    streams, read, logits = enter(tokens, blocks[0].expansion, steps[0].connection, dtype)
     normed, logits = _parts(steps[0]).norm(read), logits.flatten(0, 1).t().contiguous()
     past = Past(streams, ())
     connections = [_boundary_connection(step.connection) for step in steps[1:]]
@@ -115,11 +114,11 @@ def run_fused(
     output = inner(normed)
     output = drop_path(output if layer_scale is None else output * layer_scale)
     of_tokens = logits.t().unflatten(0, tokens.shape[:2])
-    return leave(streams, output, of_tokens, steps[-1].connection, stack[-1].reduction, dtype)
+    return leave(streams, output, of_tokens, steps[-1].connection, blocks[-1].reduction, dtype)
 
 
 def _parts(step: Step) -> Any:
-    assert step.parts is not None, "checked by can_fuse"
+    assert step.parts is not None, "checked by take_fused_steps"
     return step.parts
 
 

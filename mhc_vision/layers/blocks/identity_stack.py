@@ -14,14 +14,11 @@ from torch import Tensor, nn
 from mhc_vision import kernels
 from mhc_vision.kernels.backend import why_not_triton
 from mhc_vision.layers.blocks.ends import enter, leave
-from mhc_vision.layers.blocks.steps import Step, has_hooks, steps_of, why_no_steps, why_no_tokens
+from mhc_vision.layers.blocks.steps import Step, has_hooks, take_steps, why_no_tokens
 from mhc_vision.layers.constraints import IdentityConstraint
 from mhc_vision.layers.manifold import ManifoldHyperConnection
 
-
-def can_chain(blocks: Iterable[nn.Module], tokens: Tensor) -> bool:
-    """Whether these blocks run from branch to branch on these tokens, (B, N, C)."""
-    return not why_not_chained(blocks, tokens)
+_COMPILED = "torch.compile fuses the operations of each block"
 
 
 def why_not_chained(blocks: Iterable[nn.Module], tokens: Tensor, compiled: bool = False) -> str:
@@ -30,17 +27,25 @@ def why_not_chained(blocks: Iterable[nn.Module], tokens: Tensor, compiled: bool 
     Args:
         blocks: of a stack.
         tokens: at its entry.
-        compiled: whether they are going to run in a compiled model; what runs now knows it without.
+        compiled: whether they are going to run in a compiled model.
     """
-    if reason := why_no_tokens(tokens):
-        return reason
-    if compiled or torch.compiler.is_compiling():
-        return "torch.compile fuses the operations of each block"
+    return _COMPILED if compiled else take_chained_steps(blocks, tokens)[1]
+
+
+def take_chained_steps(
+    blocks: Iterable[nn.Module], tokens: Tensor, arguments: Sequence[dict[str, Any]] | None = None
+) -> tuple[list[Step], str]:
+    """What `run_chained` runs, and why it cannot, or an empty string; as `take_steps`."""
+    reason = why_no_tokens(tokens) or _why_not_here(tokens)
+    return ([], reason) if reason else take_steps(blocks, _why_not_step, arguments)
+
+
+def _why_not_here(tokens: Tensor) -> str:
+    if torch.compiler.is_compiling():
+        return _COMPILED
     if tokens.device.type != "cpu" or tokens.numel() == 0:
         return "the operations are for a CPU"
-    if not why_not_triton(tokens, tokens.shape[-1]):
-        return "the Triton kernels run"
-    return why_no_steps(blocks, _why_not_step)
+    return "" if why_not_triton(tokens, tokens.shape[-1]) else "the Triton kernels run"
 
 
 def _why_not_step(step: Step) -> str:
@@ -54,19 +59,17 @@ def _why_not_step(step: Step) -> str:
     return "hooks wait at the constraint of a connection" if has_hooks(connection.constraint) else ""
 
 
-def run_chained(blocks: Iterable[nn.Module], tokens: Tensor, arguments: Sequence[dict[str, Any]]) -> Tensor:
+def run_chained(blocks: Sequence[Any], steps: Sequence[Step], tokens: Tensor) -> Tensor:
     """(B, N, C) -> (B, N, C), what the blocks compute one by one.
 
     Args:
-        blocks: that can run from branch to branch.
+        blocks: with the ends of the stack.
+        steps: all of theirs, from `take_chained_steps`.
         tokens: at their entry.
-        arguments: of each block, by name, besides the streams.
     """
-    stack: list[Any] = list(blocks)
-    steps = steps_of(stack, arguments)
     connections = [step.connection for step in steps]
-    dtype = stack[0].token_dtype()
-    streams, read, post_logits = enter(tokens, stack[0].expansion, connections[0], dtype)
+    dtype = blocks[0].token_dtype()
+    streams, read, post_logits = enter(tokens, blocks[0].expansion, connections[0], dtype)
     last = len(connections) - 2
     for i, (weight, bias) in enumerate(_stacked_parameters(connections[1:])):
         streams, read, post_logits = kernels.add_and_read(
@@ -81,7 +84,7 @@ def run_chained(blocks: Iterable[nn.Module], tokens: Tensor, arguments: Sequence
             last=i == last,
             dtype=dtype,
         )
-    return leave(streams, steps[-1].branch(read), post_logits, connections[-1], stack[-1].reduction, dtype)
+    return leave(streams, steps[-1].branch(read), post_logits, connections[-1], blocks[-1].reduction, dtype)
 
 
 def _stacked_parameters(connections: list[Any]) -> Iterator[tuple[Tensor, Tensor]]:

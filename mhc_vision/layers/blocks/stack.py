@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mhc_vision.layers.blocks.fused_stack import can_fuse, run_fused
-from mhc_vision.layers.blocks.identity_stack import can_chain, run_chained
+from mhc_vision.layers.blocks.fused_stack import run_fused, take_fused_steps
+from mhc_vision.layers.blocks.identity_stack import run_chained, take_chained_steps
 from mhc_vision.layers.blocks.stream_block import StreamBlock, read_out
 
 
@@ -33,13 +33,14 @@ class StreamStack(nn.Module):
             arguments: of each block, by name, besides the tokens or streams; None gives it no others.
         """
         blocks: list[Any] = list(self)  # type: ignore[call-overload]
-        arguments = [{}] * len(blocks) if arguments is None else arguments
-        if can_fuse(blocks, x):
-            return run_fused(blocks, x, arguments, self.stream_stride)
-        if can_chain(blocks, x):
-            return run_chained(blocks, x, arguments)
-        for block, given in zip(blocks, arguments, strict=True):
-            x = block(x, **given)
+        steps, why_not = take_fused_steps(blocks, x, arguments)
+        if not why_not:
+            return run_fused(blocks, steps, x, self.stream_stride)
+        steps, why_not = take_chained_steps(blocks, x, arguments)
+        if not why_not:
+            return run_chained(blocks, steps, x)
+        for index, block in enumerate(blocks):
+            x = block(x, **(arguments[index] if arguments else {}))
         return x
 
     def __getitem__(self, index: Any) -> Any:

@@ -30,11 +30,6 @@ class Step(NamedTuple):
     """Of `branch`, where it has this form."""
 
 
-def steps_of(blocks: Iterable[Any], arguments: Sequence[dict[str, Any]]) -> list[Step]:
-    """The steps of all blocks in turn; each block with its arguments."""
-    return [step for block, given in zip(blocks, arguments, strict=True) for step in block.steps(**given)]
-
-
 def why_no_tokens(tokens: Any) -> str:
     """Why no stack can take these tokens from branch to branch, or an empty string."""
     if is_traced():
@@ -45,29 +40,34 @@ def why_no_tokens(tokens: Any) -> str:
     return ""
 
 
-def why_no_steps(blocks: Iterable[nn.Module], why_not: Callable[[Step], str]) -> str:
-    """Why a stack cannot take the steps of these blocks over, or an empty string.
+def take_steps(
+    blocks: Iterable[nn.Module],
+    why_not: Callable[[Step], str],
+    arguments: Sequence[dict[str, Any]] | None = None,
+) -> tuple[list[Step], str]:
+    """The steps of all blocks in turn, and why a stack cannot take them over, or an empty string.
 
     Args:
         blocks: of the stack.
         why_not: why it cannot take this step over, or an empty string.
+        arguments: of each block, by name, besides the streams; None gives it no others.
     """
     stack: list[Any] = list(blocks)
     if not stack:
-        return "there are no blocks"
+        return [], "there are no blocks"
+    steps: list[Step] = []
     kinds: set[Any] = set()
     for index, block in enumerate(stack):
         reason = _why_not_block(block, first=index == 0, last=index == len(stack) - 1)
-        for step in () if reason else block.steps():
+        for step in () if reason else block.steps(**(arguments[index] if arguments else {})):
+            steps.append(step)
+            reason = reason or ("its connections are observed" if step.connection.is_observed() else why_not(step))
             kinds.add(_kind(step.connection))
-            reason = reason or why_not(step)
-            if step.connection.is_observed():
-                reason = "its connections are observed"
-            elif len(kinds) > 1:
-                reason = "its connections are of another kind than those before"
+        if not reason and len(kinds) > 1:
+            reason = "its connections are of another kind than those before"
         if reason:
-            return f"block {index}: {reason}"
-    return ""
+            return [], f"block {index}: {reason}"
+    return steps, ""
 
 
 def _kind(connection: Any) -> tuple[Any, ...]:
