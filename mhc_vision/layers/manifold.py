@@ -1,6 +1,7 @@
 """Manifold-constrained hyper-connections (mHC): `res` lives on a manifold, `pre` and `post` are bounded."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -172,10 +173,10 @@ class ManifoldHyperConnection(HyperConnection):
         """One scale per row of `weight`: the one of the row's map."""
         return torch.cat([self.scale[i].expand(rows) for i, rows in enumerate(self.rows_of_maps)])
 
-    def all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
+    def all_rows(self, row_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weight, one scale per row, and bias; also rows of a constant `pre` or `post`, whose logits are biases."""
         n = self.num_streams
-        rows: tuple[Tensor, Tensor, Tensor] = (self.weight, self.row_scale(), self.bias)
+        rows: tuple[Tensor, Tensor, Tensor] = (self.weight, row_scale, self.bias)
         if not self.learn_post:
             rows = _with_constant(rows, n * self.learn_pre, self.bias.new_zeros(n))
         return rows if self.learn_pre else _with_constant(rows, 0, torch.logit(self.pre))
@@ -186,6 +187,15 @@ class ManifoldHyperConnection(HyperConnection):
         if self.learn_post:
             return self.constraint(logits[..., n:]), 2.0 * torch.sigmoid(logits[..., :n])
         return self.constraint(logits), torch.ones(n, dtype=logits.dtype, device=logits.device)
+
+
+def row_scales(connections: Iterable[ManifoldHyperConnection]) -> list[Tensor]:
+    """`row_scale` of each connection, made for all that are alike in one op: one by one, each would take as long."""
+    made: list[Tensor] = []
+    for rows_of_maps, alike in itertools.groupby(connections, key=lambda connection: connection.rows_of_maps):
+        scale = torch.stack([connection.scale for connection in alike])
+        made += torch.cat([scale[:, i, None].expand(-1, rows) for i, rows in enumerate(rows_of_maps)], 1).unbind()
+    return made
 
 
 def _with_constant(rows: tuple[Tensor, Tensor, Tensor], index: int, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ from torch.autograd import gradcheck
 
 from mhc_vision.kernels import stream_coefficients
 from mhc_vision.layers import CONSTRAINTS, ManifoldHyperConnection, create_constraint
+from mhc_vision.layers.manifold import row_scales
 
 DOUBLY_STOCHASTIC = ["sinkhorn", "permutation", "kronecker", "identity"]
 
@@ -166,3 +167,15 @@ def test_autocast_does_not_round_the_maps(constraint):
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ManifoldHyperConnection(8, **options)
+
+
+def test_scales_of_many_connections_at_once():
+    options = [{}, {}, {"constraint": "identity"}, {"learn_pre": False}, {}]
+    connections = [ManifoldHyperConnection(8, 4, **given).double() for given in options]
+    scales = [nn.init.normal_(connection.scale) for connection in connections]
+    weights = [torch.randn_like(connection.bias) for connection in connections]
+    found = row_scales(connections)
+    expected = [connection.row_scale() for connection in connections]
+    assert all(torch.equal(actual, right) for actual, right in zip(found, expected, strict=True))
+    gradients = [torch.autograd.grad(made, scales, weights) for made in (found, expected)]
+    torch.testing.assert_close(*gradients)

@@ -26,7 +26,7 @@ def enter(
     Returns:
         (B, N, n, C) or (B, N, C), (B, N, C), and the logits after those of `pre`, (B, N, k - n).
     """
-    weight, scale, bias = connection.all_rows()
+    weight, scale, bias = connection.all_rows(connection.row_scale())
     if type(expansion) is not StreamExpansion or has_hooks(expansion):
         read, logits, streams = kernels.branch_input(expansion(tokens), weight, scale, bias, connection.eps, dtype)
         return streams, read, logits

@@ -22,7 +22,7 @@ from mhc_vision.kernels.prepared_phi import prepare_phi
 from mhc_vision.layers.blocks.ends import enter, leave
 from mhc_vision.layers.blocks.steps import Step, has_hooks, take_steps, why_no_tokens
 from mhc_vision.layers.constraints import IdentityConstraint, SinkhornConstraint
-from mhc_vision.layers.manifold import ManifoldHyperConnection
+from mhc_vision.layers.manifold import ManifoldHyperConnection, row_scales
 
 _LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
 _NORMS = (*_LAYER_NORMS, nn.RMSNorm, RmsNorm, RmsNormFp32)
@@ -92,7 +92,8 @@ def run_fused(blocks: Sequence[Any], steps: Sequence[Step], tokens: Tensor, stre
     streams, read, logits = enter(tokens, blocks[0].expansion, steps[0].connection, dtype)
     normed, logits = _parts(steps[0]).norm(read), logits.flatten(0, 1).t().contiguous()
     past = Past(streams, ())
-    connections = [_boundary_connection(step.connection) for step in steps[1:]]
+    later = [step.connection for step in steps[1:]]
+    connections = list(map(_boundary_connection, later, row_scales(later)))
     n = steps[0].connection.num_streams
     phis = prepare_phi([connection.weight for connection in connections], n, streams.dtype)
     for i, (step, following) in enumerate(itertools.pairwise(steps)):
@@ -122,8 +123,8 @@ def _parts(step: Step) -> Any:
     return step.parts
 
 
-def _boundary_connection(connection: ManifoldHyperConnection) -> Connection:
-    weight, scale, bias = connection.all_rows()
+def _boundary_connection(connection: ManifoldHyperConnection, row_scale: Tensor) -> Connection:
+    weight, scale, bias = connection.all_rows(row_scale)
     return Connection(weight, scale, bias, connection.eps)
 
 
