@@ -47,10 +47,11 @@ from mhc_vision.kernels.prepared_phi import padded_size
 from mhc_vision.kernels.triton_kernels import merge, read, sinkhorn
 from mhc_vision.kernels.triton_kernels.boundary import backward as boundary_backward
 from mhc_vision.kernels.triton_kernels.boundary import forward as boundary_forward
+from mhc_vision.kernels.triton_kernels.boundary import sums as boundary_sums
 from mhc_vision.kernels.triton_kernels.logits import backward as logits_backward
 from mhc_vision.kernels.triton_kernels.logits import forward as logits_forward
 from mhc_vision.kernels.triton_kernels.logits import launch as logits_launch
-from mhc_vision.kernels.triton_kernels.tiles import in_thread, tile, token_splits
+from mhc_vision.kernels.triton_kernels.tiles import in_thread, num_threads, tile, token_splits
 
 NVIDIA, AMD = (
     ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "sm_121"),
@@ -130,8 +131,9 @@ def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tupl
     yield "boundary backward, streams, identity", kernel, {**applying, **adding, "ENTRY": False}
     yield "boundary backward, streams, rms", kernel, {**applying, **bare, **rms, "ENTRY": False}
     yield "boundary backward, streams, entry", kernel, {**applying, **bare, "ENTRY": True}
-    summing = {**multiplying, **tile("boundary_parameters_backward", n)}
-    yield "boundary backward, parameters", boundary_backward.parameters_backward_kernel, summing
+    summing = tile("boundary_sums_backward", n)
+    summing = {**multiplying, **summing, "BLOCK_MATRICES": num_threads(summing["num_warps"])}
+    yield "boundary backward, sums", boundary_sums.sums_backward_kernel, summing
 
 
 def of_streams(kernel: Any, argument: str) -> bool:
@@ -186,15 +188,16 @@ def budget_row(name: str, kernel: Any, constants: dict[str, Any], dtype: str, ta
     arguments = [argument for argument in kernel.arg_names if argument not in constants]
     registers, stack = machine_code.read_registers(binary.asm["cubin"])
     sass = machine_code.disassemble(binary.asm["cubin"])
-    counts = machine_code.count(
-        sass, launch_sizes(kernel, constants, dim), PACKAGE, constants.get("num_warps", 4), NUM_TOKENS
-    )
+    counts = [
+        machine_code.count(sass, sizes, PACKAGE, constants.get("num_warps", 4), NUM_TOKENS)
+        for sizes in launch_sizes(kernel, constants, dim)
+    ]
     streams = {argument for argument in arguments if of_streams(kernel, argument)}
     return {
         "kernel": name,
         "function": kernel.fn.__name__,
         "warps": constants.get("num_warps", 4),
-        "tokens": tokens_of_a_program(constants),
+        "tokens": constants["BLOCK_TOKENS"],
         "n": constants["NUM_STREAMS"],
         "dtype": dtype,
         "target": target,
@@ -202,28 +205,25 @@ def budget_row(name: str, kernel: Any, constants: dict[str, Any], dtype: str, ta
         "registers": registers,
         "stack_bytes": stack,
         "shared_bytes": binary.metadata.shared,
-        "instructions_per_token": round(counts["instructions_per_token"]),
-        "barriers_per_chunk": counts["barriers_per_chunk"],
-        "f2f": counts["f2f"],
+        "instructions_per_token": round(sum(count["instructions_per_token"] for count in counts)),
+        "barriers_per_chunk": counts[0]["barriers_per_chunk"],
+        "f2f": sum(count["f2f"] for count in counts),
         "global_access_bits": machine_code.narrowest_access(binary.asm["ptx"], arguments, streams),
-        "local_accesses": counts["local_accesses"],
+        "local_accesses": sum(count["local_accesses"] for count in counts),
     }
 
 
-def tokens_of_a_program(constants: dict[str, Any]) -> int:
-    """Of streams, or of matrices where there are no streams."""
-    return constants.get("BLOCK_TOKENS") or constants["BLOCK_MATRICES"]
-
-
-def launch_sizes(kernel: Any, constants: dict[str, Any], dim: int) -> dict[str, Any]:
-    """The arguments of a launch over `NUM_TOKENS` tokens that say how often loops run."""
-    tiles = triton.cdiv(NUM_TOKENS, tokens_of_a_program(constants))
-    sizes = {**constants, "dim": dim, "num_iters": 20, "num_tokens": NUM_TOKENS, "num_programs": tiles}
-    if "tokens_per_split" in kernel.arg_names:
-        splits, tokens_per_split = token_splits(NUM_TOKENS, constants["BLOCK_TOKENS"])
-        sizes |= {"first": 0, "tokens_per_split": tokens_per_split}
-        sizes["num_programs"] = triton.cdiv(dim, constants["BLOCK_CHANNELS"]) * splits
-    return sizes
+def launch_sizes(kernel: Any, constants: dict[str, Any], dim: int) -> list[dict[str, Any]]:
+    """The arguments of a launch over `NUM_TOKENS` tokens that say how often loops run, for each kind of programs."""
+    sizes = {**constants, "dim": dim, "num_iters": 20, "num_tokens": NUM_TOKENS}
+    if "sinkhorn_rows" not in kernel.arg_names:
+        return [{**sizes, "num_programs": triton.cdiv(NUM_TOKENS, constants["BLOCK_TOKENS"])}]
+    splits, tokens_per_split = token_splits(NUM_TOKENS, constants["BLOCK_TOKENS"])
+    programs = triton.cdiv(dim, constants["BLOCK_CHANNELS"]) * splits
+    summing = {"first": 0, "tokens_per_split": tokens_per_split, "num_iters": 0, "num_programs": programs}
+    programs = triton.cdiv(NUM_TOKENS, constants["BLOCK_MATRICES"])
+    iterating = {"first": 0, "tokens_per_split": 0, "num_programs": programs}
+    return [{**sizes, **summing}, {**sizes, **iterating}]
 
 
 def budget_rows(dims: list[int], names: list[str] | None) -> Iterator[dict[str, Any]]:

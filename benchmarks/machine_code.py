@@ -11,7 +11,8 @@ reaches the branch without passing that block. The line table of the machine cod
 branch belongs to, and the arguments of its `range`, evaluated with the sizes of a launch, say how often it runs:
 C / BLOCK_CHANNELS times for channels, 20 times for the iterations of Sinkhorn-Knopp. What stands outside of loops
 counts once, also where a branch may skip it; the 64-bit division, which is called for huge numbers alone, does not
-count. A loop of which the assembler peeled or unrolled iterations counts them twice. Nothing here is a time.
+count. A branch of the kernel whose loops make no trips is not taken. A loop of which the assembler peeled or unrolled
+iterations counts them twice. Nothing here is a time.
 """
 
 import functools
@@ -19,7 +20,7 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -54,6 +55,8 @@ class Instruction(NamedTuple):
 class Loop(NamedTuple):
     """A loop of the machine code."""
 
+    head: int
+    """Index of its first instruction."""
     body: frozenset[int]
     """Indices of its instructions."""
     source: tuple[str, int]
@@ -115,7 +118,7 @@ def find_loops(code: list[Instruction]) -> list[Loop]:
                 bodies.setdefault(head, {head}).update(_reaching(block, head, blocks))
                 branches[head] = last
     return [
-        Loop(frozenset(i for start in body for i in range(start, blocks[start][0] + 1)), code[branches[head]].source)
+        Loop(head, frozenset(_instructions(body, blocks)), code[branches[head]].source)
         for head, body in sorted(bodies.items())
     ]
 
@@ -208,11 +211,11 @@ def count(sass: str, sizes: Mapping[str, Any], package: Path, num_warps: int, nu
     code = parse(sass)
     loops = find_loops(code)
     runs = [1] * len(code)
+    repeated = {loop.head: trips(loop, sizes, package) for loop in loops}
     for loop in loops:
-        repeated = trips(loop, sizes, package)
         for i in loop.body:
-            runs[i] *= repeated
-    reached = _reached(code)
+            runs[i] *= repeated[loop.head]
+    reached = _reached(code, repeated)
     barriers = [i for i in reached if code[i].is_a("BAR")]
     largest = max((loop.body for loop in loops), key=lambda body: sum(runs[i] for i in body), default=reached)
     return {
@@ -223,10 +226,21 @@ def count(sass: str, sizes: Mapping[str, Any], package: Path, num_warps: int, nu
     }
 
 
-def _reached(code: list[Instruction]) -> set[int]:
-    """Instructions that the first one reaches: neither padding nor functions that are called."""
+def _reached(code: list[Instruction], trips: Mapping[int, int]) -> set[int]:
+    """Instructions that run, with the trips of loops by their heads: neither padding nor functions that are called."""
     blocks = _blocks(code)
-    return {i for start in _dominators(blocks) for i in range(start, blocks[start][0] + 1)}
+    dominators = _dominators(blocks)
+    still, running = (
+        {block for head, count in trips.items() if bool(count) is runs for block in dominators[head]}
+        for runs in (False, True)
+    )
+    skipped = still - running if running else set()
+    return set(_instructions((block for block in dominators if not dominators[block] & skipped), blocks))
+
+
+def _instructions(starts: Iterable[int], blocks: dict[int, tuple[int, list[int]]]) -> Iterator[int]:
+    """Indices of the instructions of basic blocks."""
+    return (i for start in starts for i in range(start, blocks[start][0] + 1))
 
 
 def narrowest_access(ptx: str, arguments: Sequence[str], chosen: Container[str]) -> int:

@@ -32,16 +32,15 @@ from triton.runtime import interpreter
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.boundary import Connection, Merge, Norm
 from mhc_vision.kernels.prepared_phi import prepare_phi
-from mhc_vision.kernels.triton_kernels import sinkhorn
 from mhc_vision.kernels.triton_kernels.boundary import launch as launch_boundary
 
 # arguments that tiles of tokens share, and scratch
 PARAMETERS = {"phi_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr", "norm_weight_ptr", "norm_bias_ptr"}
-SHARED = PARAMETERS | {"scratch_ptr", "d_gamma_ptr", "d_phi_ptr", "d_norm_ptr", "d_bias_ptr"}
+SHARED = PARAMETERS | {"scratch_ptr", "d_gamma_ptr", "sums_ptr"}
 SHARED_BY_CHANNELS = {"d_pre_ptr", "d_rest_ptr", "made_ptr", "statistics_ptr"}
 
 # the streams and other vectors of C that each kernel reads and writes, by the design, at n = 4
-PLAN = {"forward_kernel": 10, "streams_backward_kernel": 15, "parameters_backward_kernel": 5}
+PLAN = {"forward_kernel": 10, "streams_backward_kernel": 15, "sums_backward_kernel": 5}
 
 KINDS = ("loads", "stores", "shared", "again")
 
@@ -90,10 +89,9 @@ def install(meter: Meter) -> None:
 
     builder.create_masked_load, builder.create_masked_store = counting_load, counting_store
     builder.set_grid_idx = forgetting_next_program
-    for module in (launch_boundary, sinkhorn):
-        for name, kernel in vars(module).items():
-            if name.endswith("_kernel") and isinstance(kernel, interpreter.InterpretedFunction):
-                setattr(module, name, _Named(meter, name if module is not sinkhorn else "sinkhorn_backward", kernel))
+    for name, kernel in vars(launch_boundary).items():
+        if name.endswith("_kernel") and isinstance(kernel, interpreter.InterpretedFunction):
+            setattr(launch_boundary, name, _Named(meter, name, kernel))
 
 
 class _Named:
@@ -107,7 +105,7 @@ class _Named:
 
         def run(*args: Any, **kwargs: Any) -> None:
             self.meter.kernel = self.name
-            by_channels = self.name == "parameters_backward_kernel"
+            by_channels = self.name == "sums_backward_kernel"
             self.meter.shared = [
                 (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
                 for name, tensor in zip(self.kernel.arg_names, args, strict=False)

@@ -98,27 +98,34 @@ class Made(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the first arguments of the flat form, in its order and dtypes."""
+    """What the backward pass makes. Ops return tensors, which share no memory: empty ones where nothing is made."""
 
     streams: Tensor
     output: Tensor
     logits: Tensor
-    layer_scale: Tensor | None
-    """Ops must return a tensor; where the branch has no LayerScale, or the norm no bias, it means nothing."""
-    weight: Tensor
+    layer_scale: Tensor
+    """(C,), fp32."""
     scale: Tensor
-    bias: Tensor
-    norm_weight: Tensor
-    norm_bias: Tensor | None
+    """Padded, fp32."""
+    others: Tensor
+    """Of weight, norm weight, norm bias and bias, side by side, the last one padded; fp32."""
 
     @classmethod
-    def empty(cls, streams: Tensor, merge: Merge, connection: Connection, norm: Norm, learned: bool) -> "Gradients":
-        """Memory for the gradients of these arguments; without elements for connection and norm unless `learned`."""
-        layer_scale = norm.weight if merge.layer_scale is None else merge.layer_scale
-        of_tokens = map(torch.empty_like, (streams, merge.output, merge.logits, layer_scale))
-        norm_bias = norm.weight.new_empty(0) if norm.bias is None else norm.bias
-        parameters = (connection.weight, connection.scale, connection.bias, norm.weight, norm_bias)
-        return cls(*of_tokens, *(torch.empty_like(p) if learned else p.new_empty(0) for p in parameters))
+    def empty(cls, streams: Tensor, merge: Merge, connection: Connection, learned: bool) -> "Gradients":
+        """Memory for the gradients of these arguments; those of connection and norm are made if they are `learned`."""
+        assert connection.phi is not None, "made by `boundary`"
+        dim, padded = merge.output.shape[-1], connection.phi.shape[-1]
+        others = connection.weight.numel() + 2 * dim + padded
+        sizes = (0 if merge.layer_scale is None else dim, padded if learned else 0, others if learned else 0)
+        of_tokens = map(torch.empty_like, (streams, merge.output, merge.logits))
+        return cls(*of_tokens, *(merge.logits.new_empty(size) for size in sizes))
+
+    def flatten(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """In the order of the flat form, with the weight of the connection given, if they are learned."""
+        (k, width), dim, padded = weight.shape, self.output.shape[-1], len(self.scale)
+        d_weight, norm_weight, norm_bias, bias = self.others.split([k * width, dim, dim, padded])
+        parameters = d_weight.view(k, width), self.scale[:k], bias[:k], norm_weight, norm_bias
+        return self.streams, self.output, self.logits, self.layer_scale, *parameters
 
 
 NUM_TENSORS, NUM_GIVEN = 11, 15

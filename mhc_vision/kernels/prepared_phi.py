@@ -1,4 +1,4 @@
-"""φ as the kernels of the boundary read it: made once for all connections, and its gradient brought back."""
+"""φ as the kernels of the boundary read it, made once for all connections."""
 
 from collections.abc import Sequence
 
@@ -39,10 +39,3 @@ def prepare_phi(weights: Sequence[Tensor], num_streams: int, dtype: torch.dtype)
         return list(phi)
     high = phi.bfloat16()
     return list(torch.cat([high, (phi - high.float()).bfloat16()], 1))
-
-
-def phi_to_weight(phi: Tensor, num_logits: int, num_streams: int) -> Tensor:
-    """(C*n, k), padded as by `prepare_phi` -> (k, n*C)."""
-    rows, padded = phi.shape
-    by_stream = phi.view(rows // padded_size(num_streams), -1, padded)[:, :num_streams, :num_logits]
-    return by_stream.permute(2, 1, 0).reshape(num_logits, -1)

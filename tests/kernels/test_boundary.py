@@ -11,7 +11,7 @@ from mhc_vision.kernels.boundary import Connection, Merge, Merged, Norm, Past
 from mhc_vision.kernels.boundary_arguments import flatten_arguments, unflatten_arguments
 from mhc_vision.kernels.custom_ops.boundary import boundary as boundary_op
 from mhc_vision.kernels.custom_ops.boundary import boundary_backward, boundary_replay
-from mhc_vision.kernels.prepared_phi import phi_to_weight, prepare_phi
+from mhc_vision.kernels.prepared_phi import padded_size, prepare_phi
 
 pytest.importorskip("triton")
 
@@ -124,6 +124,19 @@ def check_results_and_gradients(
         torch.testing.assert_close(actual.double() / largest, right / largest, rtol=0, atol=tolerance)
 
 
+def test_gradients_of_bf16_parameters_are_bf16():
+    given = arguments(4, 40, 9, torch.bfloat16, False, True)
+    narrow = [g if g is None or i == 2 else g.detach().bfloat16().requires_grad_() for i, g in enumerate(given)]
+    wide = [g if g is None else g.detach().to(old.dtype).requires_grad_() for g, old in zip(narrow, given, strict=True)]
+
+    def gradients(of: list[Tensor | None]) -> list[Tensor]:
+        return list(torch.autograd.grad([r.float().sin().sum() for r in boundary(*grouped(of))[:3]], of[3:9]))
+
+    for actual, expected in zip(gradients(narrow), gradients(wide), strict=True):
+        assert actual.is_contiguous()
+        assert torch.equal(actual, expected.bfloat16())
+
+
 def test_same_bits_every_time_and_in_one_graph():
     given = arguments(4, 40, 9, torch.bfloat16, False, True)
     wanted = [g for g in given if g.requires_grad]
@@ -195,6 +208,12 @@ def test_what_all_channels_share_does_not_drown_the_variance(offset):
     # fp32 rounds each channel by up to 2^-24 of the offset, and channels differ by about 1
     tolerance = 1e-5 + 4 * offset * 2**-24
     torch.testing.assert_close(boundary(*grouped(given))[1].double(), exact[1], rtol=0, atol=tolerance)
+
+
+def phi_to_weight(phi: Tensor, k: int, n: int) -> Tensor:
+    """(C*n, k), padded as by `prepare_phi` -> (k, n*C)."""
+    by_stream = phi.unflatten(0, (-1, padded_size(n)))[:, :n, :k]
+    return by_stream.permute(2, 1, 0).flatten(1)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])

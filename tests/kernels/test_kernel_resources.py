@@ -35,19 +35,21 @@ def test_all_numbers_of_streams(dtype, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["kernels"] == rows
 
 
-@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
-def test_what_a_thread_of_sinkhorn_stores_it_loads_itself(target):
-    """One number a thread in every tensor: there is one way to lay these out, and no thread holds a copy."""
+@pytest.mark.parametrize(("target", "warp"), [("sm_90", 32), ("gfx942", 64)])
+def test_what_a_thread_of_sinkhorn_stores_it_loads_itself(target, warp):
+    """One number a thread, and each in one thread alone: there is one way to lay out the matrices of a program."""
     script = f"""
 import kernel_resources as of
-from mhc_vision.kernels.triton_kernels import sinkhorn
-target = of.TARGETS["{target}"]
-print(of.compiled(sinkhorn.backward_kernel, {{"NUM_STREAMS": 2, **sinkhorn.blocks()}}, "fp32", target).asm["ttgir"])
+for name, kernel, constants in of.kernels(2, "bf16"):
+    if name in ("sinkhorn backward", "boundary backward, sums"):
+        print(constants["num_warps"], of.compiled(kernel, constants, "bf16", of.TARGETS["{target}"]).asm["ttgir"])
 """
     code = subprocess.check_output([sys.executable, "-W", "ignore", "-c", script], text=True, cwd=SCRIPT.parent)
-    threads = {"sm_90": 32, "gfx942": 64}[target]
-    layouts = re.findall(r"#\w+ = (#ttg.*)", code)
-    assert layouts == [
-        f"#ttg.blocked<{{sizePerThread = [1], threadsPerWarp = [{threads}], warpsPerCTA = [1], order = [0]}}>"
-    ]
-    assert set(re.findall(r"tensor<(\w+)x", code)) == {str(threads)}
+    kernels = re.findall(r"^(\d) (.*?)(?=^\d |\Z)", code, re.M | re.S)
+    assert [int(warps) for warps, _ in kernels] == [1, 4]
+    for warps, text in kernels:
+        layouts = dict(re.findall(r"(#\w+) = #ttg.blocked<(.*)>", text))
+        used = re.findall(rf"tt\.(?:load|store) .*tensor<{warp * int(warps)}x!tt.ptr<f32>, (#\w+)>", text)
+        assert len(used) > 4 * 3
+        expected = f"{{sizePerThread = [1], threadsPerWarp = [{warp}], warpsPerCTA = [{warps}], order = [0]}}"
+        assert {layouts[layout] for layout in used} == {expected}

@@ -81,6 +81,36 @@ def test_instructions_count_as_often_as_the_loops_around_them_run(machine_code, 
     assert counted["local_accesses"] == 1
 
 
+def test_a_branch_whose_loops_make_no_trips_is_not_taken(machine_code, tmp_path):
+    sass = """
+        /*0000*/                   ISETP.GE P0, R0, R1 ;
+        /*0010*/               @P0 BRA `(.L_x_2) ;
+        /*0020*/                   MOV R2, R3 ;
+.L_x_0:
+	//## File "/elsewhere/package/kernel.py", line 2
+        /*0030*/               @P1 BRA `(.L_x_0) ;
+        /*0040*/                   STG.E [R2], R3 ;
+        /*0050*/                   EXIT ;
+.L_x_2:
+        /*0060*/                   MOV R2, R3 ;
+        /*0070*/                   MOV R2, R3 ;
+.L_x_1:
+	//## File "/elsewhere/package/kernel.py", line 4
+        /*0080*/               @P1 BRA `(.L_x_1) ;
+        /*0090*/                   EXIT ;
+"""
+    directory = tmp_path / "package"
+    directory.mkdir()
+    (directory / "kernel.py").write_text(
+        "if there:\n    for _ in range(first):\n        pass\n    for _ in range(second):\n        pass\n"
+    )
+    sizes = {"num_programs": 1, "first": 7, "second": 0}
+    # both begin alike; three instructions of the first branch are outside of its loop, three of the second
+    assert machine_code.count(sass, sizes, directory, 1, 1)["instructions_per_token"] == 2 + 3 + 7
+    sizes = {"num_programs": 1, "first": 0, "second": 5}
+    assert machine_code.count(sass, sizes, directory, 1, 1)["instructions_per_token"] == 2 + 3 + 5
+
+
 def test_a_loop_that_is_not_understood_is_named(machine_code, package):
     with pytest.raises(ValueError, match=r"loop: got kernel.py:4, 'for _ in range\(num_iters\):': .*num_iters.*size"):
         machine_code.count(SASS, {"dim": 96, "BLOCK": 32, "num_programs": 5}, package, 4, 10)
@@ -132,4 +162,4 @@ def test_the_kernels_of_the_boundary_keep_their_budget(tmp_path):
     assert {(row["dtype"], row["target"]) for row in rows} == {
         (dtype, target) for dtype in ("bf16", "fp32") for target in ("sm_80", "sm_90")
     }
-    assert len(rows) == 4 * 12
+    assert len(rows) == 4 * 11

@@ -59,7 +59,7 @@ def boundary_backward(
 ) -> Gradients:
     """Gradients of the flat arguments from those of X', y and the logits after the first n, (k - n, M).
 
-    Those of the parameters of connection and norm cost a pass over the streams; they have no elements unless `learned`.
+    Those of the parameters of connection and norm, which cost a pass over the streams, are made if they are `learned`.
     """
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
     from mhc_vision.kernels.triton_kernels.boundary import launch
@@ -69,8 +69,8 @@ def boundary_backward(
 
 @boundary_backward.register_fake
 def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], learned: bool, *flat: Any) -> Gradients:
-    streams, merge, connection, norm, _ = unflatten_arguments(flat)
-    return Gradients.empty(streams, merge, connection, norm, learned)
+    streams, merge, connection, *_ = unflatten_arguments(flat)
+    return Gradients.empty(streams, merge, connection, learned)
 
 
 @torch.library.custom_op("mhc_vision::boundary_replay", mutates_args=())
@@ -136,11 +136,11 @@ class Boundary(torch.autograd.Function):
         given = streams, *flat[1:NUM_GIVEN]
         # `save` comes before the flat arguments
         learned = any(ctx.needs_input_grad[1:][LEARNED])
-        gradients_of_given = boundary_backward(*contiguous, list(made), learned, *given)
-        found = [None if of is None else gradient for of, gradient in zip(given, gradients_of_given, strict=False)]
-        if not learned:
-            found[LEARNED] = [None] * len(found[LEARNED])
-        return None, *found, *[None] * (len(flat) - len(found))
+        made_gradients = Gradients(*boundary_backward(*contiguous, list(made), learned, *given))
+        # autograd casts those of parameters from fp32
+        found = made_gradients.flatten(connection.weight) if learned else made_gradients[: LEARNED.start]
+        wanted = (None if of is None else gradient for of, gradient in zip(given, found, strict=False))
+        return None, *wanted, *[None] * (len(flat) - len(found))
 
 
 def _products(merge: Merge, weight: Any) -> tuple[int, int]:

@@ -107,7 +107,7 @@ def store_entries(entry, vectors, rows, stride):
 @triton.jit
 def load_logits(pre_ptr, rest_ptr, token, rows, k, num_logits, num_tokens, NUM_PRE: tl.constexpr):
     """(tokens, K) from the first NUM_PRE logits and the others, in tensors of their own; zero in the padding."""
-    at = token[:, None] + (k[None, :].to(tl.int64) - NUM_PRE) * num_tokens
-    logits = tl.load(rest_ptr + at, mask=rows[:, None] & ((k >= NUM_PRE) & (k < num_logits))[None, :], other=0.0)
-    at = token[:, None] + k[None, :].to(tl.int64) * num_tokens
-    return logits + tl.load(pre_ptr + at, mask=rows[:, None] & (k < NUM_PRE)[None, :], other=0.0)
+    of_pre = k < NUM_PRE
+    first = tl.where(of_pre, pre_ptr, rest_ptr)
+    entry = first + tl.where(of_pre, k, k - NUM_PRE).to(tl.int64) * num_tokens
+    return tl.load(entry[None, :] + token[:, None], mask=rows[:, None] & (k < num_logits)[None, :], other=0.0)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mhc_vision.kernels.triton_kernels.device import load_entries, store_entries
-from mhc_vision.kernels.triton_kernels.tiles import num_threads
+from mhc_vision.kernels.triton_kernels.tiles import num_threads, num_tiles
 
 # what a program that only iterates needs: threads share nothing
 NUM_WARPS = 1
@@ -177,15 +177,15 @@ def forward_kernel(logits_ptr, out_ptr, num_tokens, num_iters, NUM_STREAMS: tl.c
     store_entries(out_ptr + token * size, matrices, token < num_tokens, 1)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_iters", "entry_stride"])
+@triton.jit(do_not_specialize=["num_tokens", "num_iters"])
 def backward_kernel(
-    d_out_ptr, logits_ptr, d_logits_ptr, scratch_ptr, num_tokens, num_iters, token_stride, entry_stride,
+    d_out_ptr, logits_ptr, d_logits_ptr, scratch_ptr, num_tokens, num_iters,
     NUM_STREAMS: tl.constexpr, BLOCK_MATRICES: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the logits; all matrices have the same strides from token to token and from entry to entry."""
+    """Gradient of the logits, all (M, n, n)."""
     iterate_backward(
         d_out_ptr, logits_ptr, d_logits_ptr, scratch_ptr, tl.program_id(0), num_tokens, num_iters,
-        token_stride, entry_stride, NUM_STREAMS, BLOCK_MATRICES,
+        NUM_STREAMS * NUM_STREAMS, 1, NUM_STREAMS, BLOCK_MATRICES,
     )  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def forward(logits: Tensor, num_iters: int) -> Tensor:
     maps = torch.empty_like(logits)
     num_tokens, n, _ = logits.shape
     options = blocks()
-    programs = triton.cdiv(num_tokens, options["BLOCK_MATRICES"])
+    programs = num_tiles(num_tokens, options["BLOCK_MATRICES"])
     forward_kernel[(programs,)](logits, maps, num_tokens, num_iters, NUM_STREAMS=n, **options)
     return maps
 
@@ -203,26 +203,11 @@ def backward(d_maps: Tensor, logits: Tensor, num_iters: int) -> Tensor:
     """Gradient of the logits, all (M, n, n) contiguous fp32."""
     d_logits = torch.empty_like(logits)
     num_tokens, n, _ = logits.shape
-    backward_into(d_logits, d_maps, logits, num_iters, num_tokens, n, (n * n, 1))
-    return d_logits
-
-
-def backward_into(
-    d_logits: Tensor,
-    d_maps: Tensor,
-    logits: Tensor,
-    num_iters: int,
-    num_tokens: int,
-    n: int,
-    strides: tuple[int, int],
-) -> None:
-    """Writes `d_logits`; the strides of all three are from token to token and from entry to entry."""
     options = blocks()
-    programs = triton.cdiv(num_tokens, options["BLOCK_MATRICES"])
+    programs = num_tiles(num_tokens, options["BLOCK_MATRICES"])
     scratch = logits.new_empty(programs, num_iters, n, options["BLOCK_MATRICES"])
-    backward_kernel[(programs,)](
-        d_maps, logits, d_logits, scratch, num_tokens, num_iters, *strides, NUM_STREAMS=n, **options
-    )
+    backward_kernel[(programs,)](d_maps, logits, d_logits, scratch, num_tokens, num_iters, NUM_STREAMS=n, **options)
+    return d_logits
 
 
 def blocks() -> dict[str, Any]:

@@ -19,7 +19,7 @@ TILES = {
     "logits_backward": ((16, 64), (16, 32)),
     "boundary": ((16, 32),),
     "boundary_streams_backward": ((16, 32),),
-    "boundary_parameters_backward": ((32, 32),),
+    "boundary_sums_backward": ((32, 32),),
 }
 
 

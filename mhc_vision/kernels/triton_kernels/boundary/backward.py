@@ -1,10 +1,9 @@
-"""Kernels of the boundary, backward: one makes the gradients of each token, the other all sums over tokens."""
+"""Kernel of the boundary, backward: the gradients of each token."""
 
 import triton
 import triton.language as tl
 
 from mhc_vision.kernels.triton_kernels.boundary.device import (
-    joined,
     load_branch,
     load_fp32,
     load_keep,
@@ -16,9 +15,7 @@ from mhc_vision.kernels.triton_kernels.boundary.device import (
     rounded,
 )
 from mhc_vision.kernels.triton_kernels.device import (
-    add_split_products,
     along_phi,
-    load,
     load_entries,
     load_logits,
     split_bf16,
@@ -237,73 +234,3 @@ def streams_backward_kernel(
             for j in tl.static_range(NUM_STREAMS):
                 d_maps = d_maps + (tl.sum(d_res[j * NUM_STREAMS + i], 1),)
     store_entries(d_maps_ptr + row, d_maps, rows, num_tokens)
-
-
-@triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])
-def parameters_backward_kernel(
-    d_pre_ptr,
-    d_rest_ptr,
-    d_normed_ptr,
-    x_ptr,
-    made_ptr,
-    statistics_ptr,
-    d_phi_ptr,
-    d_norm_ptr,
-    d_bias_ptr,
-    num_tokens,
-    dim,
-    num_logits,
-    tokens_per_split,
-    NUM_STREAMS: tl.constexpr,
-    PADDED_STREAMS: tl.constexpr,
-    PADDED_LOGITS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-):
-    """Partial sums over tokens, by split: of Xᵀ (d · inverse RMS), (C * n, K); of dy û and dy, (2, C); of d, (K,).
-
-    X is what makes the logits, d their gradient, dy that of the normed input of the branch, û what it normed.
-    """
-    channel = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    inside = channel < dim
-    k = tl.arange(0, PADDED_LOGITS)
-    wide: tl.constexpr = BLOCK_CHANNELS * PADDED_STREAMS
-    d_phi = tl.zeros([wide, PADDED_LOGITS], tl.float32)
-    d_weight = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
-    d_shift = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
-    d_bias = tl.zeros([BLOCK_TOKENS, PADDED_LOGITS], tl.float32)
-    first = tl.program_id(1) * tokens_per_split
-    for start in range(first, tl.minimum(first + tokens_per_split, num_tokens), BLOCK_TOKENS):
-        token = (start + tl.arange(0, BLOCK_TOKENS)).to(tl.int64)
-        rows = token < num_tokens
-        row = tl.minimum(token, num_tokens - 1)
-        pre = load_pre(made_ptr + row, num_tokens, NUM_STREAMS)
-        statistics = load_entries(statistics_ptr + row, num_tokens, 3)
-        d = load_logits(d_pre_ptr, d_rest_ptr, row, rows, k, num_logits, num_tokens, NUM_STREAMS)
-        d_bias += d
-        d *= statistics[0][:, None]
-        x = ()
-        for j in tl.static_range(NUM_STREAMS):
-            at = row[:, None] * (NUM_STREAMS * dim) + j * dim + channel[None, :]
-            x = x + (load(x_ptr + at, inside[None, :], MASKED),)
-        across = tl.trans(joined(x, NUM_STREAMS, BLOCK_TOKENS, BLOCK_CHANNELS))
-        d_phi = add_split_products(d_phi, across, d, SPLIT, PRECISION)
-        u = pre[0][:, None] * x[0].to(tl.float32)
-        for j in tl.static_range(1, NUM_STREAMS):
-            u += pre[j][:, None] * x[j].to(tl.float32)
-        d_normed_at = row[:, None] * dim + channel[None, :]
-        d_normed = tl.load(d_normed_ptr + d_normed_at, mask=rows[:, None] & inside[None, :], other=0.0).to(tl.float32)
-        d_weight += d_normed * ((u - statistics[1][:, None]) * statistics[2][:, None])
-        d_shift += d_normed
-    split = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0) * wide + tl.arange(0, wide)
-    d_phi_at = (split * dim * PADDED_STREAMS + row)[:, None] * PADDED_LOGITS + k[None, :]
-    tl.store(d_phi_ptr + d_phi_at, d_phi, mask=(row < dim * PADDED_STREAMS)[:, None])
-    tl.store(d_norm_ptr + split * 2 * dim + channel, tl.sum(d_weight, 0), mask=inside)
-    tl.store(d_norm_ptr + (split * 2 + 1) * dim + channel, tl.sum(d_shift, 0), mask=inside)
-    # the programs of all channels sum the same; one of them writes
-    if tl.program_id(0) == 0:
-        tl.store(d_bias_ptr + split * PADDED_LOGITS + k, tl.sum(d_bias, 0))

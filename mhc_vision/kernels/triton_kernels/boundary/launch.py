@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mhc_vision.kernels.boundary_arguments import LEARNED, Connection, Gradients, Made, Merge, Merged, Norm
-from mhc_vision.kernels.prepared_phi import phi_to_weight
+from mhc_vision.kernels.boundary_arguments import Connection, Gradients, Made, Merge, Merged, Norm
 from mhc_vision.kernels.triton_kernels import merge as launch_merge
-from mhc_vision.kernels.triton_kernels import sinkhorn
-from mhc_vision.kernels.triton_kernels.boundary.backward import parameters_backward_kernel, streams_backward_kernel
+from mhc_vision.kernels.triton_kernels.boundary.backward import streams_backward_kernel
 from mhc_vision.kernels.triton_kernels.boundary.forward import forward_kernel
+from mhc_vision.kernels.triton_kernels.boundary.sums import sums_backward_kernel
 from mhc_vision.kernels.triton_kernels.precision import fence, precision
-from mhc_vision.kernels.triton_kernels.tiles import in_thread, num_tiles, tile, token_splits
+from mhc_vision.kernels.triton_kernels.tiles import in_thread, num_threads, num_tiles, tile, token_splits
 
 
 def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> tuple[Tensor, Made]:
@@ -82,25 +81,10 @@ def backward(
     norm: Norm,
 ) -> Gradients:
     """From the gradients of X', y and the logits after the first n, (k - n, M); see `Gradients.empty` for `learned`."""
-    num_tokens, n, _ = _sizes(made)
     found = _streams_backward(d_streams, d_normed, d_rest, made, streams, merge, connection, norm)
-    if len(merge.logits) > n:
-        # each entry is read before it is written
-        sinkhorn.backward_into(
-            found.logits[n:], found.logits[n:], merge.logits[n:], merge.num_iters, num_tokens, n, (1, num_tokens)
-        )
-    layer_scale = norm.weight if merge.layer_scale is None else merge.layer_scale
-    return Gradients(
-        found.streams,
-        found.output,
-        found.logits,
-        found.layer_scale.sum(0).to(layer_scale.dtype),
-        *(
-            _parameters_backward(found.pre, d_rest, d_normed, made, connection, norm)
-            if learned
-            else Gradients.empty(streams, merge, connection, norm, learned)[LEARNED]
-        ),
-    )
+    scale, others = _sums_backward(found, d_normed, d_rest, made, learned, merge, connection)
+    layer_scale = found.layer_scale.new_empty(0) if merge.layer_scale is None else found.layer_scale.sum(0)
+    return Gradients(found.streams, found.output, found.logits, layer_scale, scale, others)
 
 
 def _streams_backward(
@@ -152,41 +136,52 @@ def _streams_backward(
     return found
 
 
-def _parameters_backward(
-    d_pre: Tensor, d_rest: Tensor, d_normed: Tensor, made: Made, connection: Connection, norm: Norm
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of weight, scale and bias of the connection, and of weight and bias of the norm."""
+def _sums_backward(
+    found: _TokenGradients,
+    d_normed: Tensor,
+    d_rest: Tensor,
+    made: Made,
+    learned: bool,
+    merge: Merge,
+    connection: Connection,
+) -> tuple[Tensor, Tensor]:
+    """The last two fields of `Gradients`; gradients of matrices that were `found` become those of logits."""
     num_tokens, n, dim = _sizes(made)
     num_logits, padded = len(connection.scale), connection.phi.shape[-1]
-    options = _options("boundary_parameters_backward", made.streams.dtype, n, dim, connection.phi.shape)
-    splits, tokens_per_split = token_splits(num_tokens, options["BLOCK_TOKENS"])
-    d_phi = made.logits.new_empty(splits, *connection.phi.shape[1:])
-    d_norm = made.logits.new_empty(splits, 2, dim)
-    d_bias = made.logits.new_empty(splits, padded)
-    parameters_backward_kernel[(num_tiles(dim, options["BLOCK_CHANNELS"]), splits)](
-        d_pre,
-        d_rest,
-        d_normed,
-        made.streams,
-        made.logits,
-        made.statistics,
-        d_phi,
-        d_norm,
-        d_bias,
-        num_tokens,
-        dim,
-        num_logits,
-        tokens_per_split,
-        **options,
-    )
-    unscaled = phi_to_weight(d_phi.sum(0), num_logits, n)
-    return (
-        (unscaled * connection.scale.unsqueeze(-1)).to(connection.weight.dtype),
-        (unscaled * connection.weight).sum(1).to(connection.scale.dtype),
-        d_bias.sum(0)[:num_logits].to(connection.bias.dtype),
-        d_norm[:, 0].sum(0).to(norm.weight.dtype),
-        norm.weight.new_empty(0) if norm.bias is None else d_norm[:, 1].sum(0).to(norm.bias.dtype),
-    )
+    options = _options("boundary_sums_backward", made.streams.dtype, n, dim, connection.phi.shape)
+    tiles, matrices = num_tiles(dim, options["BLOCK_CHANNELS"]), num_threads(options["num_warps"])
+    sinkhorn_rows = num_tiles(num_tokens, tiles * matrices) if len(merge.logits) > n else 0
+    splits, tokens_per_split = token_splits(num_tokens, options["BLOCK_TOKENS"]) if learned else (0, 0)
+    size = num_logits * n * dim + 2 * dim + padded
+    partial = made.logits.new_empty(splits, size + tiles * padded)
+    if sinkhorn_rows + splits:
+        sums_backward_kernel[(tiles, sinkhorn_rows + splits)](
+            found.logits,
+            merge.logits,
+            made.logits.new_empty(sinkhorn_rows * tiles, merge.num_iters, n, matrices),
+            found.pre,
+            d_rest,
+            d_normed,
+            made.streams,
+            made.logits,
+            made.statistics,
+            connection.phi,
+            connection.scale,
+            partial,
+            num_tokens,
+            merge.num_iters,
+            sinkhorn_rows,
+            dim,
+            num_logits,
+            tokens_per_split,
+            partial.shape[1],
+            BLOCK_MATRICES=matrices,
+            **options,
+        )
+    if not learned:
+        return partial.new_empty(0), partial.new_empty(0)
+    sums = partial.sum(0)
+    return sums[size:].view(tiles, padded).sum(0), sums[:size]
 
 
 def replay(streams: Tensor, num_streams: int, merged: Merged) -> Tensor:
