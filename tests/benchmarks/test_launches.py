@@ -38,4 +38,5 @@ def test_a_step_launches_once_for_all_and_a_few_times_for_each_boundary(rows):
     assert step["num_launches"] == sum(step["launches"].values()) <= 90
     # one boundary in each of the 12 blocks, and one between every two
     assert step["launches"]["sums_backward_kernel"] == 2 * 12 - 1
-    assert step["num_ops"] > step["num_ops_of_plain"] > 0
+    # what boundaries add, they save of residual additions and norms
+    assert 0 < step["num_ops"] - step["num_ops_of_plain"] <= 2 * 12 - 1

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mhc_vision.kernels.backend import on_its_device
 from mhc_vision.kernels.boundary_arguments import (
     FLAT_SCHEMA,
     LEARNED,
@@ -21,6 +20,7 @@ from mhc_vision.kernels.boundary_arguments import (
     Merged,
     unflatten_arguments,
 )
+from mhc_vision.kernels.custom_ops.definition import define_op
 
 
 def _tensors(count: int) -> str:
@@ -28,10 +28,7 @@ def _tensors(count: int) -> str:
     return f"({', '.join(['Tensor'] * count)})"
 
 
-@torch.library.custom_op(
-    "mhc_vision::boundary", mutates_args=(), schema=f"({FLAT_SCHEMA}) -> {_tensors(1 + len(Made._fields))}"
-)
-@on_its_device
+@define_op("boundary", f"({FLAT_SCHEMA}) -> {_tensors(1 + len(Made._fields))}")
 def boundary(*flat: Any) -> tuple[Tensor, ...]:
     """Flat arguments, contiguous -> y, the normed input of the next branch, (B, N, C), and the fields of `Made`."""
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
@@ -41,19 +38,17 @@ def boundary(*flat: Any) -> tuple[Tensor, ...]:
     return normed, *made
 
 
-@boundary.register_fake
+@torch.library.register_fake("mhc_vision::boundary")
 def _(*flat: Any) -> tuple[Tensor, ...]:
     streams, merge, connection, *_ = unflatten_arguments(flat)
     return torch.empty_like(merge.output), *Made.empty(streams, merge, connection)
 
 
-@torch.library.custom_op(
-    "mhc_vision::boundary_backward",
-    mutates_args=(),
-    schema=f"(Tensor d_streams, Tensor d_normed, Tensor d_rest, Tensor[] made, bool learned, {FLAT_SCHEMA}) -> "
+@define_op(
+    "boundary_backward",
+    f"(Tensor d_streams, Tensor d_normed, Tensor d_rest, Tensor[] made, bool learned, {FLAT_SCHEMA}) -> "
     + _tensors(len(Gradients._fields)),
 )
-@on_its_device
 def boundary_backward(
     d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], learned: bool, *flat: Any
 ) -> Gradients:
@@ -67,14 +62,16 @@ def boundary_backward(
     return launch.backward(d_streams, d_normed, d_rest, Made(*made), learned, streams, merge, connection, norm)
 
 
-@boundary_backward.register_fake
+@torch.library.register_fake("mhc_vision::boundary_backward")
 def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], learned: bool, *flat: Any) -> Gradients:
     streams, merge, connection, *_ = unflatten_arguments(flat)
     return Gradients.empty(streams, merge, connection, learned)
 
 
-@torch.library.custom_op("mhc_vision::boundary_replay", mutates_args=())
-@on_its_device
+@define_op(
+    "boundary_replay",
+    "(Tensor streams, SymInt num_streams, Tensor output, Tensor maps, Tensor? layer_scale, Tensor? keep) -> Tensor",
+)
 def boundary_replay(
     streams: Tensor, num_streams: int, output: Tensor, maps: Tensor, layer_scale: Tensor | None, keep: Tensor | None
 ) -> Tensor:
@@ -84,7 +81,7 @@ def boundary_replay(
     return launch.replay(streams, num_streams, Merged(output, maps, layer_scale, keep))
 
 
-@boundary_replay.register_fake
+@torch.library.register_fake("mhc_vision::boundary_replay")
 def _(streams: Tensor, num_streams: int, output: Tensor, *_: Any) -> Tensor:
     *batch_and_tokens, dim = output.shape
     return streams.new_empty(*batch_and_tokens, num_streams, dim)
