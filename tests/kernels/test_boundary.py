@@ -108,6 +108,13 @@ def test_partial_sums_of_the_gradient_of_the_weight(monkeypatch):
     check_results_and_gradients(4, 40, 35, torch.bfloat16, False, True, 1e-2)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+def test_every_result_is_written(monkeypatch):
+    monkeypatch.setattr("mhc_vision.kernels.triton_kernels.tiles.MIN_TOKENS_PER_SPLIT", 32)
+    # two splits of the tokens, two tiles of channels of which one is partly filled, and a fourth stream of zeros
+    check_results_and_gradients(3, 40, 35, torch.float32, False, True, 2e-6)
+
+
 def check_results_and_gradients(
     n, dim, tokens, dtype, entry, scaled, tolerance, mix=True, bias=True, rms=False
 ) -> None:

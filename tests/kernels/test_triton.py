@@ -200,20 +200,8 @@ def test_same_bits_every_time(two_partial_sums):
     assert all(torch.equal(first, second) for first, second in zip(run(), run(), strict=True))
 
 
-def test_every_result_is_written(monkeypatch):
-    """Memory that a kernel is to fill holds NaN before; none may be left."""
-    plain_empty = torch.empty_like, Tensor.new_empty
-
-    def poisoned_like(tensor: Tensor, **options) -> Tensor:
-        made = plain_empty[0](tensor, **options)
-        return made.fill_(float("nan")) if made.is_floating_point() else made
-
-    def poisoned_new(tensor: Tensor, *shape, **options) -> Tensor:
-        made = plain_empty[1](tensor, *shape, **options)
-        return made.fill_(float("nan")) if made.is_floating_point() else made
-
-    monkeypatch.setattr(torch, "empty_like", poisoned_like)
-    monkeypatch.setattr(Tensor, "new_empty", poisoned_new)
+@pytest.mark.usefixtures("poisoned_memory")
+def test_every_result_is_written():
     for n, dim in ((4, 24), (8, 40)):
         k = n * n + 2 * n
         streams, parameters = random(35, n, dim, dtype=torch.bfloat16), [random(k, n * dim), random(k), random(k)]
