@@ -189,6 +189,13 @@ class ManifoldHyperConnection(HyperConnection):
         return self.constraint(logits), torch.ones(n, dtype=logits.dtype, device=logits.device)
 
 
+def why_no_logits(connection: ManifoldHyperConnection) -> str:
+    """Why `all_rows` cannot make all maps of a connection, or an empty string."""
+    if connection.num_streams == 1 and not connection.learn_pre:
+        return "a constant pre of 1 is no sigmoid, as others are: learn_pre is false for one stream"
+    return ""
+
+
 def row_scales(connections: Iterable[ManifoldHyperConnection]) -> list[Tensor]:
     """`row_scale` of each connection, made for all that are alike in one op: one by one, each would take as long."""
     made: list[Tensor] = []

@@ -60,6 +60,7 @@ PARSED = {
     "benchmarks/instruments.py": "tests/benchmarks/test_instruments.py",
     "benchmarks/kernel_resources.py": "tests/kernels/test_kernel_resources.py",
     "benchmarks/kernels.py": "tests/benchmarks/test_gpu_benchmarks.py",
+    "benchmarks/launches.py": "tests/benchmarks/test_launches.py",
     "benchmarks/loader.py": "tests/benchmarks/test_loader.py",
     "benchmarks/model_step.py": "tests/benchmarks/test_gpu_benchmarks.py",
     "benchmarks/peers.py": "tests/benchmarks/test_peers.py",

@@ -22,7 +22,7 @@ from mhc_vision.kernels.prepared_phi import prepare_phi
 from mhc_vision.layers.blocks.ends import enter, leave
 from mhc_vision.layers.blocks.steps import Step, has_hooks, take_steps, why_no_tokens
 from mhc_vision.layers.constraints import IdentityConstraint, SinkhornConstraint
-from mhc_vision.layers.manifold import ManifoldHyperConnection, row_scales
+from mhc_vision.layers.manifold import ManifoldHyperConnection, row_scales, why_no_logits
 
 _LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
 _NORMS = (*_LAYER_NORMS, nn.RMSNorm, RmsNorm, RmsNormFp32)
@@ -55,13 +55,11 @@ def _why_not_connection(connection: Any) -> str:
         return f"the kernels make the maps of mHC, not those of {type(connection).__name__}"
     if type(connection.constraint) not in (SinkhornConstraint, IdentityConstraint):
         return f"the kernels make res by Sinkhorn-Knopp or the identity; here is {type(connection.constraint).__name__}"
-    if connection.num_streams == 1 and not connection.learn_pre:
-        return "the kernels make pre with a sigmoid, which is never one; with one stream and learn_pre=False it is"
     if has_hooks(connection.constraint):
         return "hooks wait at the constraint of a connection"
     if connection.num_streams > MAX_FUSED_STREAMS:
         return f"the kernels take up to {MAX_FUSED_STREAMS} streams, not {connection.num_streams}"
-    return ""
+    return why_no_logits(connection)
 
 
 def _why_not_branch(step: Step) -> str:

@@ -16,7 +16,7 @@ from mhc_vision.kernels.backend import why_not_triton
 from mhc_vision.layers.blocks.ends import enter, leave
 from mhc_vision.layers.blocks.steps import Step, has_hooks, take_steps, why_no_tokens
 from mhc_vision.layers.constraints import IdentityConstraint
-from mhc_vision.layers.manifold import ManifoldHyperConnection
+from mhc_vision.layers.manifold import ManifoldHyperConnection, row_scales, why_no_logits
 
 _COMPILED = "torch.compile fuses the operations of each block"
 
@@ -54,9 +54,9 @@ def _why_not_step(step: Step) -> str:
         return f"the operations are for mHC, not for {type(connection).__name__}"
     if type(connection.constraint) is not IdentityConstraint:
         return f"the operations are for constraint='identity', not for {type(connection.constraint).__name__}"
-    if not (connection.learn_pre and connection.learn_post):
-        return "the operations are for maps that learn; learn_pre or learn_post is false"
-    return "hooks wait at the constraint of a connection" if has_hooks(connection.constraint) else ""
+    if has_hooks(connection.constraint):
+        return "hooks wait at the constraint of a connection"
+    return why_no_logits(connection)
 
 
 def run_chained(blocks: Sequence[Any], steps: Sequence[Step], tokens: Tensor) -> Tensor:
@@ -89,7 +89,6 @@ def run_chained(blocks: Sequence[Any], steps: Sequence[Step], tokens: Tensor) ->
 
 def _stacked_parameters(connections: list[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """α ∘ φᵀ and b of each connection, made for all in one op: one by one, each would take as long."""
-    scale = torch.stack([connection.scale for connection in connections])
-    row_scale = scale.repeat_interleave(connections[0].num_streams, 1).unsqueeze(-1)
-    weight = row_scale * torch.stack([connection.weight for connection in connections])
-    return zip(weight.unbind(), torch.stack([connection.bias for connection in connections]).unbind(), strict=True)
+    rows = map(ManifoldHyperConnection.all_rows, connections, row_scales(connections))
+    weight, scale, bias = (torch.stack(parameters) for parameters in zip(*rows, strict=True))
+    return zip((scale.unsqueeze(-1) * weight).unbind(), bias.unbind(), strict=True)

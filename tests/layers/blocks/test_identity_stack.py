@@ -38,10 +38,16 @@ def one_by_one(blocks: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("reduce", ["mean", "sum", "gated"])
-@pytest.mark.parametrize("block_class", [Block, ResPostBlock, ParallelThingsBlock, EvaBlock, EvaBlockPostNorm])
-def test_is_the_blocks_one_by_one(block_class, reduce):
-    blocks, x = stack(block_class, reduce=reduce).train(), tokens(requires_grad=True)
+@pytest.mark.parametrize(
+    ("block_class", "options"),
+    [
+        *((Block, {"reduce": reduce}) for reduce in ("mean", "sum", "gated")),
+        *((Block, {"learn_post": False}), (Block, {"learn_pre": False, "reduce": "gated"})),
+        *((block_class, {}) for block_class in (ResPostBlock, ParallelThingsBlock, EvaBlock, EvaBlockPostNorm)),
+    ],
+)
+def test_is_the_blocks_one_by_one(block_class, options):
+    blocks, x = stack(block_class, **options).train(), tokens(requires_grad=True)
     assert not why_not_chained(blocks, x)
     inputs, weights = [x, *blocks.parameters()], tokens()
     torch.manual_seed(1)
@@ -100,8 +106,6 @@ def test_others_run_block_by_block():
     x = tokens()
     others = [
         stack(constraint="sinkhorn"),
-        stack(learn_pre=False),
-        stack(learn_post=False),
         stack(connection="shc"),
         stack()[0:0],
     ]
