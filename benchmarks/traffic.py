@@ -36,7 +36,7 @@ from mhc_vision.kernels.triton_kernels.boundary import launch as launch_boundary
 
 # arguments that tiles of tokens share, and scratch
 PARAMETERS = {"phi_ptr", "weight_ptr", "scale_ptr", "bias_ptr", "gamma_ptr", "norm_weight_ptr", "norm_bias_ptr"}
-SHARED = PARAMETERS | {"scratch_ptr", "d_gamma_ptr", "sums_ptr"}
+SHARED = PARAMETERS | {"scratch_ptr", "d_gamma_ptr", "sums_ptr", "d_scale_ptr"}
 SHARED_BY_CHANNELS = {"d_pre_ptr", "d_rest_ptr", "made_ptr", "statistics_ptr"}
 
 # the streams and other vectors of C that each kernel reads and writes, by the design, at n = 4

@@ -57,22 +57,18 @@ def _check_arguments(streams: Tensor, merge: Merge, connection: Connection, norm
     n = _check_streams(streams, connection.weight)
     batch, num_tokens, dim = streams.shape[0], streams.shape[1], streams.shape[-1]
     num_maps, num_logits = _rows(merge.logits, n, n), _rows(connection.weight, 2 * n, n)
-    expected = {
-        "merge.output": (merge.output, (batch, num_tokens, dim)),
-        "merge.logits": (merge.logits, (num_maps, batch * num_tokens)),
-        "connection.weight": (connection.weight, (num_logits, n * dim)),
-        "connection.scale": (connection.scale, (num_logits,)),
-        "connection.bias": (connection.bias, (num_logits,)),
-        "norm.weight": (norm.weight, (dim,)),
-    }
+    check_shape(merge.output, "merge.output", streams, (batch, num_tokens, dim))
+    check_shape(merge.logits, "merge.logits", streams, (num_maps, batch * num_tokens))
+    check_shape(connection.weight, "connection.weight", streams, (num_logits, n * dim))
+    check_shape(connection.scale, "connection.scale", streams, (num_logits,))
+    check_shape(connection.bias, "connection.bias", streams, (num_logits,))
+    check_shape(norm.weight, "norm.weight", streams, (dim,))
     if norm.bias is not None:
-        expected["norm.bias"] = (norm.bias, (dim,))
+        check_shape(norm.bias, "norm.bias", streams, (dim,))
     if merge.layer_scale is not None:
-        expected["merge.layer_scale"] = (merge.layer_scale, (dim,))
+        check_shape(merge.layer_scale, "merge.layer_scale", streams, (dim,))
     if merge.keep is not None:
-        expected["merge.keep"] = (merge.keep, (batch,))
-    for name, (tensor, shape) in expected.items():
-        check_shape(tensor, name, streams, shape)
+        check_shape(merge.keep, "merge.keep", streams, (batch,))
 
 
 def _rows(given: Tensor, sigmoids: int, n: int) -> int:

@@ -106,25 +106,24 @@ class Gradients(NamedTuple):
     layer_scale: Tensor
     """(C,), fp32."""
     scale: Tensor
-    """Padded, fp32."""
+    """(k,), fp32."""
     others: Tensor
-    """Of weight, norm weight, norm bias and bias, side by side, the last one padded; fp32."""
+    """Of weight, norm weight, norm bias and bias, side by side; fp32."""
 
     @classmethod
     def empty(cls, streams: Tensor, merge: Merge, connection: Connection, learned: bool) -> "Gradients":
         """Memory for the gradients of these arguments; those of connection and norm are made if they are `learned`."""
-        assert connection.phi is not None, "made by `boundary`"
-        dim, padded = merge.output.shape[-1], connection.phi.shape[-1]
-        others = connection.weight.numel() + 2 * dim + padded
-        sizes = (0 if merge.layer_scale is None else dim, padded if learned else 0, others if learned else 0)
+        dim, num_logits = merge.output.shape[-1], connection.scale.numel()
+        others = connection.weight.numel() + 2 * dim + num_logits
+        sizes = (0 if merge.layer_scale is None else dim, num_logits if learned else 0, others if learned else 0)
         of_tokens = map(torch.empty_like, (streams, merge.output, merge.logits))
         return cls(*of_tokens, *(merge.logits.new_empty(size) for size in sizes))
 
     def flatten(self, weight: Tensor) -> tuple[Tensor, ...]:
         """In the order of the flat form, with the weight of the connection given, if they are learned."""
-        (k, width), dim, padded = weight.shape, self.output.shape[-1], len(self.scale)
-        d_weight, norm_weight, norm_bias, bias = self.others.split([k * width, dim, dim, padded])
-        parameters = d_weight.view(k, width), self.scale[:k], bias[:k], norm_weight, norm_bias
+        (k, width), dim = weight.shape, self.output.shape[-1]
+        d_weight, norm_weight, norm_bias, bias = self.others.split([k * width, dim, dim, k])
+        parameters = d_weight.view(k, width), self.scale, bias, norm_weight, norm_bias
         return self.streams, self.output, self.logits, self.layer_scale, *parameters
 
 

@@ -56,7 +56,7 @@ def check_shape(tensor: Tensor, argument: str, streams: Tensor, shape: tuple[int
     """Raise ValueError unless `tensor` is floating-point, of exactly this shape, on the device of the streams."""
     check_floating(tensor, argument)
     check_same_device(tensor, argument, streams)
-    if tuple(tensor.shape) != shape:
+    if tensor.shape != shape:
         raise ValueError(
             f"{argument}: got shape {tuple(tensor.shape)}, expected {shape} for streams of shape {tuple(streams.shape)}"
         )

@@ -3,6 +3,7 @@
 `boundary` and `boundary_backward` take the flat arguments of `boundary_arguments`, as op schemas know no NamedTuples.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -23,6 +24,14 @@ from mhc_vision.kernels.boundary_arguments import (
 from mhc_vision.kernels.custom_ops.definition import define_op
 
 
+@functools.cache
+def _launch() -> Any:
+    """The module, which needs Triton."""
+    from mhc_vision.kernels.triton_kernels.boundary import launch
+
+    return launch
+
+
 def _tensors(count: int) -> str:
     """The schema of `count` results."""
     return f"({', '.join(['Tensor'] * count)})"
@@ -32,9 +41,7 @@ def _tensors(count: int) -> str:
 def boundary(*flat: Any) -> tuple[Tensor, ...]:
     """Flat arguments, contiguous -> y, the normed input of the next branch, (B, N, C), and the fields of `Made`."""
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
-    from mhc_vision.kernels.triton_kernels.boundary import launch
-
-    normed, made = launch.forward(streams, merge, connection, norm)
+    normed, made = _launch().forward(streams, merge, connection, norm)
     return normed, *made
 
 
@@ -57,9 +64,7 @@ def boundary_backward(
     Those of the parameters of connection and norm, which cost a pass over the streams, are made if they are `learned`.
     """
     streams, merge, connection, norm, _ = unflatten_arguments(flat)
-    from mhc_vision.kernels.triton_kernels.boundary import launch
-
-    return launch.backward(d_streams, d_normed, d_rest, Made(*made), learned, streams, merge, connection, norm)
+    return _launch().backward(d_streams, d_normed, d_rest, Made(*made), learned, streams, merge, connection, norm)
 
 
 @torch.library.register_fake("mhc_vision::boundary_backward")
@@ -76,9 +81,7 @@ def boundary_replay(
     streams: Tensor, num_streams: int, output: Tensor, maps: Tensor, layer_scale: Tensor | None, keep: Tensor | None
 ) -> Tensor:
     """Streams, n, the fields of `Merged` -> X', (B, N, n, C), with the bits that `boundary` gave it."""
-    from mhc_vision.kernels.triton_kernels.boundary import launch
-
-    return launch.replay(streams, num_streams, Merged(output, maps, layer_scale, keep))
+    return _launch().replay(streams, num_streams, Merged(output, maps, layer_scale, keep))
 
 
 @torch.library.register_fake("mhc_vision::boundary_replay")

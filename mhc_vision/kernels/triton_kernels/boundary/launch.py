@@ -104,7 +104,7 @@ def _streams_backward(
         torch.empty_like(streams),
         torch.empty_like(merge.output),
         torch.empty_like(merge.logits),
-        torch.empty_like(made.logits[:n]),
+        made.logits.new_empty(n, num_tokens),
         made.logits.new_empty(0 if merge.layer_scale is None else tiles, dim),
     )
     streams_backward_kernel[(tiles,)](
@@ -147,13 +147,13 @@ def _sums_backward(
 ) -> tuple[Tensor, Tensor]:
     """The last two fields of `Gradients`; gradients of matrices that were `found` become those of logits."""
     num_tokens, n, dim = _sizes(made)
-    num_logits, padded = len(connection.scale), connection.phi.shape[-1]
+    num_logits = len(connection.scale)
     options = _options("boundary_sums_backward", made.streams.dtype, n, dim, connection.phi.shape)
     tiles, matrices = num_tiles(dim, options["BLOCK_CHANNELS"]), num_threads(options["num_warps"])
     sinkhorn_rows = num_tiles(num_tokens, tiles * matrices) if len(merge.logits) > n else 0
     splits, tokens_per_split = token_splits(num_tokens, options["BLOCK_TOKENS"]) if learned else (0, 0)
-    size = num_logits * n * dim + 2 * dim + padded
-    partial = made.logits.new_empty(splits, size + tiles * padded)
+    others = made.logits.new_empty(splits, num_logits * n * dim + 2 * dim + num_logits)
+    scale = made.logits.new_empty(splits * tiles, num_logits)
     if sinkhorn_rows + splits:
         sums_backward_kernel[(tiles, sinkhorn_rows + splits)](
             found.logits,
@@ -167,21 +167,20 @@ def _sums_backward(
             made.statistics,
             connection.phi,
             connection.scale,
-            partial,
+            others,
+            scale,
             num_tokens,
             merge.num_iters,
             sinkhorn_rows,
             dim,
             num_logits,
             tokens_per_split,
-            partial.shape[1],
             BLOCK_MATRICES=matrices,
             **options,
         )
     if not learned:
-        return partial.new_empty(0), partial.new_empty(0)
-    sums = partial.sum(0)
-    return sums[size:].view(tiles, padded).sum(0), sums[:size]
+        return scale.new_empty(0), others.new_empty(0)
+    return scale.sum(0), others.sum(0)
 
 
 def replay(streams: Tensor, num_streams: int, merged: Merged) -> Tensor:

@@ -22,13 +22,13 @@ def sums_backward_kernel(
     phi_ptr,
     scale_ptr,
     sums_ptr,
+    d_scale_ptr,
     num_tokens,
     num_iters,
     sinkhorn_rows,
     dim,
     num_logits,
     tokens_per_split,
-    num_sums,
     NUM_STREAMS: tl.constexpr,
     PADDED_STREAMS: tl.constexpr,
     PADDED_LOGITS: tl.constexpr,
@@ -42,8 +42,8 @@ def sums_backward_kernel(
     """Two things that need what `streams_backward_kernel` has written, and nothing of each other.
 
     The first `sinkhorn_rows` of the grid turn gradients of matrices, after the first n rows of `d_maps`, into those of
-    logits. The others, one for each split of the tokens, write partial sums of their columns' channels, `num_sums` in
-    all: see `_sum_over_tokens`.
+    logits. The others, one for each split of the tokens, write partial sums of their columns' channels: see
+    `_sum_over_tokens`.
     """
     if tl.program_id(1) < sinkhorn_rows:
         program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
@@ -56,23 +56,25 @@ def sums_backward_kernel(
     else:
         _sum_over_tokens(
             d_pre_ptr, d_rest_ptr, d_normed_ptr, x_ptr, made_ptr, statistics_ptr, phi_ptr, scale_ptr, sums_ptr,
-            tl.program_id(0), tl.program_id(1) - sinkhorn_rows, num_tokens, dim, num_logits, tokens_per_split, num_sums,
-            NUM_STREAMS, PADDED_STREAMS, PADDED_LOGITS, SPLIT, PRECISION, MASKED, BLOCK_TOKENS, BLOCK_CHANNELS,
+            d_scale_ptr, tl.program_id(0), tl.program_id(1) - sinkhorn_rows, num_tokens, dim, num_logits,
+            tokens_per_split, NUM_STREAMS, PADDED_STREAMS, PADDED_LOGITS, SPLIT, PRECISION, MASKED, BLOCK_TOKENS,
+            BLOCK_CHANNELS,
         )  # fmt: skip
 
 
 @triton.jit
 def _sum_over_tokens(
-    d_pre_ptr, d_rest_ptr, d_normed_ptr, x_ptr, made_ptr, statistics_ptr, phi_ptr, scale_ptr, sums_ptr, tile, split,
-    num_tokens, dim, num_logits, tokens_per_split, num_sums, NUM_STREAMS: tl.constexpr, PADDED_STREAMS: tl.constexpr,
+    d_pre_ptr, d_rest_ptr, d_normed_ptr, x_ptr, made_ptr, statistics_ptr, phi_ptr, scale_ptr, sums_ptr, d_scale_ptr,
+    tile, split, num_tokens, dim, num_logits, tokens_per_split, NUM_STREAMS: tl.constexpr, PADDED_STREAMS: tl.constexpr,
     PADDED_LOGITS: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Sums over the tokens of a split, for one tile of channels.
 
     They are, side by side, gradients of φᵀ, (k, n*C); of weight and bias of the norm, (2, C); of the logits' bias,
-    (K,); of their scale, (tiles, K), still to be summed. With X what makes the logits, d their gradient, dy that of the
-    normed input of the branch and û what was normed, they are scale · Xᵀ (d · inverse RMS), dy û, dy and d.
+    (k,). With X what makes the logits, d their gradient, dy that of the normed input of the branch and û what was
+    normed, they are scale · Xᵀ (d · inverse RMS), dy û, dy and d. The scale's gradient, (k,), is to be summed over
+    tiles, too.
     """
     channel = tile * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = channel < dim
@@ -116,13 +118,14 @@ def _sum_over_tokens(
     stream, of_row = row % PADDED_STREAMS, row // PADDED_STREAMS
     at = k[:, None] * (NUM_STREAMS * dim) + (stream * dim + of_row)[None, :]
     mask = (k < num_logits)[:, None] & ((of_row < dim) & (stream < NUM_STREAMS))[None, :]
-    sums_ptr += split.to(tl.int64) * num_sums
+    size = num_logits * (NUM_STREAMS * dim)
+    sums_ptr += split.to(tl.int64) * (size + 2 * dim + num_logits)
     tl.store(sums_ptr + at, tl.trans(d_phi * scale[None, :]), mask=mask)
-    sums_ptr += num_logits * (NUM_STREAMS * dim)
+    sums_ptr += size
     tl.store(sums_ptr + channel, tl.sum(d_weight, 0), mask=inside)
     tl.store(sums_ptr + dim + channel, tl.sum(d_shift, 0), mask=inside)
     sums_ptr += 2 * dim
     # the programs of all tiles have the same; one of them writes
     if tile == 0:
-        tl.store(sums_ptr + k, tl.sum(d_bias, 0))
-    tl.store(sums_ptr + (1 + tile) * PADDED_LOGITS + k, d_scale)
+        tl.store(sums_ptr + k, tl.sum(d_bias, 0), mask=k < num_logits)
+    tl.store(d_scale_ptr + (split * tl.num_programs(0) + tile) * num_logits + k, d_scale, mask=k < num_logits)
