@@ -48,9 +48,6 @@ from mhc_vision.kernels.triton_kernels import merge, read, sinkhorn
 from mhc_vision.kernels.triton_kernels.boundary import backward as boundary_backward
 from mhc_vision.kernels.triton_kernels.boundary import forward as boundary_forward
 from mhc_vision.kernels.triton_kernels.boundary import sums as boundary_sums
-from mhc_vision.kernels.triton_kernels.logits import backward as logits_backward
-from mhc_vision.kernels.triton_kernels.logits import forward as logits_forward
-from mhc_vision.kernels.triton_kernels.logits import launch as logits_launch
 from mhc_vision.kernels.triton_kernels.tiles import in_thread, num_threads, tile, token_splits
 
 NVIDIA, AMD = (
@@ -62,7 +59,13 @@ TARGETS = {name: GPUTarget("cuda", int(name[3:]), 32) for name in NVIDIA} | {
 }
 DEFAULT_TARGETS = ["sm_80", "sm_90", "gfx942"]
 # arguments that are multiples of 16 at every registered width: Triton specialises on that, as a launch would
-MULTIPLES_OF_16 = ("dim", "num_rows", "x_token_stride", "x_stream_stride")
+MULTIPLES_OF_16 = ("dim", "x_token_stride", "x_stream_stride")
+# arguments that a kernel may go without
+UNSCALED: dict[str, Any] = {"gamma_ptr": None, "keep_ptr": None}
+NOTHING_MERGED: dict[str, Any] = dict.fromkeys(
+    ("f_ptr", "logits_ptr", "maps_ptr", "out_ptr", "d_f_ptr", "d_maps_ptr", "d_gamma_ptr")
+)
+NOTHING_NORMED: dict[str, Any] = dict.fromkeys(("norm_weight_ptr", "norm_bias_ptr"))
 FLOATS = {"eps": "fp32", "norm_eps": "fp32"}
 # a batch of 128 images of 14 x 14 patches: M of what is counted per token
 NUM_TOKENS = 128 * 196
@@ -75,8 +78,6 @@ WIDE = {
     "d_out_ptr",
     "d_x_ptr",
     "d_f_ptr",
-    "d_tokens_ptr",
-    "d_handed_on_ptr",
     "d_merged_ptr",
     "normed_ptr",
     "d_normed_ptr",
@@ -95,28 +96,36 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield "sinkhorn", sinkhorn.forward_kernel, {**streams, **sinkhorn.blocks()}
     yield "sinkhorn backward", sinkhorn.backward_kernel, {**streams, **sinkhorn.blocks()}
     merging = {**streams, "NUM_RESULTS": n, **tile("merge", n)}
-    yield "merge", merge.forward_kernel, {**merging, "GAMMA": False, "KEEP": False}
+    yield "merge", merge.forward_kernel, {**merging, **UNSCALED}
     yield "merge backward", merge.backward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge_backward", n)}
-    yield "read", read.forward_kernel, {**streams, "SIGMOID": True, **tile("read", n)}
-    reading = {"SIGMOID": True, "WRITE_STREAMS": False, **tile("read_backward", n)}
-    yield "read backward", read.backward_kernel, {**streams, **reading}
-    yield "logits", logits_forward.forward_kernel, {**streams, **split, **tile("logits", n)}
-    applying = {**split, "READ": True, **tile("logits_backward", n)}
-    yield "logits backward, streams", logits_backward.streams_backward_kernel, {**streams, **applying}
-    if n <= MAX_FUSED_STREAMS:
-        yield from boundary_kernels(n, dtype, split)
-    summing = {"BLOCK_TOKENS": logits_launch.GRADIENT_TOKENS, "BLOCK_CHANNELS": logits_launch.GRADIENT_CHANNELS}
-    yield "logits backward, weight", logits_backward.phi_backward_kernel, {**split, **summing, "num_stages": 1}
+    yield "read", read.forward_kernel, {**streams, **tile("read", n)}
+    yield "read backward", read.backward_kernel, {**streams, **tile("read_backward", n)}
+    yield from boundary_kernels(n, dtype, split)
 
 
 def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """As in a plain ViT; with equal streams, at the entry; with LayerScale and DropPath, with res = I, or RMS norm."""
-    streams, bare = {"NUM_STREAMS": n}, {"MIX": True, "GAMMA": False, "KEEP": False}
-    scaled, adding = {"MIX": True, "GAMMA": True, "KEEP": True}, {**bare, "MIX": False}
+    """As in a plain ViT; with equal streams, at the entry; with LayerScale and DropPath, with res = I, or RMS norm.
+
+    Before, the branch input, which merges and norms nothing.
+    """
+    streams, scaled = {"NUM_STREAMS": n}, {"MIX": True}
+    bare = {**scaled, **UNSCALED}
+    adding = {**bare, "MIX": False}
+    reading = {**adding, "NORM": "none", "ENTRY": False, **NOTHING_MERGED, **NOTHING_NORMED}
     multiplying = {**streams, **split, "PADDED_STREAMS": padded_size(n), "MASKED": False, "FENCE": FENCES[dtype]}
     multiplying["NORM"], rms = "layer", {"NORM": "rms", "norm_bias_ptr": None}
     forward, applying = (tile(name, n, DTYPES[dtype]) for name in ("boundary", "boundary_streams_backward"))
     merging = {**multiplying, **forward, "IN_THREAD": in_thread(forward)}
+    applying = {**multiplying, **applying, "IN_THREAD": in_thread(applying)}
+    summing = tile("boundary_sums_backward", n)
+    summing = {**multiplying, **summing, "BLOCK_MATRICES": num_threads(summing["num_warps"])}
+    kernel = boundary_backward.streams_backward_kernel
+    yield "branch input", boundary_forward.forward_kernel, {**merging, **reading}
+    yield "branch input backward, streams", kernel, {**applying, **reading}
+    summing_alone = {**summing, **reading, "d_normed_ptr": None}
+    yield "branch input backward, sums", boundary_sums.sums_backward_kernel, summing_alone
+    if n > MAX_FUSED_STREAMS:
+        return
     yield "boundary", boundary_forward.forward_kernel, {**merging, **bare}
     yield "boundary, scaled", boundary_forward.forward_kernel, {**merging, **scaled}
     yield "boundary, identity", boundary_forward.forward_kernel, {**merging, **adding}
@@ -124,15 +133,11 @@ def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tupl
     yield "boundary, replay", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **scaled, **tile("merge", n)}
     replaying = {**streams, "NUM_RESULTS": n, **adding, "res_ptr": None, **tile("merge", n)}
     yield "boundary, replay, identity", merge.forward_kernel, replaying
-    applying = {**multiplying, **applying, "IN_THREAD": in_thread(applying)}
-    kernel = boundary_backward.streams_backward_kernel
     yield "boundary backward, streams", kernel, {**applying, **bare, "ENTRY": False}
     yield "boundary backward, streams, scaled", kernel, {**applying, **scaled, "ENTRY": False}
     yield "boundary backward, streams, identity", kernel, {**applying, **adding, "ENTRY": False}
     yield "boundary backward, streams, rms", kernel, {**applying, **bare, **rms, "ENTRY": False}
     yield "boundary backward, streams, entry", kernel, {**applying, **bare, "ENTRY": True}
-    summing = tile("boundary_sums_backward", n)
-    summing = {**multiplying, **summing, "BLOCK_MATRICES": num_threads(summing["num_warps"])}
     yield "boundary backward, sums", boundary_sums.sums_backward_kernel, summing
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from mhc_vision.kernels import compiled, reference
 from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.custom_ops.branch_input import BranchInput
-from mhc_vision.kernels.flatten import flatten_contiguous
-from mhc_vision.kernels.logits import check_logit_parameters
+from mhc_vision.kernels.logits import check_logit_parameters, prepared_arguments, tokens_first
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
 
 
@@ -57,9 +56,9 @@ def _unscripted(
     if bias.numel() < n:
         raise ValueError(f"bias: got {bias.numel()} logits, expected at least n = {n} for pre")
     if runs_triton(streams, dim):
-        parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
-        tokens, rest, handed_on = BranchInput.apply(flatten_contiguous(streams, 2), *parameters, eps, dtype)
-        return tokens.view(*leading, dim), rest.view(*leading, rest.shape[-1]), handed_on.view(streams.shape)
+        given = prepared_arguments(streams, weight, scale, bias, eps)
+        tokens, rest, handed_on = BranchInput.apply(*given, True, dtype)
+        return tokens.view(*leading, dim), tokens_first(rest, streams), handed_on.view(streams.shape)
     op = compiled.branch_input if torch.compiler.is_compiling() else _BranchInput.apply
     return full_precision(op)(streams, weight, scale, bias, eps, dtype)
 

@@ -1,14 +1,17 @@
 """Logits: linear maps of the normalised streams, from which a token makes its coefficients."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mhc_vision.kernels import reference
 from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.checks import check_eps, check_floating, check_shape, check_streams
-from mhc_vision.kernels.custom_ops.logits import logits
+from mhc_vision.kernels.custom_ops.branch_input import BranchInput
 from mhc_vision.kernels.flatten import flatten_contiguous
 from mhc_vision.kernels.precision import full_precision
+from mhc_vision.kernels.prepared_phi import prepare_phi
 
 
 def stream_logits(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float = 1e-6) -> Tensor:
@@ -43,10 +46,20 @@ def _unscripted(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, ep
         return reference.stream_logits(streams, weight, scale, bias, eps)
     check_logit_parameters(streams, weight, scale, bias, eps)
     if runs_triton(streams, streams.shape[-1]):
-        parameters = (parameter.contiguous() for parameter in (weight, scale, bias))
-        made, _ = logits(flatten_contiguous(streams, 2), *parameters, eps)
-        return made.view(*streams.shape[:-2], bias.numel())
+        made = BranchInput.apply(*prepared_arguments(streams, weight, scale, bias, eps), False, None)
+        return tokens_first(made, streams)
     return full_precision(reference.stream_logits)(streams, weight, scale, bias, eps)
+
+
+def prepared_arguments(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float) -> tuple[Any, ...]:
+    """As `BranchInput` takes them, φ twice: the weight, which has a gradient, and what the kernels multiply with."""
+    phi = prepare_phi([weight], streams.shape[-2], streams.dtype)[0]
+    return flatten_contiguous(streams, 2), weight.contiguous(), scale.contiguous(), bias.contiguous(), phi, eps
+
+
+def tokens_first(logits: Tensor, streams: Tensor) -> Tensor:
+    """(k, M) -> (..., k), a view."""
+    return logits.t().view(*streams.shape[:-2], len(logits))
 
 
 def check_logit_parameters(streams: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float) -> None:

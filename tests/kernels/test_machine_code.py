@@ -162,4 +162,4 @@ def test_the_kernels_of_the_boundary_keep_their_budget(tmp_path):
     assert {(row["dtype"], row["target"]) for row in rows} == {
         (dtype, target) for dtype in ("bf16", "fp32") for target in ("sm_80", "sm_90")
     }
-    assert len(rows) == 4 * 11
+    assert len(rows) == 4 * 14

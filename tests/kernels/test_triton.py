@@ -15,7 +15,7 @@ from mhc_vision.kernels import (
     stream_logits,
     use_backend,
 )
-from mhc_vision.kernels.custom_ops.logits import logits
+from mhc_vision.kernels.custom_ops.branch_input import branch_input as branch_input_op
 from mhc_vision.kernels.custom_ops.merge import merge
 from mhc_vision.kernels.custom_ops.read import read
 from mhc_vision.kernels.custom_ops.sinkhorn import sinkhorn_maps
@@ -171,7 +171,7 @@ def test_frozen_parameters_cost_no_pass_over_the_streams(op, monkeypatch):
         )[0]
 
     expected = gradient_of_streams(*parameters)
-    monkeypatch.delattr("mhc_vision.kernels.triton_kernels.logits.launch.parameters_backward")
+    monkeypatch.delattr("mhc_vision.kernels.triton_kernels.boundary.launch.sums_backward_kernel")
     assert torch.equal(gradient_of_streams(*(parameter.detach() for parameter in parameters)), expected)
 
 
@@ -262,6 +262,8 @@ def test_what_the_kernels_do_not_take_is_named(streams, message):
 def ops() -> dict:
     n, dim, k = 4, 16, 24
     streams, output = random(5, n, dim), random(5, dim)
+    # its gradient is that of an autograd function
+    reading = [random(*shape).detach() for shape in ((5, n, dim), (k, n * dim), (k,), (k,), (1, dim * n, 32))]
     return {
         "sinkhorn": (sinkhorn_maps, (random(5, n, n), 20)),
         "merge": (merge, (streams, output, random(5, n, n), random(5, n))),
@@ -269,7 +271,8 @@ def ops() -> dict:
         "merge-wide": (merge, (streams.bfloat16(), output, random(5, n, n), random(5, n), torch.float32)),
         "read": (read, (streams, random(5, n))),
         "read-wide": (read, (streams.bfloat16(), random(5, n), torch.float32)),
-        "logits": (logits, (streams, random(k, n * dim), random(k), random(k), 1e-6)),
+        "branch-input": (branch_input_op, (*reading, 1e-6, True, torch.bfloat16)),
+        "logits": (branch_input_op, (*reading, 1e-6, False, None)),
     }
 
 
@@ -279,18 +282,19 @@ def backward_ops() -> dict:
         "sinkhorn_maps_backward": [(5, n, n), (5, n, n)],
         "merge_backward": [(5, n, dim), (5, n, dim), (5, dim), (5, n, n), (5, n)],
         "read_backward": [(5, dim), (5, n, dim), (5, n)],
-        "logits_backward": [(5, k), (5, k), (5,), (5, n, dim), (k, n * dim), (k,), (k,)],
-        "read_by_logits": [(5, n, dim), (5, k)],
         "branch_input_backward": [
-            *[(5, dim), (5, k - n), (5, n, dim), (5, k)],
-            *[(5,), (5, n, dim), (k, n * dim), (k,), (k,)],
+            *[(k - n, 5), (5, dim), (5, n, dim), (k, 5)],
+            *[(5,), (5, n, dim), (k, n * dim), (k,), (k,), (1, dim * n, 32)],
         ],
     }
-    numbers = {"sinkhorn_maps_backward": (20,), "logits_backward": (True,), "branch_input_backward": (False,)}
+    numbers = {"sinkhorn_maps_backward": (20,), "branch_input_backward": (True,)}
     given = {name: tuple(random(*shape).detach() for shape in of) for name, of in shapes.items()}
-    return {
+    calls = {
         name: (getattr(torch.ops.mhc_vision, name).default, of + numbers.get(name, ())) for name, of in given.items()
     }
+    # without a read, the gradient is of all logits
+    op, (_, _, _, *rest, _) = calls["branch_input_backward"]
+    return calls | {"logits_backward": (op, (random(k, 5).detach(), None, None, *rest, False))}
 
 
 @pytest.mark.parametrize("name", [*ops(), *backward_ops()])

@@ -1,4 +1,4 @@
-"""Branch input with Triton: logits and read with one gradient, `mhc_vision::branch_input_backward`."""
+"""Branch input with Triton: logits, and what they read, with one gradient, `mhc_vision::branch_input`."""
 
 from typing import Any
 
@@ -7,62 +7,79 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mhc_vision.kernels.backend import on_its_device
-from mhc_vision.kernels.custom_ops.logits import empty_gradients, logits, parameter_gradients
+from mhc_vision.kernels.boundary_arguments import Connection
 
 
-@torch.library.custom_op("mhc_vision::read_by_logits", mutates_args=())
+@torch.library.custom_op("mhc_vision::branch_input", mutates_args=())
 @on_its_device
-def read_by_logits(streams: Tensor, made: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """(M, n, C), (M, k) -> (M, C), in `dtype` or that of the streams: read with σ of the first n logits."""
-    from mhc_vision.kernels.triton_kernels import read as launch
+def branch_input(
+    streams: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    phi: Tensor,
+    eps: float,
+    read: bool,
+    dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, n, C) -> u in `dtype` or that of the streams, (M, C), logits (k, M) and inverse RMS (M,) in fp32.
 
-    return launch.forward(streams, made, dtype, sigmoid=True)
+    u has no elements unless it is to be `read`. `phi` is the weight as `prepare_phi` makes it.
+    """
+    from mhc_vision.kernels.triton_kernels.boundary import launch
+
+    connection = Connection(weight, scale, bias, eps, phi)
+    tokens, logits, inverse_rms = launch.branch_input(streams, connection, read, dtype)
+    return streams.new_empty(0, dtype=dtype) if tokens is None else tokens, logits, inverse_rms
 
 
-@read_by_logits.register_fake
-def _(streams: Tensor, made: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return streams.new_empty(streams.shape[0], streams.shape[2], dtype=dtype)
+@branch_input.register_fake
+def _(streams: Tensor, weight: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    num_tokens, _, dim = streams.shape
+    *_, read, dtype = given
+    tokens = streams.new_empty((num_tokens, dim) if read else 0, dtype=dtype)
+    logits = streams.new_empty(weight.shape[0], num_tokens, dtype=torch.float32)
+    return tokens, logits, logits.new_empty(num_tokens)
 
 
 @torch.library.custom_op("mhc_vision::branch_input_backward", mutates_args=())
 @on_its_device
 def branch_input_backward(
-    d_tokens: Tensor,
     d_rest: Tensor,
-    d_handed_on: Tensor,
-    made: Tensor,
+    d_tokens: Tensor | None,
+    d_handed_on: Tensor | None,
+    logits: Tensor,
     inverse_rms: Tensor,
     streams: Tensor,
     weight: Tensor,
     scale: Tensor,
     bias: Tensor,
+    phi: Tensor,
     learned: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of streams, weight, scale and bias from those of what was read, the other logits and later uses.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of streams; of scale; and of weight and bias, side by side; those of parameters in fp32.
 
-    Those of the parameters have no elements unless they are `learned`.
+    From those of the logits, of u and of later uses of the streams; with that of u, `d_rest` is of the logits after the
+    first n, else of all. Those of parameters cost a pass over the streams and have no elements unless `learned`.
     """
-    from mhc_vision.kernels.triton_kernels import read as launch_read
-    from mhc_vision.kernels.triton_kernels.logits import launch as launch_logits
+    from mhc_vision.kernels.triton_kernels.boundary import launch
 
-    d_logits = torch.empty_like(made)
-    d_logits[:, streams.shape[1] :] = d_rest
-    launch_read.pre_logits_backward(d_tokens, streams, made, d_logits)
-    projection = launch_logits.prepare(weight, streams.dtype)
-    d_streams = launch_logits.streams_backward(
-        d_logits, made, inverse_rms, streams, projection, scale, bias, d_tokens, d_handed_on
+    connection = Connection(weight, scale, bias, phi=phi)
+    return launch.branch_input_backward(
+        d_tokens, d_handed_on, d_rest, logits, inverse_rms, streams, connection, learned
     )
-    return d_streams, *parameter_gradients(d_logits, inverse_rms, streams, weight, scale, bias, learned)
 
 
 @branch_input_backward.register_fake
-def _(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *_, streams, weight, scale, bias, learned = given
-    return torch.empty_like(streams), *empty_gradients(weight, scale, bias, learned)
+def _(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, logits, _inverse_rms, streams, weight, scale, _bias, _phi, learned = given
+    sizes = (len(scale), weight.numel() + len(scale)) if learned else (0, 0)
+    d_scale, others = (logits.new_empty(size) for size in sizes)
+    return torch.empty_like(streams), d_scale, others
 
 
 class BranchInput(torch.autograd.Function):
-    """`logits` and `read_by_logits` with the streams handed on, whose gradient is summed in one pass."""
+    """Hands the streams on, so that their gradient is summed in one pass; without `read`, it makes the logits alone."""
 
     @staticmethod
     def forward(
@@ -71,36 +88,47 @@ class BranchInput(torch.autograd.Function):
         weight: Tensor,
         scale: Tensor,
         bias: Tensor,
+        phi: Tensor,
         eps: float,
-        tokens_dtype: torch.dtype | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(M, n, C), ... -> what was read (M, C), the logits after the first n, the streams."""
-        made, inverse_rms = logits(streams, weight, scale, bias, eps)
-        ctx.save_for_backward(made, inverse_rms, streams, weight, scale, bias)
-        return (
-            read_by_logits(streams, made, tokens_dtype),
-            made[:, streams.shape[1] :].clone(),
-            streams.view_as(streams),
-        )
+        read: bool,
+        dtype: torch.dtype | None,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """-> u, the logits after the first n, (k - n, M), and the streams; or all logits, (k, M)."""
+        tokens, logits, inverse_rms = branch_input(streams, weight, scale, bias, phi, eps, read, dtype)
+        ctx.save_for_backward(logits, inverse_rms, streams, weight, scale, bias, phi)
+        return (tokens, logits[streams.shape[1] :], streams.view_as(streams)) if read else logits
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of streams, weight, scale and bias."""
-        d_tokens, d_rest, d_handed_on = (gradient.contiguous() for gradient in gradients)
+        contiguous = [gradient.contiguous() for gradient in gradients]
+        d_tokens, d_rest, d_handed_on = contiguous if len(contiguous) == 3 else (None, *contiguous, None)
         learned = any(ctx.needs_input_grad[1:4])
-        d_streams, *found = branch_input_backward(d_tokens, d_rest, d_handed_on, *ctx.saved_tensors, learned)
-        return d_streams, *(found if learned else [None] * 3), None, None
+        d_streams, d_scale, others = branch_input_backward(d_rest, d_tokens, d_handed_on, *ctx.saved_tensors, learned)
+        if not learned:
+            return d_streams, *[None] * 7
+        weight = ctx.saved_tensors[3]
+        # autograd casts them from fp32
+        d_weight, d_bias = others[: weight.numel()].view(weight.shape), others[weight.numel() :]
+        return d_streams, d_weight, d_scale, d_bias, *[None] * 4
 
 
-@register_flop_formula(torch.ops.mhc_vision.read_by_logits)
-def _read_flops(streams: Any, *_: Any, **__: Any) -> int:
+def _products(streams: Any, weight: Any) -> tuple[int, int]:
+    """Products of the read, and of the logits."""
     num_tokens, n, dim = streams
-    return 2 * num_tokens * n * dim
+    return num_tokens * n * dim, num_tokens * n * dim * weight[0]
+
+
+@register_flop_formula(torch.ops.mhc_vision.branch_input)
+def _forward_flops(streams: Any, weight: Any, *given: Any, **_: Any) -> int:
+    *_others, read, _dtype = given
+    of_read, of_logits = _products(streams, weight)
+    return 2 * (of_read * read + of_logits)
 
 
 @register_flop_formula(torch.ops.mhc_vision.branch_input_backward)
-def _backward_flops(d_tokens: Any, d_rest: Any, d_handed_on: Any, made: Any, *rest: Any, **__: Any) -> int:
-    (num_tokens, n, dim), (_tokens, num_logits) = d_handed_on, made
-    *_, learned = rest
-    return 2 * num_tokens * ((2 if learned else 1) * num_logits + 2) * n * dim
+def _backward_flops(d_rest: Any, d_tokens: Any, *given: Any, **_: Any) -> int:
+    *_others, streams, weight, _scale, _bias, _phi, learned = given
+    of_read, of_logits = _products(streams, weight)
+    return 4 * of_read * (d_tokens is not None) + (4 if learned else 2) * of_logits

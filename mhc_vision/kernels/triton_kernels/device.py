@@ -105,9 +105,13 @@ def store_entries(entry, vectors, rows, stride):
 
 
 @triton.jit
-def load_logits(pre_ptr, rest_ptr, token, rows, k, num_logits, num_tokens, NUM_PRE: tl.constexpr):
-    """(tokens, K) from the first NUM_PRE logits and the others, in tensors of their own; zero in the padding."""
-    of_pre = k < NUM_PRE
-    first = tl.where(of_pre, pre_ptr, rest_ptr)
-    entry = first + tl.where(of_pre, k, k - NUM_PRE).to(tl.int64) * num_tokens
+def load_logits(pre_ptr, rest_ptr, token, rows, k, num_logits, num_tokens, NUM_STREAMS: tl.constexpr):
+    """(tokens, K) from the first n logits and the others, each in their tensor, or all in one; zero in the padding."""
+    first = rest_ptr
+    entry = k
+    if pre_ptr is not None:
+        of_pre = k < NUM_STREAMS
+        first = tl.where(of_pre, pre_ptr, rest_ptr)
+        entry = tl.where(of_pre, k, k - NUM_STREAMS)
+    entry = first + entry.to(tl.int64) * num_tokens
     return tl.load(entry[None, :] + token[:, None], mask=rows[:, None] & (k < num_logits)[None, :], other=0.0)

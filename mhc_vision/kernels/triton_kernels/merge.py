@@ -33,8 +33,6 @@ def forward_kernel(
     tokens_per_sample,
     NUM_STREAMS: tl.constexpr,
     NUM_RESULTS: tl.constexpr,
-    GAMMA: tl.constexpr,
-    KEEP: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
@@ -49,11 +47,11 @@ def forward_kernel(
     if res_ptr is not None:
         res = load_entries(res_ptr + row * res_stride, entry_stride, NUM_RESULTS * NUM_STREAMS)
     post = load_entries(post_ptr + row * post_stride, entry_stride, NUM_RESULTS)
-    keep = load_keep(keep_ptr, row, tokens_per_sample, KEEP)
+    keep = load_keep(keep_ptr, row, tokens_per_sample)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
         inside = channel < dim
-        f = load_branch(f_ptr, gamma_ptr, keep, row, channel, inside, dim, GAMMA, True)
+        f = load_branch(f_ptr, gamma_ptr, keep, row, channel, inside, dim, True)
         x = load_streams(x_ptr, row, channel, inside, x_token_stride, x_stream_stride, NUM_STREAMS, True)
         for i in tl.static_range(NUM_RESULTS):
             merged = merged_stream(res, post, x, f, i, NUM_STREAMS)
@@ -164,8 +162,6 @@ def forward(
         tokens_per_sample(keep, num_tokens),
         NUM_STREAMS=n,
         NUM_RESULTS=num_results,
-        GAMMA=layer_scale is not None,
-        KEEP=keep is not None,
         **blocks,
     )
     return merged

@@ -18,19 +18,15 @@ def forward_kernel(
     dim,
     pre_stride,
     NUM_STREAMS: tl.constexpr,
-    SIGMOID: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """(M, n, C), (M, n) -> (M, C); `pre` may be given by its logits. A map shared by all tokens has a stride of 0."""
+    """(M, n, C), (M, n) -> (M, C). A map shared by all tokens has a stride of 0."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     pre = ()
     for j in tl.static_range(NUM_STREAMS):
-        weight = tl.load(pre_ptr + token * pre_stride + j, mask=rows, other=0.0).to(tl.float32)
-        if SIGMOID:
-            weight = tl.sigmoid(weight)
-        pre = pre + (weight[:, None],)
+        pre = pre + (tl.load(pre_ptr + token * pre_stride + j, mask=rows, other=0.0).to(tl.float32)[:, None],)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
         mask = rows[:, None] & (channel < dim)[None, :]
@@ -51,23 +47,17 @@ def backward_kernel(
     num_tokens,
     dim,
     pre_stride,
-    d_pre_stride,
     NUM_STREAMS: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    WRITE_STREAMS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradients of X, if asked for, and, per token, of `pre` or of its logits."""
+    """Gradients of X and, per token, of `pre`."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     pre = ()
     d_pre = ()
     for j in tl.static_range(NUM_STREAMS):
-        weight = tl.load(pre_ptr + token * pre_stride + j, mask=rows, other=0.0).to(tl.float32)
-        if SIGMOID:
-            weight = tl.sigmoid(weight)
-        pre = pre + (weight,)
+        pre = pre + (tl.load(pre_ptr + token * pre_stride + j, mask=rows, other=0.0).to(tl.float32)[:, None],)
         d_pre = d_pre + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
@@ -78,65 +68,34 @@ def backward_kernel(
         for j in tl.static_range(NUM_STREAMS):
             x = tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32)
             new_d_pre = new_d_pre + (d_pre[j] + sum_in_thread(d_out * x, BLOCK_TOKENS, BLOCK_CHANNELS),)
-            if WRITE_STREAMS:
-                d_x = pre[j][:, None] * d_out
-                tl.store(d_x_ptr + at + j * dim, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
+            d_x = pre[j] * d_out
+            tl.store(d_x_ptr + at + j * dim, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
         d_pre = new_d_pre
     for j in tl.static_range(NUM_STREAMS):
-        gradient = tl.sum(d_pre[j], 1)
-        if SIGMOID:
-            gradient *= pre[j] * (1.0 - pre[j])
-        tl.store(d_pre_ptr + token * d_pre_stride + j, gradient, mask=rows)
+        tl.store(d_pre_ptr + token * NUM_STREAMS + j, tl.sum(d_pre[j], 1), mask=rows)
 
 
-def forward(streams: Tensor, pre: Tensor, dtype: torch.dtype | None, sigmoid: bool = False) -> Tensor:
-    """(M, n, C) contiguous, (M, n) with contiguous rows or (n,) -> (M, C), in `dtype` or that of the streams.
-
-    With `sigmoid`, pre is given by logits.
-    """
+def forward(streams: Tensor, pre: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """(M, n, C) contiguous, (M, n) or (n,) -> (M, C), in `dtype` or that of the streams."""
     num_tokens, n, dim = streams.shape
     tokens = streams.new_empty(num_tokens, dim, dtype=dtype)
     blocks = tile("read", n)
     forward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
-        streams, pre, tokens, num_tokens, dim, _stride(pre), NUM_STREAMS=n, SIGMOID=sigmoid, **blocks
+        streams, pre, tokens, num_tokens, dim, _stride(pre), NUM_STREAMS=n, **blocks
     )
     return tokens
 
 
 def backward(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the streams and, per token in fp32, of pre (M, n)."""
-    num_tokens, n, _ = streams.shape
+    num_tokens, n, dim = streams.shape
     d_streams = torch.empty_like(streams)
     d_pre = streams.new_empty(num_tokens, n, dtype=torch.float32)
-    _launch_backward(d_tokens, streams, pre, d_streams, d_pre, sigmoid=False)
-    return d_streams, d_pre
-
-
-def pre_logits_backward(d_tokens: Tensor, streams: Tensor, logits: Tensor, d_logits: Tensor) -> None:
-    """Writes the gradients of the first n logits, which make `pre`, into the first n columns of `d_logits`, (M, k)."""
-    _launch_backward(d_tokens, streams, logits, None, d_logits, sigmoid=True)
-
-
-def _launch_backward(
-    d_tokens: Tensor, streams: Tensor, pre: Tensor, d_streams: Tensor | None, d_pre: Tensor, sigmoid: bool
-) -> None:
-    num_tokens, n, dim = streams.shape
     blocks = tile("read_backward", n)
     backward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
-        d_tokens,
-        streams,
-        pre,
-        d_streams,
-        d_pre,
-        num_tokens,
-        dim,
-        _stride(pre),
-        d_pre.stride(0),
-        NUM_STREAMS=n,
-        SIGMOID=sigmoid,
-        WRITE_STREAMS=d_streams is not None,
-        **blocks,
+        d_tokens, streams, pre, d_streams, d_pre, num_tokens, dim, _stride(pre), NUM_STREAMS=n, **blocks
     )
+    return d_streams, d_pre
 
 
 def _stride(pre: Tensor) -> int:

@@ -15,22 +15,21 @@ TILES = {
     "merge_backward": ((16, 64), (8, 64)),
     "read": ((16, 64), (16, 64)),
     "read_backward": ((16, 64), (16, 64)),
-    "logits": ((32, 32), (32, 32)),
-    "logits_backward": ((16, 64), (16, 32)),
-    "boundary": ((16, 32),),
-    "boundary_streams_backward": ((16, 32),),
-    "boundary_sums_backward": ((32, 32),),
+    "boundary": ((16, 32), (16, 8)),
+    "boundary_streams_backward": ((16, 32), (16, 8)),
+    "boundary_sums_backward": ((32, 32), (16, 8)),
 }
 
 
-# with bf16, whose products take few registers, a thread can hold 128 bits of each stream: what one load brings
+# with bf16, whose products take few registers, a thread can hold 128 bits of each of few streams: what one load brings
 TWO_WARPS = ("boundary", "boundary_streams_backward")
 
 
 def tile(kernel: str, num_streams: int, dtype: torch.dtype | None = None) -> dict[str, int]:
     """Launch options of a kernel, for streams of this dtype where it counts."""
-    tokens, channels = TILES[kernel][0 if num_streams <= MAX_FUSED_STREAMS else 1]
-    warps = 2 if dtype == torch.bfloat16 and kernel in TWO_WARPS else 4
+    few = num_streams <= MAX_FUSED_STREAMS
+    tokens, channels = TILES[kernel][0 if few else 1]
+    warps = 2 if few and dtype == torch.bfloat16 and kernel in TWO_WARPS else 4
     return {"BLOCK_TOKENS": tokens, "BLOCK_CHANNELS": channels, "num_warps": warps, "num_stages": 1}
 
 

@@ -31,19 +31,22 @@ def load_streams(
 
 
 @triton.jit
-def load_branch(pointer, gamma_ptr, keep, row, channel, inside, dim, GAMMA: tl.constexpr, MASKED: tl.constexpr):
-    """A tile of F, times its LayerScale and the tokens' DropPath factors, `keep` as from `load_keep`."""
-    branch = load_fp32(pointer + row[:, None] * dim + channel[None, :], inside[None, :], MASKED)
-    if GAMMA:
-        branch *= load_fp32(gamma_ptr + channel, inside, MASKED)[None, :]
-    return branch * keep
+def load_branch(pointer, gamma_ptr, keep, row, channel, inside, dim, MASKED: tl.constexpr):
+    """A tile of F, or 0 without it, times LayerScale and the tokens' DropPath factors, `keep` as from `load_keep`."""
+    branch = 0.0
+    if pointer is not None:
+        branch = load_fp32(pointer + row[:, None] * dim + channel[None, :], inside[None, :], MASKED)
+        if gamma_ptr is not None:
+            branch *= load_fp32(gamma_ptr + channel, inside, MASKED)[None, :]
+        branch *= keep
+    return branch
 
 
 @triton.jit
-def load_keep(pointer, row, tokens_per_sample, KEEP: tl.constexpr):
+def load_keep(pointer, row, tokens_per_sample):
     """DropPath's factor of each token's sample, (tokens, 1), or 1."""
     keep = 1.0
-    if KEEP:
+    if pointer is not None:
         keep = tl.load(pointer + row // tokens_per_sample)[:, None]
     return keep
 
@@ -84,11 +87,13 @@ def load_pre(entry, num_tokens, NUM_STREAMS: tl.constexpr):
 
 @triton.jit
 def merged_stream(res, post, x, f, INDEX: tl.constexpr, NUM_STREAMS: tl.constexpr):
-    """Stream INDEX of res · X + postᵀ · F, in fp32; an empty `res` is the identity.
+    """Stream INDEX of res · X + postᵀ · F, in fp32; an empty `res` is the identity, and an empty `post` adds nothing.
 
     Of two products that are added, a compiler may round either; this leaves it no choice.
     """
-    if len(res) == 0:
+    if len(post) == 0:
+        merged = x[INDEX]
+    elif len(res) == 0:
         merged = tl.fma(post[INDEX][:, None], f, x[INDEX])
     else:
         merged = post[INDEX][:, None] * f
@@ -111,31 +116,51 @@ def rounded(values, DTYPE: tl.constexpr, FENCE: tl.constexpr):
 
 
 @triton.jit
-def joined(tiles, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
-    """A tile of each stream -> (tokens, channels * n), n padded to 1, 2 or 4."""
-    if NUM_STREAMS == 1:
+def joined(
+    tiles, NUM_STREAMS: tl.constexpr, PADDED: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr
+):
+    """A tile of each stream -> (tokens, channels * n), n PADDED with zeros to 1, 2, 4 or 8."""
+    for _ in tl.static_range(NUM_STREAMS, PADDED):
+        tiles = tiles + (tl.zeros_like(tiles[0]),)
+    # the index of the outer pair varies fastest
+    if PADDED == 1:
         tile = tiles[0]
-    elif NUM_STREAMS == 2:
-        tile = tl.reshape(tl.join(tiles[0], tiles[1]), [BLOCK_TOKENS, 2 * BLOCK_CHANNELS])
+    elif PADDED == 2:
+        tile = tl.join(tiles[0], tiles[1])
+    elif PADDED == 4:
+        tile = _joined_four(tiles[0], tiles[1], tiles[2], tiles[3])
     else:
-        last = tl.zeros_like(tiles[0]) if NUM_STREAMS == 3 else tiles[3]
-        # the index of the outer pair varies fastest: 0, 1, 2, 3
-        pairs = tl.join(tl.join(tiles[0], tiles[2]), tl.join(tiles[1], last))
-        tile = tl.reshape(pairs, [BLOCK_TOKENS, 4 * BLOCK_CHANNELS])
-    return tile
+        even = _joined_four(tiles[0], tiles[2], tiles[4], tiles[6])
+        tile = tl.join(even, _joined_four(tiles[1], tiles[3], tiles[5], tiles[7]))
+    return tl.reshape(tile, [BLOCK_TOKENS, BLOCK_CHANNELS * PADDED])
 
 
 @triton.jit
-def parted(tile, NUM_STREAMS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
-    """The inverse of `joined`; for three streams there is a fourth tile."""
-    if NUM_STREAMS == 1:
+def _joined_four(first, second, third, fourth):
+    return tl.join(tl.join(first, third), tl.join(second, fourth))
+
+
+@triton.jit
+def parted(tile, PADDED: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
+    """The inverse of `joined`, with the tiles of the padding."""
+    if PADDED == 1:
         tiles = (tile,)
-    elif NUM_STREAMS == 2:
+    elif PADDED == 2:
         first, second = tl.split(tl.reshape(tile, [BLOCK_TOKENS, BLOCK_CHANNELS, 2]))
         tiles = (first, second)
+    elif PADDED == 4:
+        tiles = _parted_four(tl.reshape(tile, [BLOCK_TOKENS, BLOCK_CHANNELS, 2, 2]))
     else:
-        even, odd = tl.split(tl.reshape(tile, [BLOCK_TOKENS, BLOCK_CHANNELS, 2, 2]))
-        first, third = tl.split(even)
-        second, fourth = tl.split(odd)
-        tiles = (first, second, third, fourth)
+        even, odd = tl.split(tl.reshape(tile, [BLOCK_TOKENS, BLOCK_CHANNELS, 2, 2, 2]))
+        even = _parted_four(even)
+        odd = _parted_four(odd)
+        tiles = (even[0], odd[0], even[1], odd[1], even[2], odd[2], even[3], odd[3])
     return tiles
+
+
+@triton.jit
+def _parted_four(tile):
+    even, odd = tl.split(tile)
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth

@@ -1,6 +1,7 @@
-"""Launches of the layer boundary: forward, backward, and its merge alone. All tensors are contiguous.
+"""Launches of the layer boundary: forward, backward, its merge alone, and what it does without a merge and a norm.
 
-Tokens are B samples of N each, in the shapes of streams and outputs, or M of them, in those of side data.
+All tensors are contiguous. Tokens are B samples of N each, in the shapes of streams and outputs, or M of them, in those
+of side data.
 """
 
 import functools
@@ -17,12 +18,34 @@ from mhc_vision.kernels.triton_kernels.boundary.sums import sums_backward_kernel
 from mhc_vision.kernels.triton_kernels.precision import fence, precision
 from mhc_vision.kernels.triton_kernels.tiles import in_thread, num_threads, num_tiles, tile, token_splits
 
+NO_MERGE: Any = Merge(None, None)  # type: ignore[arg-type]
+NO_NORM: Any = Norm(None)  # type: ignore[arg-type]
+
 
 def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> tuple[Tensor, Made]:
     """Streams (B, N, n, C), or (B, N, C) for equal ones -> y, the normed input of the next branch, and more."""
     made = Made.empty(streams, merge, connection)
     # branches take what branches make
     normed = torch.empty_like(merge.output)
+    _forward(streams, merge, connection, norm, made, normed)
+    return normed, made
+
+
+def branch_input(
+    streams: Tensor, connection: Connection, read: bool, dtype: torch.dtype | None
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Streams (M, n, C) -> what the branch reads, (M, C), if it is to; logits (k, M) and inverse RMS (M,), fp32."""
+    num_tokens, _, dim = streams.shape
+    tokens = streams.new_empty(num_tokens, dim, dtype=dtype) if read else None
+    logits = streams.new_empty(len(connection.scale), num_tokens, dtype=torch.float32)
+    made = Made(streams, logits, logits.new_empty(num_tokens), None)  # type: ignore[arg-type]
+    _forward(streams, NO_MERGE, connection, NO_NORM, made, tokens)
+    return tokens, logits, made.statistics
+
+
+def _forward(
+    streams: Tensor, merge: Merge, connection: Connection, norm: Norm, made: Made, normed: Tensor | None
+) -> None:
     num_tokens, n, dim = _sizes(made)
     options = _merging_options("boundary", streams.dtype, n, dim, connection.phi.shape)
     forward_kernel[(num_tiles(num_tokens, options["BLOCK_TOKENS"]),)](
@@ -43,27 +66,25 @@ def forward(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -
         normed,
         num_tokens,
         dim,
-        *_strides(streams, merge.output, n),
+        *_strides(streams, made),
         launch_merge.tokens_per_sample(merge.keep, num_tokens),
         len(connection.scale),
         merge.num_iters,
         connection.eps,
         norm.eps,
-        NORM=_kind(norm),
-        **_merging(merge, n),
+        **_cases(merge, norm, n),
         **options,
     )
-    return normed, made
 
 
 class _TokenGradients(NamedTuple):
     """What the backward pass makes of each token."""
 
     streams: Tensor
-    output: Tensor
-    logits: Tensor
+    output: Tensor | None
+    logits: Tensor | None
     """Rows of `post` are gradients of logits, those of `res` of matrices."""
-    pre: Tensor
+    pre: Tensor | None
     """Of the first n logits that were made: (n, M)."""
     layer_scale: Tensor
     """Partial sums: (tiles, C), or no rows where there is no LayerScale."""
@@ -87,9 +108,28 @@ def backward(
     return Gradients(found.streams, found.output, found.logits, layer_scale, scale, others)
 
 
+def branch_input_backward(
+    d_tokens: Tensor | None,
+    d_handed_on: Tensor | None,
+    d_rest: Tensor,
+    logits: Tensor,
+    inverse_rms: Tensor,
+    streams: Tensor,
+    connection: Connection,
+    learned: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of streams, of scale, and of weight and bias side by side, those without elements unless `learned`.
+
+    `d_rest` is of the logits after the first n, (k - n, M), or of all, (k, M), where nothing was read.
+    """
+    made = Made(streams, logits, inverse_rms, None)  # type: ignore[arg-type]
+    found = _streams_backward(d_handed_on, d_tokens, d_rest, made, streams, NO_MERGE, connection, NO_NORM)
+    return found.streams, *_sums_backward(found, None, d_rest, made, learned, NO_MERGE, connection)
+
+
 def _streams_backward(
-    d_streams: Tensor,
-    d_normed: Tensor,
+    d_streams: Tensor | None,
+    d_normed: Tensor | None,
     d_rest: Tensor,
     made: Made,
     streams: Tensor,
@@ -102,9 +142,9 @@ def _streams_backward(
     tiles = num_tiles(num_tokens, options["BLOCK_TOKENS"])
     found = _TokenGradients(
         torch.empty_like(streams),
-        torch.empty_like(merge.output),
-        torch.empty_like(merge.logits),
-        made.logits.new_empty(n, num_tokens),
+        _empty_like(merge.output),
+        _empty_like(merge.logits),
+        None if d_normed is None else made.logits.new_empty(n, num_tokens),
         made.logits.new_empty(0 if merge.layer_scale is None else tiles, dim),
     )
     streams_backward_kernel[(tiles,)](
@@ -125,12 +165,11 @@ def _streams_backward(
         *found,
         num_tokens,
         dim,
-        *_strides(streams, merge.output, n),
+        *_strides(streams, made),
         launch_merge.tokens_per_sample(merge.keep, num_tokens),
         len(connection.scale),
-        NORM=_kind(norm),
-        ENTRY=streams.dim() == merge.output.dim(),
-        **_merging(merge, n),
+        ENTRY=_equal_streams(streams, made),
+        **_cases(merge, norm, n),
         **options,
     )
     return found
@@ -138,21 +177,25 @@ def _streams_backward(
 
 def _sums_backward(
     found: _TokenGradients,
-    d_normed: Tensor,
+    d_normed: Tensor | None,
     d_rest: Tensor,
     made: Made,
     learned: bool,
     merge: Merge,
     connection: Connection,
 ) -> tuple[Tensor, Tensor]:
-    """The last two fields of `Gradients`; gradients of matrices that were `found` become those of logits."""
+    """The last two fields of `Gradients`; gradients of matrices that were `found` become those of logits.
+
+    Without a gradient of what was normed, there are none of the norm.
+    """
     num_tokens, n, dim = _sizes(made)
     num_logits = len(connection.scale)
     options = _options("boundary_sums_backward", made.streams.dtype, n, dim, connection.phi.shape)
     tiles, matrices = num_tiles(dim, options["BLOCK_CHANNELS"]), num_threads(options["num_warps"])
-    sinkhorn_rows = num_tiles(num_tokens, tiles * matrices) if len(merge.logits) > n else 0
+    sinkhorn_rows = num_tiles(num_tokens, tiles * matrices) if _mixes(merge, n) else 0
     splits, tokens_per_split = token_splits(num_tokens, options["BLOCK_TOKENS"]) if learned else (0, 0)
-    others = made.logits.new_empty(splits, num_logits * n * dim + 2 * dim + num_logits)
+    size = num_logits * n * dim + (0 if d_normed is None else 2 * dim) + num_logits
+    others = made.logits.new_empty(splits, size)
     scale = made.logits.new_empty(splits * tiles, num_logits)
     if sinkhorn_rows + splits:
         sums_backward_kernel[(tiles, sinkhorn_rows + splits)](
@@ -198,21 +241,32 @@ def _sizes(made: Made) -> tuple[int, int, int]:
     return made.logits.shape[1], *made.streams.shape[-2:]
 
 
-def _strides(streams: Tensor, output: Tensor, num_streams: int) -> tuple[int, int]:
-    """From token to token and from stream to stream; equal streams are stored as one, (B, N, C)."""
-    dim = streams.shape[-1]
-    return (dim, 0) if streams.dim() == output.dim() else (num_streams * dim, dim)
+def _empty_like(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else torch.empty_like(tensor)
 
 
-def _kind(norm: Norm) -> str:
-    """The compile-time argument that names the norm."""
-    return "rms" if norm.rms else "layer"
+def _equal_streams(streams: Tensor, made: Made) -> bool:
+    """Whether the streams are stored as one, (B, N, C)."""
+    return streams.dim() < made.streams.dim()
 
 
-def _merging(merge: Merge, num_streams: int) -> dict[str, bool]:
-    """Compile-time arguments of the kernels that merge."""
-    scaling = {"GAMMA": merge.layer_scale is not None, "KEEP": merge.keep is not None}
-    return {"MIX": len(merge.logits) > num_streams, **scaling}
+def _strides(streams: Tensor, made: Made) -> tuple[int, int]:
+    """From token to token and from stream to stream."""
+    _, n, dim = _sizes(made)
+    return (dim, 0) if _equal_streams(streams, made) else (n * dim, dim)
+
+
+def _mixes(merge: Merge, num_streams: int) -> bool:
+    """Whether there is a `res` that is not the identity."""
+    return merge.logits is not None and len(merge.logits) > num_streams
+
+
+def _cases(merge: Merge, norm: Norm, num_streams: int) -> dict[str, Any]:
+    """Compile-time arguments that say what a kernel of tokens does."""
+    return {
+        "NORM": "none" if norm.weight is None else "rms" if norm.rms else "layer",
+        "MIX": _mixes(merge, num_streams),
+    }
 
 
 @functools.cache

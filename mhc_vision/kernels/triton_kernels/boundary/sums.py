@@ -46,13 +46,14 @@ def sums_backward_kernel(
     `_sum_over_tokens`.
     """
     if tl.program_id(1) < sinkhorn_rows:
-        program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-        if program * BLOCK_MATRICES < num_tokens:
-            after = tl.full([], NUM_STREAMS, tl.int64) * num_tokens
-            iterate_backward(
-                d_maps_ptr + after, logits_ptr + after, d_maps_ptr + after, scratch_ptr, program, num_tokens, num_iters,
-                1, num_tokens, NUM_STREAMS, BLOCK_MATRICES,
-            )  # fmt: skip
+        if d_maps_ptr is not None:
+            program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+            if program * BLOCK_MATRICES < num_tokens:
+                after = tl.full([], NUM_STREAMS, tl.int64) * num_tokens
+                iterate_backward(
+                    d_maps_ptr + after, logits_ptr + after, d_maps_ptr + after, scratch_ptr, program, num_tokens,
+                    num_iters, 1, num_tokens, NUM_STREAMS, BLOCK_MATRICES,
+                )  # fmt: skip
     else:
         _sum_over_tokens(
             d_pre_ptr, d_rest_ptr, d_normed_ptr, x_ptr, made_ptr, statistics_ptr, phi_ptr, scale_ptr, sums_ptr,
@@ -74,7 +75,7 @@ def _sum_over_tokens(
     They are, side by side, gradients of φᵀ, (k, n*C); of weight and bias of the norm, (2, C); of the logits' bias,
     (k,). With X what makes the logits, d their gradient, dy that of the normed input of the branch and û what was
     normed, they are scale · Xᵀ (d · inverse RMS), dy û, dy and d. The scale's gradient, (k,), is to be summed over
-    tiles, too.
+    tiles, too. Without dy there are none of the norm.
     """
     channel = tile * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = channel < dim
@@ -88,8 +89,9 @@ def _sum_over_tokens(
         token = (start + tl.arange(0, BLOCK_TOKENS)).to(tl.int64)
         rows = token < num_tokens
         row = tl.minimum(token, num_tokens - 1)
-        pre = load_pre(made_ptr + row, num_tokens, NUM_STREAMS)
-        statistics = load_entries(statistics_ptr + row, num_tokens, 3)
+        if d_normed_ptr is not None:
+            pre = load_pre(made_ptr + row, num_tokens, NUM_STREAMS)
+        statistics = load_entries(statistics_ptr + row, num_tokens, 1 if d_normed_ptr is None else 3)
         d = load_logits(d_pre_ptr, d_rest_ptr, row, rows, k, num_logits, num_tokens, NUM_STREAMS)
         d_bias += d
         d *= statistics[0][:, None]
@@ -97,15 +99,16 @@ def _sum_over_tokens(
         for j in tl.static_range(NUM_STREAMS):
             at = row[:, None] * (NUM_STREAMS * dim) + j * dim + channel[None, :]
             x = x + (load(x_ptr + at, inside[None, :], MASKED),)
-        across = tl.trans(joined(x, NUM_STREAMS, BLOCK_TOKENS, BLOCK_CHANNELS))
+        across = tl.trans(joined(x, NUM_STREAMS, PADDED_STREAMS, BLOCK_TOKENS, BLOCK_CHANNELS))
         d_phi = add_split_products(d_phi, across, d, SPLIT, PRECISION)
-        u = pre[0][:, None] * x[0].to(tl.float32)
-        for j in tl.static_range(1, NUM_STREAMS):
-            u += pre[j][:, None] * x[j].to(tl.float32)
-        d_normed_at = row[:, None] * dim + channel[None, :]
-        d_normed = tl.load(d_normed_ptr + d_normed_at, mask=rows[:, None] & inside[None, :], other=0.0).to(tl.float32)
-        d_weight += d_normed * ((u - statistics[1][:, None]) * statistics[2][:, None])
-        d_shift += d_normed
+        if d_normed_ptr is not None:
+            u = pre[0][:, None] * x[0].to(tl.float32)
+            for j in tl.static_range(1, NUM_STREAMS):
+                u += pre[j][:, None] * x[j].to(tl.float32)
+            at = row[:, None] * dim + channel[None, :]
+            d_normed = tl.load(d_normed_ptr + at, mask=rows[:, None] & inside[None, :], other=0.0).to(tl.float32)
+            d_weight += d_normed * ((u - statistics[1][:, None]) * statistics[2][:, None])
+            d_shift += d_normed
     num_rows = dim * PADDED_STREAMS
     row = tile * (BLOCK_CHANNELS * PADDED_STREAMS) + tl.arange(0, BLOCK_CHANNELS * PADDED_STREAMS)
     at = row[:, None] * PADDED_LOGITS + k[None, :]
@@ -119,12 +122,13 @@ def _sum_over_tokens(
     at = k[:, None] * (NUM_STREAMS * dim) + (stream * dim + of_row)[None, :]
     mask = (k < num_logits)[:, None] & ((of_row < dim) & (stream < NUM_STREAMS))[None, :]
     size = num_logits * (NUM_STREAMS * dim)
-    sums_ptr += split.to(tl.int64) * (size + 2 * dim + num_logits)
+    sums_ptr += split.to(tl.int64) * (size + (0 if d_normed_ptr is None else 2 * dim) + num_logits)
     tl.store(sums_ptr + at, tl.trans(d_phi * scale[None, :]), mask=mask)
     sums_ptr += size
-    tl.store(sums_ptr + channel, tl.sum(d_weight, 0), mask=inside)
-    tl.store(sums_ptr + dim + channel, tl.sum(d_shift, 0), mask=inside)
-    sums_ptr += 2 * dim
+    if d_normed_ptr is not None:
+        tl.store(sums_ptr + channel, tl.sum(d_weight, 0), mask=inside)
+        tl.store(sums_ptr + dim + channel, tl.sum(d_shift, 0), mask=inside)
+        sums_ptr += 2 * dim
     # the programs of all tiles have the same; one of them writes
     if tile == 0:
         tl.store(sums_ptr + k, tl.sum(d_bias, 0), mask=k < num_logits)
