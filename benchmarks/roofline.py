@@ -63,7 +63,9 @@ SCHEDULERS = 4  # of an SM, each with one instruction a cycle
 REGISTERS, WARPS, BLOCKS = 65536, 64, 32  # of an SM
 STALL = 1.8
 SMALL_US = 3.5  # no kernel and no small op takes less: launch, ramp and tail
-SMALL_OPS = 9  # PyTorch's reductions and copies beside the kernels of a boundary
+SMALL_OPS = 2  # PyTorch's sums of partial sums, beside the kernels of a boundary without LayerScale
+# kernels of a plain ViT's boundaries, but for the first one's, whose streams are one
+KERNELS = ("boundary", "boundary backward, streams", "boundary backward, sums")
 
 NUM_TOKENS = 128 * 196
 BATCH_SIZE, TOKENS_PER_IMAGE = 128, 197
@@ -89,40 +91,35 @@ def bytes_per_token(traffic: Row, tokens_in_flight: int, gpu: Gpu) -> float:
     return float(unit * (moved if held else moved + again))
 
 
-def kernel_row(traffic: Row, resource: Row | None, dtype: str, name: str) -> Row:
+def kernel_row(traffic: Row, resource: Row, dtype: str, name: str) -> Row:
     """The prediction for one kernel."""
     gpu = GPUS[name]
-    blocks = blocks_per_sm(resource, gpu) if resource else 0
-    tokens_in_flight = gpu.num_sms * blocks * resource["tokens"] if resource else 0
-    moved = bytes_per_token(traffic, tokens_in_flight, gpu)
+    blocks = blocks_per_sm(resource, gpu)
+    moved = bytes_per_token(traffic, gpu.num_sms * blocks * resource["tokens"], gpu)
     memory_us = 1e6 * NUM_TOKENS * moved / gpu.copy_bytes_per_s
     row = {"gpu": name, "C": traffic["C"], "dtype": dtype, "kernel": traffic["kernel"]}
     row |= {"bytes_per_token": moved, "memory_us": memory_us}
-    times = {"launch": SMALL_US, "memory": memory_us}
-    if resource is not None:
-        instructions = resource["instructions_per_token"]
-        issue_us = 1e6 * NUM_TOKENS * instructions / (gpu.num_sms * SCHEDULERS * gpu.clock_hz)
-        times["issue"] = STALL * issue_us * max(1.0, 2 * SCHEDULERS / (blocks * resource.get("warps", 4)))
-        row |= {"instructions_per_token": instructions, "registers": resource["registers"]}
-        row |= {"blocks_per_sm": blocks, "issue_us": issue_us}
+    instructions = resource["instructions_per_token"]
+    issue_us = 1e6 * NUM_TOKENS * instructions / (gpu.num_sms * SCHEDULERS * gpu.clock_hz)
+    row |= {"instructions_per_token": instructions, "registers": resource["registers"]}
+    row |= {"blocks_per_sm": blocks, "issue_us": issue_us}
+    waiting_us = STALL * issue_us * max(1.0, 2 * SCHEDULERS / (blocks * resource.get("warps", 4)))
+    times = {"launch": SMALL_US, "memory": memory_us, "issue": waiting_us}
     bound = max(times, key=lambda key: times[key])
     return row | {"predicted_us": times[bound], "bound_by": bound}
 
 
-def of_kernel(traffic: Row, compiled: list[Row]) -> Row | None:
-    """The machine code of a kernel of a plain ViT's boundary, but for the first one's, whose streams are one."""
+def of_kernel(traffic: Row, compiled: list[Row]) -> Row:
+    """The machine code of a kernel."""
     found = [
         row
         for row in compiled
-        if row.get("C") in (traffic["C"], None)
-        and traffic["kernel"] in (row.get("function"), row["kernel"].replace(",", "").replace(" ", "_"))
-        and not row["kernel"].endswith(("entry", "scaled"))
+        if (row["C"], row["function"]) == (traffic["C"], traffic["kernel"]) and row["kernel"] in KERNELS
     ]
-    # kernels that move no streams run for a launch, and may have none; any other would be taken for fast
-    if len(found) > 1 or (traffic["plan"] and not found):
+    if len(found) != 1:
         names = ", ".join(row["kernel"] for row in found) or "none"
         raise ValueError(f"resources: got {names} for {traffic['kernel']} at C = {traffic['C']}, expected one row")
-    return found[0] if found else None
+    return found[0]
 
 
 def predict(resources: list[Row], traffic: list[Row]) -> dict[str, Any]:
@@ -131,7 +128,7 @@ def predict(resources: list[Row], traffic: list[Row]) -> dict[str, Any]:
     for name, gpu in GPUS.items():
         for dtype in dict.fromkeys(row["dtype"] for row in resources if row["target"] == gpu.target):
             compiled = [row for row in resources if (row["dtype"], row["target"], row["n"]) == (dtype, gpu.target, 4)]
-            widths = {row.get("C") for row in compiled}
+            widths = {row["C"] for row in compiled}
             given = [row for row in traffic if row["C"] in widths and row["dtype"] == dtype]
             made = [kernel_row(row, of_kernel(row, compiled), dtype, name) for row in given]
             kernels += made

@@ -19,8 +19,9 @@ def roofline(monkeypatch) -> ModuleType:
 
 def machine_code(kernel: str, registers: int, instructions: float, **more: Any) -> dict[str, Any]:
     """A row of kernel_resources.py --budget."""
-    row = {"kernel": kernel, "n": 4, "dtype": "bf16", "target": "sm_90", "C": 768, "registers": registers, "tokens": 16}
-    return row | {"stack_bytes": 0, "shared_bytes": 0, "instructions_per_token": instructions} | more
+    row = {"kernel": kernel, "function": kernel, "n": 4, "dtype": "bf16", "target": "sm_90", "C": 768, "tokens": 16}
+    row |= {"registers": registers, "stack_bytes": 0, "shared_bytes": 0, "instructions_per_token": instructions}
+    return row | more
 
 
 def moved(kernel: str, loads: float, stores: float, plan: int, dim: int = 768, again: float = 0.0) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def test_blocks_of_an_sm(roofline, registers, shared_bytes, warps, blocks):
 
 
 def test_time_of_a_kernel_is_that_of_its_instructions_or_of_its_bytes(roofline):
-    resources = [machine_code("boundary, merge", 254, 6798, function="merge_logits_kernel")]
+    resources = [machine_code("boundary", 254, 6798, function="merge_logits_kernel")]
     (kernel,) = roofline.predict(resources, [moved("merge_logits_kernel", 5.0, 4.1, 9)])["kernels"][:1]
     # 6,798 instructions of 25,088 tokens over 132 x 4 x 1.755e9 slots; 9.1 x 1,536 bytes over 3 TB/s
     assert kernel["issue_us"] == pytest.approx(184, abs=0.5)
@@ -56,7 +57,7 @@ def test_time_of_a_kernel_is_that_of_its_instructions_or_of_its_bytes(roofline):
     assert kernel["blocks_per_sm"] == 2
     assert kernel["predicted_us"] == pytest.approx(1.8 * kernel["issue_us"])
     assert kernel["bound_by"] == "issue"
-    few = [machine_code("boundary, merge", 56, 680, function="merge_logits_kernel")]
+    few = [machine_code("boundary", 56, 680, function="merge_logits_kernel")]
     kernel = roofline.predict(few, [moved("merge_logits_kernel", 5.0, 4.1, 9)])["kernels"][0]
     assert (kernel["bound_by"], kernel["predicted_us"]) == ("memory", kernel["memory_us"])
 
@@ -76,16 +77,18 @@ def test_what_is_read_again_comes_from_memory_where_l2_does_not_hold_it(roofline
 
 def test_boundary_and_step(roofline):
     resources = [
-        machine_code("boundary, merge", 254, 6798, function="merge_logits_kernel"),
-        machine_code("boundary, merge, entry", 254, 9999, function="merge_logits_kernel"),
+        machine_code("boundary", 254, 6798, function="merge_logits_kernel"),
+        *(
+            machine_code(f"boundary, {other}", 254, 9999, function="merge_logits_kernel")
+            for other in ("entry", "scaled", "identity", "rms")
+        ),
     ]
-    traffic = [moved("merge_logits_kernel", 5.0, 4.1, 9), moved("sinkhorn_backward", 0.05, 0.05, 0)]
-    predictions = roofline.predict(resources, traffic)
+    predictions = roofline.predict(resources, [moved("merge_logits_kernel", 5.0, 4.1, 9)])
     # no machine code was given for other GPUs, nor another dtype
     assert {row["gpu"] for row in predictions["boundaries"]} == {"H100", "H200"}
     h100 = predictions["boundaries"][0]
-    # a kernel without machine code takes as long as its bytes, and no less than a launch
-    assert h100["predicted_us"] == pytest.approx(1.8 * 184.1 + (1 + roofline.SMALL_OPS) * roofline.SMALL_US, abs=1)
+    # a small op takes as long as its launch
+    assert h100["predicted_us"] == pytest.approx(1.8 * 184.1 + roofline.SMALL_OPS * roofline.SMALL_US, abs=1)
     step = predictions["models"][0]
     assert (step["model"], step["streams"]) == ("vit_base_patch16_224", "bf16")
     # 17.5 GMACs an image, three passes, 350 TFLOP/s
@@ -95,22 +98,22 @@ def test_boundary_and_step(roofline):
 
 
 def test_kernels_with_other_than_one_row_are_named(roofline):
-    twice = [machine_code(name, 96, 2700, function="k") for name in ("boundary, a", "boundary, b")]
-    with pytest.raises(ValueError, match="resources: got boundary, a, boundary, b for k at C = 768"):
+    twice = [machine_code(name, 96, 2700, function="k") for name in roofline.KERNELS[:2]]
+    with pytest.raises(ValueError, match="resources: got boundary, boundary backward, streams for k at C = 768"):
         roofline.predict(twice, [moved("k", 1, 1, 2)])
     with pytest.raises(ValueError, match="resources: got none for merge at C = 768"):
         roofline.predict(twice, [moved("merge", 1, 1, 2)])
 
 
 def test_widths_without_machine_code_have_no_prediction(roofline):
-    resources = [machine_code("k", 96, 2700)]
+    resources = [machine_code("boundary", 96, 2700, function="k")]
     predictions = roofline.predict(resources, [moved("k", 9.0, 5.0, 14), moved("k", 9.0, 5.0, 14, dim=1024)])
     assert {row["C"] for row in predictions["boundaries"]} == {768}
 
 
 def test_command(roofline, run_script, tmp_path, capsys):
     resources, traffic, predictions = (tmp_path / f"{name}.json" for name in ("resources", "traffic", "predictions"))
-    resources.write_text(json.dumps({"kernels": [machine_code("k", 96, 2700)]}))
+    resources.write_text(json.dumps({"kernels": [machine_code("boundary", 96, 2700, function="k")]}))
     traffic.write_text(json.dumps({"rows": [moved("k", 9.0, 5.0, 14)]}))
     run_script("roofline.py", "--resources", resources, "--traffic", traffic, "--json", predictions)
     assert "| H100 | 768 | bf16 | k |" in capsys.readouterr().out
