@@ -100,6 +100,7 @@ def measure(name: str, mode: str, compiled: bool, arguments: argparse.Namespace,
             "images_per_s": arguments.batch_size / (1e-3 * milliseconds),
             "ratio_to_plain": milliseconds / times["plain"],
             "peak_memory_bytes": memory[connection],
+            "path": mhc_vision.describe(steps[connection].model),
             "mfu": mfu((3 if mode == "training" else 1) * flops, milliseconds, peak),
         }
         for connection, milliseconds in times.items()

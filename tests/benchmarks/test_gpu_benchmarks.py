@@ -67,6 +67,7 @@ def test_model_step(dry_run, tmp_path):
         (name, mode) for name in names for mode in ("training", "inference")
     }
     assert all(row["ratio_to_plain"] == 1 for row in rows if row["connection"] == "plain")
+    assert all(("hyper-connected blocks" in row["path"]) == (row["connection"] == "plain") for row in rows)
     assert all(row["images_per_s"] > 0 for row in rows)
     assert {(row["precision"], row["batch_size"]) for row in rows} == {("bf16", 2)}
 

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from mhc_vision import collapse
+from mhc_vision import collapse, hyperconnect
 from mhc_vision.kernels import use_backend
 from mhc_vision.layers import CONNECTIONS, maps_at_start
 from mhc_vision.layers.blocks import fused_stack
@@ -131,6 +131,26 @@ def test_fused_stack_is_the_blocks_one_by_one(family, options, trained_like):
     torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        (SMALL, {"constraint": "identity", "stream_reduce": "gated"}),
+        (SMALL, {"learn_post": False}),
+        (SMALL_EVA, {}),
+        (SMALL_EVA, {"learn_pre": False}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Family) else str(value),
+)
+@torch.no_grad()
+def test_same_function_at_the_start(family, options, trained_like):
+    plain, x = trained_like(family.plain(depth=1)).to(DEVICE).eval(), torch.randn(2, 3, 8, 8, device=DEVICE)
+    hyper = hyperconnect(plain, **options)
+    with use_backend("triton"):
+        assert not why_not_fused(hyper.blocks, torch.ones(1, 3, 64, device=DEVICE))
+        # fp32 rounding of outputs of order one
+        torch.testing.assert_close(hyper(x), plain(x), rtol=0, atol=1e-5)
+
+
 def test_hooks_keep_the_blocks_apart():
     model = VIT.connected("mhc", depth=1).to(DEVICE)
     seen = []
@@ -198,9 +218,13 @@ def test_bad_strides_are_named(family, options, message):
         family.connected("mhc", **options)
 
 
-@pytest.mark.parametrize(("depth", "connection"), [(1, "shc"), (2, "mhc")])
-def test_autocast_rounds_branches_and_nothing_of_the_connections(depth, connection, trained_like):
-    model = trained_like(VIT.connected(connection, depth=depth)).to(DEVICE)
+@pytest.mark.parametrize(
+    ("family", "depth", "connection"),
+    [(VIT, 1, "shc"), (VIT, 2, "mhc"), (EVA, 1, "mhc")],
+    ids=["shc", "mhc", "Eva-mhc"],
+)
+def test_autocast_rounds_branches_and_nothing_of_the_connections(family, depth, connection, trained_like):
+    model = trained_like(family.connected(connection, depth=depth)).to(DEVICE)
     x = torch.randn(2, 3, 16, 16, device=DEVICE)
     results = []
     for backend in ("torch", "triton"):
