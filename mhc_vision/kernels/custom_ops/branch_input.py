@@ -104,11 +104,11 @@ class BranchInput(torch.autograd.Function):
         """Gradients of streams, weight, scale and bias."""
         contiguous = [gradient.contiguous() for gradient in gradients]
         d_tokens, d_rest, d_handed_on = contiguous if len(contiguous) == 3 else (None, *contiguous, None)
-        learned = any(ctx.needs_input_grad[1:4])
-        d_streams, d_scale, others = branch_input_backward(d_rest, d_tokens, d_handed_on, *ctx.saved_tensors, learned)
+        learned, saved = any(ctx.needs_input_grad[1:4]), ctx.saved_tensors
+        d_streams, d_scale, others = branch_input_backward(d_rest, d_tokens, d_handed_on, *saved, learned)
         if not learned:
             return d_streams, *[None] * 7
-        weight = ctx.saved_tensors[3]
+        weight = saved[3]
         # autograd casts them from fp32
         d_weight, d_bias = others[: weight.numel()].view(weight.shape), others[weight.numel() :]
         return d_streams, d_weight, d_scale, d_bias, *[None] * 4
