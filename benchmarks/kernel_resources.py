@@ -44,7 +44,7 @@ import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 from mhc_vision.kernels.prepared_phi import padded_size
-from mhc_vision.kernels.triton_kernels import merge, read, sinkhorn
+from mhc_vision.kernels.triton_kernels import merge, sinkhorn
 from mhc_vision.kernels.triton_kernels.boundary import backward as boundary_backward
 from mhc_vision.kernels.triton_kernels.boundary import forward as boundary_forward
 from mhc_vision.kernels.triton_kernels.boundary import sums as boundary_sums
@@ -97,9 +97,11 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield "sinkhorn backward", sinkhorn.backward_kernel, {**streams, **sinkhorn.blocks()}
     merging = {**streams, "NUM_RESULTS": n, **tile("merge", n)}
     yield "merge", merge.forward_kernel, {**merging, **UNSCALED}
-    yield "merge backward", merge.backward_kernel, {**streams, "NUM_RESULTS": n, **tile("merge_backward", n)}
-    yield "read", read.forward_kernel, {**streams, **tile("read", n)}
-    yield "read backward", read.backward_kernel, {**streams, **tile("read_backward", n)}
+    taking_back = {**streams, "NUM_RESULTS": n, **tile("merge_backward", n)}
+    yield "merge backward", merge.backward_kernel, taking_back
+    reading = {"NUM_RESULTS": 1, "f_ptr": None, "post_ptr": None, "d_f_ptr": None, "d_post_ptr": None}
+    yield "read", merge.forward_kernel, {**merging, **UNSCALED, **reading}
+    yield "read backward", merge.backward_kernel, {**taking_back, **reading}
     yield from boundary_kernels(n, dtype, split)
 
 

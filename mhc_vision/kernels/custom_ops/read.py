@@ -14,9 +14,9 @@ from mhc_vision.kernels.flatten import sum_to_map
 @on_its_device
 def read(streams: Tensor, pre: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """(M, n, C), (M, n) or (n,) -> (M, C), in `dtype` or that of the streams."""
-    from mhc_vision.kernels.triton_kernels import read as launch
+    from mhc_vision.kernels.triton_kernels import merge
 
-    return launch.forward(streams, pre, dtype)
+    return merge.forward(streams, None, pre.unsqueeze(-2), None, dtype).view(-1, streams.shape[2])
 
 
 @read.register_fake
@@ -28,9 +28,10 @@ def _(streams: Tensor, pre: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 @on_its_device
 def read_backward(d_tokens: Tensor, streams: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of streams, and of pre (M, n) per token, fp32."""
-    from mhc_vision.kernels.triton_kernels import read as launch
+    from mhc_vision.kernels.triton_kernels import merge
 
-    return launch.backward(d_tokens, streams, pre)
+    d_streams, _, d_pre, _ = merge.backward(d_tokens.unsqueeze(1), streams, None, pre.unsqueeze(-2), None)
+    return d_streams, d_pre.view(streams.shape[:2])
 
 
 @read_backward.register_fake

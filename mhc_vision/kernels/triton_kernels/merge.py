@@ -1,8 +1,10 @@
 """Merge: X' = res · X + postᵀ · F with given maps, and its gradients.
 
-`res` is (m, n) for m results: m = n after a branch, m = 1 where the streams are read out; none is the identity. The
-boundary's backward pass makes streams again with it, to the bit.
+`res` is (m, n) for m results: m = n after a branch, m = 1 where the streams are read out; none is the identity. Without
+F nothing is added: this reads. The boundary's backward pass makes streams again with it, to the bit.
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -46,7 +48,9 @@ def forward_kernel(
     res = ()
     if res_ptr is not None:
         res = load_entries(res_ptr + row * res_stride, entry_stride, NUM_RESULTS * NUM_STREAMS)
-    post = load_entries(post_ptr + row * post_stride, entry_stride, NUM_RESULTS)
+    post = ()
+    if f_ptr is not None:
+        post = load_entries(post_ptr + row * post_stride, entry_stride, NUM_RESULTS)
     keep = load_keep(keep_ptr, row, tokens_per_sample)
     for start in range(0, dim, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
@@ -79,7 +83,7 @@ def backward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradients of X, F and, per token, of res and post."""
+    """Gradients of X and, per token, of res; of F, if there is one, and post."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     res = ()
@@ -89,7 +93,7 @@ def backward_kernel(
         d_res = d_res + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
     post = ()
     d_post = ()
-    for i in tl.static_range(NUM_RESULTS):
+    for i in tl.static_range(NUM_RESULTS if f_ptr is not None else 0):
         post = post + (tl.load(post_ptr + token * post_stride + i, mask=rows, other=0.0).to(tl.float32)[:, None],)
         d_post = d_post + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
     for start in range(0, dim, BLOCK_CHANNELS):
@@ -97,18 +101,19 @@ def backward_kernel(
         mask = rows[:, None] & (channel < dim)[None, :]
         at = token[:, None] * (NUM_STREAMS * dim) + channel[None, :]
         out_at = token[:, None] * (NUM_RESULTS * dim) + channel[None, :]
-        f_at = token[:, None] * dim + channel[None, :]
-        f = tl.load(f_ptr + f_at, mask=mask, other=0.0).to(tl.float32)
         d_out = ()
-        d_f = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
-        new_d_post = ()
         for i in tl.static_range(NUM_RESULTS):
-            d = tl.load(d_out_ptr + out_at + i * dim, mask=mask, other=0.0).to(tl.float32)
-            d_f += post[i] * d
-            new_d_post = new_d_post + (d_post[i] + sum_in_thread(d * f, BLOCK_TOKENS, BLOCK_CHANNELS),)
-            d_out = d_out + (d,)
-        d_post = new_d_post
-        tl.store(d_f_ptr + f_at, d_f.to(d_f_ptr.dtype.element_ty), mask=mask)
+            d_out = d_out + (tl.load(d_out_ptr + out_at + i * dim, mask=mask, other=0.0).to(tl.float32),)
+        if f_ptr is not None:
+            f_at = token[:, None] * dim + channel[None, :]
+            f = tl.load(f_ptr + f_at, mask=mask, other=0.0).to(tl.float32)
+            d_f = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
+            new_d_post = ()
+            for i in tl.static_range(NUM_RESULTS):
+                d_f += post[i] * d_out[i]
+                new_d_post = new_d_post + (d_post[i] + sum_in_thread(d_out[i] * f, BLOCK_TOKENS, BLOCK_CHANNELS),)
+            d_post = new_d_post
+            tl.store(d_f_ptr + f_at, d_f.to(d_f_ptr.dtype.element_ty), mask=mask)
         # column by column, so that one stream of X is held at a time
         new_d_res = ()
         for j in tl.static_range(NUM_STREAMS):
@@ -121,7 +126,8 @@ def backward_kernel(
             tl.store(d_x_ptr + at + j * dim, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
         d_res = new_d_res
     for i in tl.static_range(NUM_RESULTS):
-        tl.store(d_post_ptr + token * NUM_RESULTS + i, tl.sum(d_post[i], 1), mask=rows)
+        if f_ptr is not None:
+            tl.store(d_post_ptr + token * NUM_RESULTS + i, tl.sum(d_post[i], 1), mask=rows)
         for j in tl.static_range(NUM_STREAMS):
             d_res_at = token * (NUM_RESULTS * NUM_STREAMS) + i * NUM_STREAMS + j
             tl.store(d_res_ptr + d_res_at, tl.sum(d_res[j * NUM_RESULTS + i], 1), mask=rows)
@@ -129,20 +135,21 @@ def backward_kernel(
 
 def forward(
     streams: Tensor,
-    output: Tensor,
+    output: Tensor | None,
     res: Tensor | None,
-    post: Tensor,
+    post: Tensor | None,
     dtype: torch.dtype | None = None,
     layer_scale: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """(M, n, C), (M, C), (M, m, n) or (m, n) or None, (M, m) or (m,) -> (M, m, C), in `dtype` or that of the streams.
+    """(M, n, C), (M, C), (M, m, n) or (m, n), (M, m) or (m,) -> (M, m, C), in `dtype` or that of the streams.
 
-    The output may be multiplied by LayerScale, (C,), and by DropPath's factor of each sample, (B,). Channels are
-    contiguous; streams may be one expanded to n, and the entries of both maps lie equally far apart.
+    Output and post may be missing, or res. The output may be multiplied by LayerScale, (C,), and by DropPath's factor
+    of each sample, (B,). Channels are contiguous; streams may be one expanded to n, and the entries of both maps lie
+    equally far apart.
     """
     num_tokens, n, dim = streams.shape
-    num_results = post.shape[-1]
+    num_results = n if res is None else res.shape[-2]
     merged = streams.new_empty(num_tokens, num_results, dim, dtype=dtype)
     blocks = tile("merge", n)
     forward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
@@ -158,7 +165,7 @@ def forward(
         streams.stride(0),
         streams.stride(1),
         *_strides(res, post),
-        post.stride(-1),
+        1 if post is None else post.stride(-1),
         tokens_per_sample(keep, num_tokens),
         NUM_STREAMS=n,
         NUM_RESULTS=num_results,
@@ -173,12 +180,12 @@ def tokens_per_sample(keep: Tensor | None, num_tokens: int) -> int:
 
 
 def backward(
-    d_merged: Tensor, streams: Tensor, output: Tensor, res: Tensor, post: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of streams, output and, per token in fp32, of res (M, m, n) and post (M, m)."""
+    d_merged: Tensor, streams: Tensor, output: Tensor | None, res: Tensor, post: Tensor | None
+) -> tuple[Tensor, Any, Tensor, Tensor]:
+    """Gradients of streams, output, or None without it, and, per token in fp32, of res (M, m, n) and post (M, m)."""
     num_tokens, n, dim = streams.shape
     num_results = res.shape[-2]
-    d_streams, d_output = torch.empty_like(streams), torch.empty_like(output)
+    d_streams, d_output = torch.empty_like(streams), None if output is None else torch.empty_like(output)
     d_res = streams.new_empty(num_tokens, num_results, n, dtype=torch.float32)
     d_post = streams.new_empty(num_tokens, num_results, dtype=torch.float32)
     blocks = tile("merge_backward", n)
@@ -202,6 +209,7 @@ def backward(
     return d_streams, d_output, d_res, d_post
 
 
-def _strides(res: Tensor | None, post: Tensor) -> tuple[int, int]:
-    """From the map of one token to that of the next; 0 where all tokens share one."""
-    return res.stride(0) if res is not None and res.dim() == 3 else 0, post.stride(0) if post.dim() == 2 else 0
+def _strides(res: Tensor | None, post: Tensor | None) -> tuple[int, int]:
+    """From the map of one token to that of the next; 0 where all tokens share one, or there is none."""
+    of_res = 0 if res is None or res.dim() == 2 else res.stride(0)
+    return of_res, 0 if post is None or post.dim() == 1 else post.stride(0)

@@ -13,8 +13,6 @@ from mhc_vision.kernels.checks import MAX_FUSED_STREAMS
 TILES = {
     "merge": ((16, 64), (8, 64)),
     "merge_backward": ((16, 64), (8, 64)),
-    "read": ((16, 64), (16, 64)),
-    "read_backward": ((16, 64), (16, 64)),
     "boundary": ((16, 32), (16, 8)),
     "boundary_streams_backward": ((16, 32), (16, 8)),
     "boundary_sums_backward": ((32, 32), (16, 8)),

@@ -91,12 +91,12 @@ def merged_stream(res, post, x, f, INDEX: tl.constexpr, NUM_STREAMS: tl.constexp
 
     Of two products that are added, a compiler may round either; this leaves it no choice.
     """
-    if len(post) == 0:
+    if len(res) == 0:
         merged = x[INDEX]
-    elif len(res) == 0:
-        merged = tl.fma(post[INDEX][:, None], f, x[INDEX])
+        if len(post) > 0:
+            merged = tl.fma(post[INDEX][:, None], f, merged)
     else:
-        merged = post[INDEX][:, None] * f
+        merged = post[INDEX][:, None] * f if len(post) > 0 else tl.zeros_like(x[0])
         for j in tl.static_range(NUM_STREAMS):
             merged = tl.fma(res[INDEX * NUM_STREAMS + j][:, None], x[j], merged)
     return merged
