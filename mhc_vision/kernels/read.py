@@ -6,7 +6,7 @@ from torch import Tensor
 from mhc_vision.kernels import compiled, reference
 from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.checks import check_map, check_streams
-from mhc_vision.kernels.custom_ops.read import read
+from mhc_vision.kernels.custom_ops.merge import merge
 from mhc_vision.kernels.flatten import contiguous_map, flatten_contiguous
 from mhc_vision.kernels.precision import full_precision
 
@@ -38,6 +38,7 @@ def _unscripted(streams: Tensor, pre: Tensor, dtype: torch.dtype | None) -> Tens
     *leading, n, dim = streams.shape
     check_map(pre, "pre", streams, (n,))
     if runs_triton(streams, dim):
-        return read(flatten_contiguous(streams, 2), contiguous_map(pre, 1), dtype).view(*leading, dim)
+        read_out = merge(flatten_contiguous(streams, 2), None, contiguous_map(pre, 1).unsqueeze(-2), None, dtype)
+        return read_out.view(*leading, dim)
     op = compiled.read_streams if torch.compiler.is_compiling() else reference.read_streams
     return full_precision(op)(streams, pre, dtype)

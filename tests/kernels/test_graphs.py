@@ -7,7 +7,7 @@ import torch
 
 import mhc_vision
 from mhc_vision import kernels
-from mhc_vision.kernels.custom_ops import boundary, branch_input, merge, read, sinkhorn  # noqa: F401
+from mhc_vision.kernels.custom_ops import boundary, branch_input, merge, sinkhorn  # noqa: F401
 
 N, DIM, K = 4, 8, 24
 STREAMS, TOKENS, RES, MAP = (
@@ -50,7 +50,7 @@ def test_torchscript_runs_the_formula(name):
 
 def test_names_of_the_custom_ops():
     """Graphs that were made before refer to them."""
-    names = ("merge", "read", "branch_input", "sinkhorn_maps", "sinkhorn_knopp", "boundary")
+    names = ("merge", "branch_input", "sinkhorn_maps", "sinkhorn_knopp", "boundary")
     for name in (*names, *(f"{name}_backward" for name in names)):
         assert getattr(torch.ops.mhc_vision, name).default
     assert torch.ops.mhc_vision.boundary_replay.default

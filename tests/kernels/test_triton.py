@@ -17,7 +17,6 @@ from mhc_vision.kernels import (
 )
 from mhc_vision.kernels.custom_ops.branch_input import branch_input as branch_input_op
 from mhc_vision.kernels.custom_ops.merge import merge
-from mhc_vision.kernels.custom_ops.read import read
 from mhc_vision.kernels.custom_ops.sinkhorn import sinkhorn_maps
 
 pytest.importorskip("triton")
@@ -269,8 +268,8 @@ def ops() -> dict:
         "merge": (merge, (streams, output, random(5, n, n), random(5, n))),
         "merge-shared": (merge, (streams, output, random(n, n), random(n))),
         "merge-wide": (merge, (streams.bfloat16(), output, random(5, n, n), random(5, n), torch.float32)),
-        "read": (read, (streams, random(5, n))),
-        "read-wide": (read, (streams.bfloat16(), random(5, n), torch.float32)),
+        "read": (merge, (streams, None, random(5, 1, n), None)),
+        "read-wide": (merge, (streams.bfloat16(), None, random(1, n), None, torch.float32)),
         "branch-input": (branch_input_op, (*reading, 1e-6, True, torch.bfloat16)),
         "logits": (branch_input_op, (*reading, 1e-6, False, None)),
     }
@@ -281,7 +280,6 @@ def backward_ops() -> dict:
     shapes = {
         "sinkhorn_maps_backward": [(5, n, n), (5, n, n)],
         "merge_backward": [(5, n, dim), (5, n, dim), (5, dim), (5, n, n), (5, n)],
-        "read_backward": [(5, dim), (5, n, dim), (5, n)],
         "branch_input_backward": [
             *[(k - n, 5), (5, dim), (5, n, dim), (k, 5)],
             *[(5,), (5, n, dim), (k, n * dim), (k,), (k,), (1, dim * n, 32)],
@@ -294,7 +292,10 @@ def backward_ops() -> dict:
     }
     # without a read, the gradient is of all logits
     op, (_, _, _, *rest, _) = calls["branch_input_backward"]
-    return calls | {"logits_backward": (op, (random(k, 5).detach(), None, None, *rest, False))}
+    of_logits = random(k, 5).detach(), None, None, *rest, False
+    merge_backward, (_, streams, *_) = calls["merge_backward"]
+    of_read = random(5, 1, dim).detach(), streams, None, random(5, 1, n).detach(), None
+    return calls | {"logits_backward": (op, of_logits), "read_backward": (merge_backward, of_read)}
 
 
 @pytest.mark.parametrize("name", [*ops(), *backward_ops()])

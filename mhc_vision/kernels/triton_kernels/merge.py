@@ -4,8 +4,6 @@
 F nothing is added: this reads. The boundary's backward pass makes streams again with it, to the bit.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -181,13 +179,13 @@ def tokens_per_sample(keep: Tensor | None, num_tokens: int) -> int:
 
 def backward(
     d_merged: Tensor, streams: Tensor, output: Tensor | None, res: Tensor, post: Tensor | None
-) -> tuple[Tensor, Any, Tensor, Tensor]:
-    """Gradients of streams, output, or None without it, and, per token in fp32, of res (M, m, n) and post (M, m)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of streams, output and, per token in fp32, of res (M, m, n) and post (M, m); empty without them."""
     num_tokens, n, dim = streams.shape
     num_results = res.shape[-2]
-    d_streams, d_output = torch.empty_like(streams), None if output is None else torch.empty_like(output)
-    d_res = streams.new_empty(num_tokens, num_results, n, dtype=torch.float32)
-    d_post = streams.new_empty(num_tokens, num_results, dtype=torch.float32)
+    d_streams, d_res = torch.empty_like(streams), streams.new_empty(num_tokens, num_results, n, dtype=torch.float32)
+    d_output = d_res.new_empty(0) if output is None else torch.empty_like(output)
+    d_post = d_res.new_empty(0 if output is None else num_tokens, num_results)
     blocks = tile("merge_backward", n)
     backward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
         d_merged,
