@@ -26,18 +26,22 @@ def describe(model: nn.Module) -> str:
         A line on the backend, and a line or more for each stack of connected blocks.
     """
     modules = dict(model.named_modules())
-    stacks = {name: module for name, module in modules.items() if isinstance(module, StreamStack)}
+    stacks = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, StreamStack) and named_connections(module)
+    }
     if not stacks:
         return f"{type(model).__name__} has no stack of hyper-connected blocks"
     checkpointed = [module for module in modules.values() if getattr(module, "grad_checkpointing", False)]
-    compiled = any(map(_is_compiled, modules.values()))
+    compiled = [part for module in modules.values() if _is_compiled(module) for part in module.modules()]
     lines = [kernels.describe()]
     for name, stack in stacks.items():
         title = f"{name or type(stack).__name__} ({len(list(stack.children()))} blocks)"
         if any(getattr(module, "blocks", None) is stack for module in checkpointed):
             lines.append(f"{title}: block by block, as gradient checkpointing takes them")
         else:
-            lines += _described(title, stack, compiled)
+            lines += _described(title, stack, any(part is stack for part in compiled))
     return "\n".join(lines)
 
 

@@ -82,3 +82,15 @@ def test_compiled_models_are_not_chained():
     for compiled in (torch.compile(model), model):
         model.compile()
         assert "not chained: torch.compile fuses the operations of each block" in mhc_vision.describe(compiled)
+
+
+def test_compiled_parts_of_blocks_are_chained():
+    model = VIT.connected("mhc", constraint="identity")
+    model.blocks[0].attn.compile()
+    assert "blocks (2 blocks): chained" in mhc_vision.describe(model)
+
+
+def test_a_stack_that_lost_its_blocks():
+    model = VIT.connected("mhc")
+    del model.blocks[:]
+    assert mhc_vision.describe(model).endswith("has no stack of hyper-connected blocks")

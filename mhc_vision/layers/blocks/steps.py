@@ -77,6 +77,8 @@ def _kind(connection: Any) -> tuple[Any, ...]:
 def _why_not_block(block: Any, *, first: bool, last: bool) -> str:
     if not getattr(block, "has_steps", False) or "forward" in vars(block):
         return f"{type(block).__name__} may do something else than its steps say"
+    if block._compiled_call_impl is not None:
+        return "it is compiled by itself"
     if has_hooks(block):
         return "hooks wait at it"
     if (type(block.expansion) is nn.Identity) == first:

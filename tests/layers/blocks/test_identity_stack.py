@@ -133,6 +133,19 @@ def test_a_block_that_does_more_than_its_class_says_runs_by_itself():
         torch.testing.assert_close(blocks(x), one_by_one(blocks, x), **ROUNDING)
 
 
+def test_blocks_that_are_compiled_one_by_one_run_compiled():
+    blocks, x, runs = stack(depth=2).eval(), tokens(), []
+    expected = blocks(x)
+
+    def backend(graph, _):
+        return lambda *inputs: runs.append(1) or graph(*inputs)
+
+    blocks[1].compile(backend=backend)
+    torch.testing.assert_close(blocks(x), expected, **ROUNDING)
+    assert runs
+    assert why_not_chained(blocks, x) == "block 1: it is compiled by itself"
+
+
 def test_compiles_in_one_graph_with_the_same_gradients():
     blocks, x = stack(depth=2).eval(), tokens()
     compiled = torch.compile(blocks, fullgraph=True, backend="aot_eager")
