@@ -10,6 +10,7 @@ from mhc_vision import kernels
 from mhc_vision.checks import check_number
 from mhc_vision.kernels import Coefficients
 from mhc_vision.kernels.checks import check_eps, check_num_iters
+from mhc_vision.kernels.precision import accumulation_dtype
 from mhc_vision.layers.connection import (
     NOTHING_LEARNS,
     HyperConnection,
@@ -179,7 +180,11 @@ class ManifoldHyperConnection(HyperConnection):
         rows: tuple[Tensor, Tensor, Tensor] = (self.weight, row_scale, self.bias)
         if not self.learn_post:
             rows = _with_constant(rows, n * self.learn_pre, self.bias.new_zeros(n))
-        return rows if self.learn_pre else _with_constant(rows, 0, torch.logit(self.pre))
+        return rows if self.learn_pre else _with_constant(rows, 0, self._constant_logits())
+
+    def _constant_logits(self) -> Tensor:
+        # in the dtype of the parameters, which a cast of the model may narrow, their sigmoid would not be `pre`
+        return torch.logit(self.pre.to(accumulation_dtype(self.pre.dtype)))
 
     def _bounded(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """`res` and `post` from their logits, (..., n + num_logits of the constraint)."""

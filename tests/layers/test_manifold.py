@@ -169,6 +169,13 @@ def test_bad_options_are_named(options, message):
         ManifoldHyperConnection(8, **options)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_logits_of_a_constant_pre_make_it_in_a_model_that_was_cast(dtype):
+    connection = ManifoldHyperConnection(8, 3, learn_pre=False, pre_init=0.7).to(dtype)
+    _, _, bias = connection.all_rows(connection.row_scale())
+    torch.testing.assert_close(torch.sigmoid(bias[:3]), connection.pre.to(bias.dtype), rtol=1e-6, atol=0)
+
+
 def test_scales_of_many_connections_at_once():
     options = [{}, {}, {"constraint": "identity"}, {"learn_pre": False}, {}]
     connections = [ManifoldHyperConnection(8, 4, **given).double() for given in options]
