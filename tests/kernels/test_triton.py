@@ -116,6 +116,13 @@ def test_a_wider_result_is_not_rounded_to_the_dtype_of_the_streams():
         assert (actual - right).norm() <= (1e-4 if right.dtype == torch.float32 else 5e-3) * right.norm()
 
 
+def test_a_single_entry_may_lie_anywhere():
+    """A map of one entry is contiguous whatever the stride of that dimension."""
+    streams, output, res, post = random(5, 4, 16), random(5, 16), random(5, 1, 4), random(5, 1)
+    elsewhere = post.as_strided((5, 1), (1, 7))
+    assert torch.equal(merge(streams, output, res, elsewhere), merge(streams, output, res, post))
+
+
 @pytest.mark.parametrize("n", [2, 4])
 def test_maps_that_all_tokens_share(n):
     streams, output = random(2, 33, n, 64, dtype=torch.bfloat16), random(2, 33, 64, dtype=torch.bfloat16)

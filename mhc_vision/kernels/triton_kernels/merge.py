@@ -163,7 +163,7 @@ def forward(
         streams.stride(0),
         streams.stride(1),
         *_strides(res, post),
-        1 if post is None else post.stride(-1),
+        (post if res is None else res).stride(-1),
         tokens_per_sample(keep, num_tokens),
         NUM_STREAMS=n,
         NUM_RESULTS=num_results,
