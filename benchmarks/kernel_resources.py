@@ -102,6 +102,8 @@ def kernels(n: int, dtype: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     reading = {"NUM_RESULTS": 1, "f_ptr": None, "post_ptr": None, "d_f_ptr": None, "d_post_ptr": None}
     yield "read", merge.forward_kernel, {**merging, **UNSCALED, **reading}
     yield "read backward", merge.backward_kernel, {**taking_back, **reading}
+    yield "add output", merge.forward_kernel, {**merging, **UNSCALED, "res_ptr": None}
+    yield "add output backward", merge.backward_kernel, {**taking_back, "res_ptr": None}
     yield from boundary_kernels(n, dtype, split)
 
 
@@ -133,8 +135,6 @@ def boundary_kernels(n: int, dtype: str, split: dict[str, Any]) -> Iterator[tupl
     yield "boundary, identity", boundary_forward.forward_kernel, {**merging, **adding}
     yield "boundary, rms", boundary_forward.forward_kernel, {**merging, **bare, **rms}
     yield "boundary, replay", merge.forward_kernel, {**streams, "NUM_RESULTS": n, **scaled, **tile("merge", n)}
-    replaying = {**streams, "NUM_RESULTS": n, **adding, "res_ptr": None, **tile("merge", n)}
-    yield "boundary, replay, identity", merge.forward_kernel, replaying
     yield "boundary backward, streams", kernel, {**applying, **bare, "ENTRY": False}
     yield "boundary backward, streams, scaled", kernel, {**applying, **scaled, "ENTRY": False}
     yield "boundary backward, streams, identity", kernel, {**applying, **adding, "ENTRY": False}

@@ -3,8 +3,9 @@
 Shapes: B batch, N tokens, n streams, C channels. `streams` are (B, N, n, C) contiguous in the models, (..., n, C) here.
 
 An op has one name in all layers: its file here checks arguments and chooses what runs, `custom_ops/` makes the Triton
-kernels known to PyTorch, and `triton_kernels/` holds kernels and launches. There, reading is `merge` without an output;
-`branch_input` is `boundary` without a merge, and makes the logits alone, too. `reference.py` has the formulas.
+kernels known to PyTorch, and `triton_kernels/` holds kernels and launches. There, reading is `merge` without an output,
+and adding one is `merge` without `res`; `branch_input` is `boundary` without a merge, and makes the logits alone, too.
+`reference.py` has the formulas.
 """
 
 import torch

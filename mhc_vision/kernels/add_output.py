@@ -8,8 +8,8 @@ from torch import Tensor
 from mhc_vision.kernels import compiled, reference
 from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.checks import check_map, check_shape, check_streams
-from mhc_vision.kernels.flatten import expand_map, flatten_tokens, sum_to_map
-from mhc_vision.kernels.merge import merge_streams
+from mhc_vision.kernels.custom_ops.merge import merge
+from mhc_vision.kernels.flatten import contiguous_map, expand_map, flatten_contiguous, flatten_tokens, sum_to_map
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
 
 
@@ -43,7 +43,8 @@ def _unscripted(streams: Tensor, output: Tensor, post: Tensor) -> Tensor:
     check_shape(output, "output", streams, (*leading, dim))
     check_map(post, "post", streams, (n,))
     if runs_triton(streams, dim):
-        return merge_streams(streams, output, torch.eye(n, dtype=post.dtype, device=post.device), post)
+        flat = flatten_contiguous(streams, 2), flatten_contiguous(output, 1)
+        return merge(*flat, None, contiguous_map(post, 1)).view(streams.shape)
     op = compiled.add_output if torch.compiler.is_compiling() else _AddOutput.apply
     return full_precision(op)(streams, output, post)
 

@@ -20,7 +20,7 @@ def compiled(*arguments: str) -> list[dict]:
 def test_four_streams_on_three_architectures():
     rows = compiled("--num-streams", "4", "--dtype", "bf16")
     assert {row["target"] for row in rows} == {"sm_80", "sm_90", "gfx942"}
-    assert len(rows) == 3 * 21
+    assert len(rows) == 3 * 22
     assert not [row for row in rows if row["spilled_bytes"]]
 
 
@@ -31,7 +31,7 @@ def test_all_numbers_of_streams(dtype, tmp_path):
     rows = compiled(
         "--num-streams", *streams, "--dtype", dtype, "--targets", "sm_90", "--json", str(tmp_path / "r.json")
     )
-    assert len(rows) == 4 * 21 + 4 * 9
+    assert len(rows) == 4 * 22 + 4 * 11
     assert json.loads((tmp_path / "r.json").read_text())["kernels"] == rows
 
 

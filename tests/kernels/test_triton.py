@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mhc_vision.kernels import (
+    add_output,
     branch_input,
     merge_and_read,
     merge_streams,
@@ -94,6 +95,7 @@ def test_merge_and_read(n, num_tokens, dim, dtype):
     streams, output = random(num_tokens, n, dim, dtype=dtype), random(num_tokens, dim, dtype=dtype)
     res, post, pre = random(num_tokens, n, n), random(num_tokens, n), random(num_tokens, n)
     check(merge_streams, reference.merge_streams, [streams, output, res, post], ULP[dtype])
+    check(add_output, reference.add_output, [streams, output, post], ULP[dtype])
     check(read_streams, reference.read_streams, [streams, pre], ULP[dtype])
 
 
@@ -275,6 +277,7 @@ def ops() -> dict:
         "merge": (merge, (streams, output, random(5, n, n), random(5, n))),
         "merge-shared": (merge, (streams, output, random(n, n), random(n))),
         "merge-wide": (merge, (streams.bfloat16(), output, random(5, n, n), random(5, n), torch.float32)),
+        "add": (merge, (streams, output, None, random(5, n))),
         "read": (merge, (streams, None, random(5, 1, n), None)),
         "read-wide": (merge, (streams.bfloat16(), None, random(1, n), None, torch.float32)),
         "branch-input": (branch_input_op, (*reading, 1e-6, True, torch.bfloat16)),
@@ -302,7 +305,12 @@ def backward_ops() -> dict:
     of_logits = random(k, 5).detach(), None, None, *rest, False
     merge_backward, (_, streams, *_) = calls["merge_backward"]
     of_read = random(5, 1, dim).detach(), streams, None, random(5, 1, n).detach(), None
-    return calls | {"logits_backward": (op, of_logits), "read_backward": (merge_backward, of_read)}
+    of_added = random(5, n, dim).detach(), streams, random(5, dim).detach(), None, random(5, n).detach()
+    return calls | {
+        "logits_backward": (op, of_logits),
+        "read_backward": (merge_backward, of_read),
+        "add_backward": (merge_backward, of_added),
+    }
 
 
 @pytest.mark.parametrize("name", [*ops(), *backward_ops()])

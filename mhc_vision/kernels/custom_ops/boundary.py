@@ -91,7 +91,7 @@ def _(streams: Tensor, num_streams: int, output: Tensor, *_: Any) -> Tensor:
 
 
 class Boundary(torch.autograd.Function):
-    """Saves its arguments, X', which the next boundary keeps anyway, and three numbers per token.
+    """Saves its arguments, X', which the next boundary keeps anyway, and side data of each token.
 
     Of streams with a past it saves the past instead, which the boundaries before keep anyway.
     """

@@ -81,12 +81,12 @@ def backward_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradients of X and, per token, of res; of F, if there is one, and post."""
+    """Gradients of X and, per token, of res, if it is given; of F, if there is one, and post."""
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     rows = token < num_tokens
     res = ()
     d_res = ()
-    for e in tl.static_range(NUM_RESULTS * NUM_STREAMS):
+    for e in tl.static_range(NUM_RESULTS * NUM_STREAMS if res_ptr is not None else 0):
         res = res + (tl.load(res_ptr + token * res_stride + e, mask=rows, other=0.0).to(tl.float32)[:, None],)
         d_res = d_res + (tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS // 8], tl.float32),)
     post = ()
@@ -114,7 +114,7 @@ def backward_kernel(
             tl.store(d_f_ptr + f_at, d_f.to(d_f_ptr.dtype.element_ty), mask=mask)
         # column by column, so that one stream of X is held at a time
         new_d_res = ()
-        for j in tl.static_range(NUM_STREAMS):
+        for j in tl.static_range(NUM_STREAMS if res_ptr is not None else 0):
             x = tl.load(x_ptr + at + j * dim, mask=mask, other=0.0).to(tl.float32)
             d_x = tl.zeros([BLOCK_TOKENS, BLOCK_CHANNELS], tl.float32)
             for i in tl.static_range(NUM_RESULTS):
@@ -123,12 +123,11 @@ def backward_kernel(
                 new_d_res = new_d_res + (total,)
             tl.store(d_x_ptr + at + j * dim, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
         d_res = new_d_res
-    for i in tl.static_range(NUM_RESULTS):
-        if f_ptr is not None:
-            tl.store(d_post_ptr + token * NUM_RESULTS + i, tl.sum(d_post[i], 1), mask=rows)
-        for j in tl.static_range(NUM_STREAMS):
-            d_res_at = token * (NUM_RESULTS * NUM_STREAMS) + i * NUM_STREAMS + j
-            tl.store(d_res_ptr + d_res_at, tl.sum(d_res[j * NUM_RESULTS + i], 1), mask=rows)
+    for i in tl.static_range(len(d_post)):
+        tl.store(d_post_ptr + token * NUM_RESULTS + i, tl.sum(d_post[i], 1), mask=rows)
+    for e in tl.static_range(len(d_res)):
+        d_res_at = token * (NUM_RESULTS * NUM_STREAMS) + e % NUM_RESULTS * NUM_STREAMS + e // NUM_RESULTS
+        tl.store(d_res_ptr + d_res_at, tl.sum(d_res[e], 1), mask=rows)
 
 
 def forward(
@@ -178,14 +177,18 @@ def tokens_per_sample(keep: Tensor | None, num_tokens: int) -> int:
 
 
 def backward(
-    d_merged: Tensor, streams: Tensor, output: Tensor | None, res: Tensor, post: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of streams, output and, per token in fp32, of res (M, m, n) and post (M, m); empty without them."""
+    d_merged: Tensor,
+    streams: Tensor,
+    output: Tensor | None,
+    res: Tensor | None,
+    post: Tensor | None,
+    found: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    """Fill memory for the gradients of the others, per token in fp32 of the maps; nothing, of what is missing.
+
+    Without `res`, the gradient of the streams is that of the result, and is not made.
+    """
     num_tokens, n, dim = streams.shape
-    num_results = res.shape[-2]
-    d_streams, d_res = torch.empty_like(streams), streams.new_empty(num_tokens, num_results, n, dtype=torch.float32)
-    d_output = d_res.new_empty(0) if output is None else torch.empty_like(output)
-    d_post = d_res.new_empty(0 if output is None else num_tokens, num_results)
     blocks = tile("merge_backward", n)
     backward_kernel[(num_tiles(num_tokens, blocks["BLOCK_TOKENS"]),)](
         d_merged,
@@ -193,18 +196,14 @@ def backward(
         output,
         res,
         post,
-        d_streams,
-        d_output,
-        d_res,
-        d_post,
+        *found,
         num_tokens,
         dim,
         *_strides(res, post),
         NUM_STREAMS=n,
-        NUM_RESULTS=num_results,
+        NUM_RESULTS=d_merged.shape[1],
         **blocks,
     )
-    return d_streams, d_output, d_res, d_post
 
 
 def _strides(res: Tensor | None, post: Tensor | None) -> tuple[int, int]:
