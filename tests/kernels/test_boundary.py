@@ -158,6 +158,14 @@ def test_same_bits_every_time_and_in_one_graph():
     assert all(torch.equal(a, b) for a, b in zip(first, gradients(compiled), strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_dtype_of_keep_does_not_matter(dtype):
+    streams, merge, *rest = grouped(arguments(4, 40, 9, torch.bfloat16, False, True))
+    keep = torch.tensor([0.0, 2.0], device=streams.device)
+    results = [boundary(streams, merge._replace(keep=given), *rest) for given in (keep, keep.to(dtype))]
+    assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("used", range(3))
 def test_results_that_are_not_used_have_no_gradient(used):
     given = arguments(4, 40, 9, torch.float32, False, True)

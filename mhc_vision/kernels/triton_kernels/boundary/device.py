@@ -47,7 +47,7 @@ def load_keep(pointer, row, tokens_per_sample):
     """DropPath's factor of each token's sample, (tokens, 1), or 1."""
     keep = 1.0
     if pointer is not None:
-        keep = tl.load(pointer + row // tokens_per_sample)[:, None]
+        keep = tl.load(pointer + row // tokens_per_sample).to(tl.float32)[:, None]
     return keep
 
 
