@@ -206,6 +206,14 @@ def test_streams_kept_at_every_second_boundary_give_the_same_bits(family, option
     assert type(collapse(model).blocks) is type(family.plain().blocks)
 
 
+def test_stream_stride_outlives_changes_of_the_blocks():
+    model = VIT.connected("mhc", depth=3, stream_stride=2)
+    model.blocks = model.blocks[:2]
+    assert model.blocks.stream_stride == 2
+    model.blocks = nn.Sequential(*model.blocks)
+    assert model.blocks.stream_stride == 2
+
+
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [

@@ -53,6 +53,7 @@ class StreamStack(nn.Module):
                 "tokens; run [:k] for features after block k, and `for block in blocks` for all of them"
             )
         part = super().__getitem__(index)  # type: ignore[misc]
+        part.stream_stride = self.stream_stride
         if 0 < len(part) < len(self):  # type: ignore[arg-type]
             _replace(part, len(part) - 1, "reduction", self[-1].reduction)
         return part
@@ -141,6 +142,7 @@ def adopt(container: nn.Module, previous: StreamStack) -> nn.Module:
     if type(container) in kinds and any(isinstance(module, StreamBlock) for module in container.modules()):
         first, last = previous[0].expansion, previous[-1].reduction
         container.__class__ = kinds[type(container)]
+        container.stream_stride = previous.stream_stride  # type: ignore[assignment]
         _set_ends(container, first, last)
     return container
 
