@@ -6,8 +6,8 @@
 
 One line per op, pass, C and token count: median milliseconds, the bytes that it moves at least, the share of a large
 copy's bandwidth in the same run that this makes, and the time of plain PyTorch over ours. Bytes are those of the plan:
-what a kernel must read and write once, with fp32 side data, and for the boundary the passes of its five kernels, which
-`traffic.py` counts. A backward pass is timed alone, on a graph that is kept.
+what each kernel must read and write once, with fp32 side data, as `traffic.py` counts them for the boundary. A backward
+pass is timed alone, on a graph that is kept.
 
 `--profile` times nothing: it runs the boundary forward and backward, once, between the marks of a profiler.
 """
@@ -42,10 +42,9 @@ MOVES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "stream_coefficients": ((N, K + 1), (3 * N, 2 * K + 1)),
     "read_streams": ((N + 1, N), (2 * N + 1, 2 * N)),
     "merge_streams": ((2 * N + 1, N * N + N), (3 * N + 2, 2 * (N * N + N))),
-    # the streams are read for the logits, and again with them
-    "branch_input": ((2 * N + 1, K + 1), (5 * N + 1, 3 * K + 1)),
-    # merge with logits, read with norm; norm's sums, gradients of merge and maps, gradient of φ
-    "boundary": ((3 * N + 2, 2 * K + N * N + N + 3), (5 * N + 4, 6 * K + 8)),
+    # backward: gradients of the streams, then sums over tokens
+    "branch_input": ((N + 1, K + 1), (4 * N + 1, 2 * K + 1)),
+    "boundary": ((2 * N + 2, 3 * K + 3), (4 * N + 4, 4 * K + 3 + 3 * N * N)),
 }
 
 
