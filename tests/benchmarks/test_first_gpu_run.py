@@ -202,16 +202,16 @@ def test_rows_of_a_profile(program):
     steps = importlib.import_module("gpu_steps")
     cells = [
         ("ID", "Kernel Name", "Metric Name", "Metric Unit", "Metric Value"),
-        ("0", "merge_logits_kernel", "dram__bytes_read.sum", "byte", "1,000"),
-        ("0", "merge_logits_kernel", "dram__bytes_write.sum", "byte", "500"),
-        ("0", "merge_logits_kernel", "gpu__time_duration.sum", "nsecond", "330,000"),
-        ("0", "merge_logits_kernel", "smsp__inst_executed.sum", "inst", "2,508,800"),
-        ("1", "read_norm_kernel", "gpu__time_duration.sum", "nsecond", "70,000"),
+        ("0", "forward_kernel", "dram__bytes_read.sum", "byte", "1,000"),
+        ("0", "forward_kernel", "dram__bytes_write.sum", "byte", "500"),
+        ("0", "forward_kernel", "gpu__time_duration.sum", "nsecond", "330,000"),
+        ("0", "forward_kernel", "smsp__inst_executed.sum", "inst", "2,508,800"),
+        ("1", "sums_backward_kernel", "gpu__time_duration.sum", "nsecond", "70,000"),
     ]
     text = "==PROF== Connected\n" + "\n".join(",".join(f'"{cell}"' for cell in line) for line in cells)
     first, second = steps.profiled_kernels(text)
     same = {"C": 768, "tokens": 25088}
     assert first == {
-        "kernel": "merge_logits_kernel", **same, "instructions": 2508800, "dram_bytes": 1500, "us": 330
+        "kernel": "forward_kernel", **same, "instructions": 2508800, "dram_bytes": 1500, "us": 330
     }  # fmt: skip
     assert second["us"] == 70

@@ -49,16 +49,16 @@ def test_blocks_of_an_sm(roofline, registers, shared_bytes, warps, blocks):
 
 
 def test_time_of_a_kernel_is_that_of_its_instructions_or_of_its_bytes(roofline):
-    resources = [machine_code("boundary", 254, 6798, function="merge_logits_kernel")]
-    (kernel,) = roofline.predict(resources, [moved("merge_logits_kernel", 5.0, 4.1, 9)])["kernels"][:1]
+    resources = [machine_code("boundary", 254, 6798, function="forward_kernel")]
+    (kernel,) = roofline.predict(resources, [moved("forward_kernel", 5.0, 4.1, 9)])["kernels"][:1]
     # 6,798 instructions of 25,088 tokens over 132 x 4 x 1.755e9 slots; 9.1 x 1,536 bytes over 3 TB/s
     assert kernel["issue_us"] == pytest.approx(184, abs=0.5)
     assert kernel["memory_us"] == pytest.approx(117, abs=0.5)
     assert kernel["blocks_per_sm"] == 2
     assert kernel["predicted_us"] == pytest.approx(1.8 * kernel["issue_us"])
     assert kernel["bound_by"] == "issue"
-    few = [machine_code("boundary", 56, 680, function="merge_logits_kernel")]
-    kernel = roofline.predict(few, [moved("merge_logits_kernel", 5.0, 4.1, 9)])["kernels"][0]
+    few = [machine_code("boundary", 56, 680, function="forward_kernel")]
+    kernel = roofline.predict(few, [moved("forward_kernel", 5.0, 4.1, 9)])["kernels"][0]
     assert (kernel["bound_by"], kernel["predicted_us"]) == ("memory", kernel["memory_us"])
 
 
@@ -77,13 +77,13 @@ def test_what_is_read_again_comes_from_memory_where_l2_does_not_hold_it(roofline
 
 def test_boundary_and_step(roofline):
     resources = [
-        machine_code("boundary", 254, 6798, function="merge_logits_kernel"),
+        machine_code("boundary", 254, 6798, function="forward_kernel"),
         *(
-            machine_code(f"boundary, {other}", 254, 9999, function="merge_logits_kernel")
+            machine_code(f"boundary, {other}", 254, 9999, function="forward_kernel")
             for other in ("entry", "scaled", "identity", "rms")
         ),
     ]
-    predictions = roofline.predict(resources, [moved("merge_logits_kernel", 5.0, 4.1, 9)])
+    predictions = roofline.predict(resources, [moved("forward_kernel", 5.0, 4.1, 9)])
     # no machine code was given for other GPUs, nor another dtype
     assert {row["gpu"] for row in predictions["boundaries"]} == {"H100", "H200"}
     h100 = predictions["boundaries"][0]
