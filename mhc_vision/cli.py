@@ -20,6 +20,7 @@ COMMANDS = {
     "finetune": "fine-tune or probe a pretrained ViT, plain or with connections, on a dataset or a folder of photos",
     "evaluate": "accuracy of a checkpoint or a timm model on a folder of images",
     "predict": "the most probable classes of images: files or folders, as CSV or JSON",
+    "embed": "features of images, kNN retrieval with them, and pictures of patch features",
     "analyze": "what the connections of a model do: gains, maps, streams, as figures, numbers and a page",
     "export": "write a training checkpoint as a directory that timm loads, or any model as ONNX",
     "profile": "what a model costs on this machine: memory and time by batch size, plain beside connected",

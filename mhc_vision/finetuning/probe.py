@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mhc_vision.data.datamodule import ImageDataModule
 from mhc_vision.data.division import hold_out
-from mhc_vision.finetuning.knn import knn_probabilities
 from mhc_vision.finetuning.linear_probe import LinearHead, logistic_head, sgd_heads
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finite import check_finite_rows, right_rows
+from mhc_vision.inference.knn import knn_probabilities
 from mhc_vision.predictions import Predictions, Said, without_images
 from mhc_vision.progress import note
 from mhc_vision.training.callbacks.predictions import class_names

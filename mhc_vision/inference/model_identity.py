@@ -11,7 +11,7 @@ from mhc_vision.inference.load_model import LoadedModel
 
 
 def model_identity(loaded: LoadedModel) -> dict[str, Any]:
-    """What the records of `evaluate`, `predict`, `analyze` and `export` say of a model, however it was named.
+    """What the records of `evaluate`, `predict`, `embed`, `analyze` and `export` say of a model, however it was named.
 
     Returns:
         `architecture` (timm's name of the plain model), `connection` (`None` for a plain one), `num_streams` (1 for a

@@ -376,6 +376,9 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "predict-format": (["predict", "test_vit", "images", "--format", "jsn"], "; nearest: json"),
     "predict-model": (["predict", "test_vti", "images"], "nearest: test_vit"),
+    "embed-nothing": (["embed", "test_vit"], "the following arguments are required: IMAGES, --out"),
+    "embed-features": (["embed", "test_vit", "images", "--out", "a.npz", "--features", "patch"], "; nearest: patches"),
+    "embed-file": (["embed", "test_vit", "images", "--out", "a.csv"], "expected a name that ends in .npz or .parquet"),
     "analyze-nothing": (["analyze"], "the following arguments are required: MODEL, --out"),
     "analyze-option": (
         ["analyze", "test_vit", "--out", "new", "--num-image", "x"],

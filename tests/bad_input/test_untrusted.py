@@ -627,6 +627,7 @@ def hide_class_names(content: Content) -> None:
 COMMANDS: list[tuple[str, list[str]]] = [
     ("evaluate", ["evaluate", "{}", "{folder}", "--num-workers", "0"]),
     ("predict", ["predict", "{}", "{folder}", "--num-workers", "0"]),
+    ("embed", ["embed", "{}", "{folder}", "--out", "{folder}/out.npz", "--num-workers", "0"]),
     ("analyze", ["analyze", "{}", "--out", "{folder}/out", "--data", "random"]),
     ("export", ["export", "{}", "{folder}/out"]),
     ("onnx", ["export", "{}", "{folder}/out", "--format", "onnx"]),

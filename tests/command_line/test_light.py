@@ -9,7 +9,19 @@ import pytest
 
 # what takes seconds to import is not there: whoever imports it fails
 HEAVY = ("torch", "timm", "lightning", "numpy", "scipy", "matplotlib", "jsonargparse")
-COMMANDS = ("train", "finetune", "evaluate", "predict", "analyze", "export", "profile", "compare", "list", "show")
+COMMANDS = (
+    "train",
+    "finetune",
+    "evaluate",
+    "predict",
+    "embed",
+    "analyze",
+    "export",
+    "profile",
+    "compare",
+    "list",
+    "show",
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +100,9 @@ def test_it_answers_at_once(without_heavy_packages, words, said):
         (["evaluate", "vit_base_patch16_224_mhc", ".", "--batch-size", "many"], "invalid int value: 'many'"),
         (["predict", "vit_base_patch16_224_mhc", "nowhere.jpg"], "error: images: got nowhere.jpg"),
         (["predict", "vit_base_patch16_224", ".", "--connection", "mch"], "invalid choice: 'mch'"),
+        (["embed", "test_vit", "nowhere.jpg", "--out", "new.npz"], "error: images: got nowhere.jpg"),
+        (["embed", "test_vit", ".", "--out", "new.csv"], "new.csv, expected a name that ends in .npz or .parquet"),
+        (["embed", "none.ckpt", ".", "--out", "new.npz"], "error: model: got 'none.ckpt'"),
         (["analyze", "none.ckpt", "--out", "new"], "error: model: got 'none.ckpt'"),
         (["export", "none.ckpt", "new"], "error: model: got 'none.ckpt'"),
         (["profile", "none.ckpt"], "error: model: got 'none.ckpt'"),

@@ -33,7 +33,7 @@ from mhc_vision.finetuning.methods import METHODS
 
 CHAINS = (
     ("README.md", "CONTRIBUTING.md"),
-    ("docs/index.md", "docs/models.md", "docs/design.md", "docs/command_line.md"),
+    ("docs/index.md", "docs/models.md", "docs/design.md", "docs/command_line.md", "docs/dense.md"),
     ("docs/train.md", "docs/analyze.md", "docs/export.md"),
     ("docs/data.md", "docs/performance.md", "docs/compare.md"),
     ("docs/finetune.md",),
@@ -67,6 +67,7 @@ PARSED = {
     "benchmarks/roofline.py": "tests/benchmarks/test_roofline.py",
     "benchmarks/stability.py": "tests/benchmarks/test_stability.py",
     "benchmarks/traffic.py": "tests/kernels/test_traffic.py",
+    "examples/detection.py": "tests/examples/test_examples.py",
     "mhc_vision.analysis.model_table": "tests/analysis/test_model_table.py",
 }
 """Scripts and modules of which only the options are parsed here, and the tests that run them."""
@@ -183,10 +184,10 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             # its runs are other tests' matter; the matrix is read, and has to find that there are none yet
             with pytest.raises(SystemExit, match="2"):
                 main([*words[1:], "--report-only"])
-        case ["mhc-vision", "evaluate" | "predict" | "analyze" | "export" as command, model, *given]:
-            less = {"evaluate": ["--num-workers", "0"], "predict": ["--num-workers", "0"], "analyze": []}
+        case ["mhc-vision", "evaluate" | "predict" | "embed" | "analyze" | "export" as command, model, *given]:
+            less = ["--num-workers", "0"] if command in ("evaluate", "predict", "embed") else []
             with fake_hub(monkeypatch):
-                main([command, published(model), *given, *less.get(command, [])])
+                main([command, published(model), *given, *less])
         case ["mhc-vision", "profile", model, *given]:
             main(["profile", "test_vit", *given, "--batch-sizes", "1", "--seconds", "0.01"])
             assert timm.is_model(model), model

@@ -144,6 +144,7 @@ def test_an_evaluation_of_a_run_stops_at_once(train, monkeypatch, subcommand):
     [
         (["evaluate", "test_vit", "IMAGES", "--json", "OUT"], "inference.evaluate_folder.evaluate_folder"),
         (["predict", "test_vit", "IMAGES", "--out", "OUT"], "inference.predict.predict_files"),
+        (["embed", "test_vit", "IMAGES", "--out", "NPZ"], "inference.embed.embed_files"),
         (["analyze", "test_vit", "--out", "OUT"], "analysis.analyze_model.load_model"),
         (["export", "LAST", "OUT"], "inference.export_timm.export_checkpoint"),
     ],
@@ -157,6 +158,7 @@ def test_other_commands_stop_with_nothing_half_written(monkeypatch, tmp_path, ca
     (tmp_path / "images").mkdir()
     (tmp_path / "last.ckpt").touch()
     paths = {"IMAGES": str(tmp_path / "images"), "LAST": str(tmp_path / "last.ckpt"), "OUT": str(tmp_path / "out")}
+    paths["NPZ"] = str(tmp_path / "out.npz")
     assert stopped(main, [paths.get(word, word) for word in words]) == 128 + signum
     word = "terminated" if signum == signal.SIGTERM else "interrupted"
     assert capsys.readouterr().err == f"mhc-vision: {word}\n"
