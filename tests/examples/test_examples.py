@@ -1,11 +1,13 @@
 """The examples run as they stand."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -34,3 +36,13 @@ def test_the_parts_train_with_a_plain_trainer(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "train_with_lightning.py"))
     assert "test/top1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["test_vit", "test_vit_mhc"])
+def test_a_detector_learns(model, monkeypatch, capsys):
+    small = ["--channels", "16", "--size", "64", "--batch-size", "2", "--steps", "8"]
+    monkeypatch.setattr(sys, "argv", ["detection.py", "--model", model, *small])
+    runpy.run_path(str(EXAMPLES / "detection.py"))
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
+    assert len(losses) == 8
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])

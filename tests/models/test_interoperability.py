@@ -16,6 +16,9 @@ from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
 
 import mhc_vision
 from mhc_vision.layers import CONNECTIONS, connection_parameters, muon_fallback_list
@@ -138,6 +141,33 @@ def test_register_tokens_come_back_with_the_intermediates(family, connection, tr
         taps, expected = (model.forward_intermediates(x, **arguments) for model in (hyper, plain))
     assert [tuple(prefix.shape) for _, prefix in taps] == [(2, 5, 64)] * 2
     torch.testing.assert_close(taps, expected, **ROUNDING)
+
+
+def test_detectors_take_their_maps(family, connection):
+    options = {"depth": 1, "dynamic_img_size": True, "features_only": True, "out_indices": [-1]}
+    body = family.connected(connection, **options)
+    assert (body.feature_info.channels(), body.feature_info.reduction()) == ([64], [4])
+
+    class Backbone(nn.Module):
+        out_channels = 64
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)[0]
+
+    anchors, pooling = AnchorGenerator(((8, 16),), ((1.0,),)), MultiScaleRoIAlign(["0"], 2, 2)
+    parts = {"rpn_anchor_generator": anchors, "box_roi_pool": pooling, "size_divisible": 4}
+    detector = FasterRCNN(Backbone(), 3, min_size=24, max_size=40, **parts)
+    # of unequal sizes: padded to whole patches of the largest
+    photos = [torch.rand(3, 24, 30), torch.rand(3, 26, 24)]
+    targets = [{"boxes": torch.tensor([[2.0, 3.0, 15.0, 20.0]]), "labels": torch.tensor([1])}] * 2
+    sum(detector(photos, targets).values()).backward()
+    assert all(parameter.grad is not None for parameter in body.parameters())
+    found = detector.eval()(photos)
+    assert [one["boxes"].shape[1] for one in found] == [4, 4]
 
 
 def test_causal_mask_is_the_causal_flag_is_the_plain_models(family, connection, trained_like):
