@@ -100,9 +100,9 @@ def finetune(
     words = [name, *given] if is_folder else ["--config", name, *given]
     with _as_errors():
         words = full_words(words)
-        from mhc_vision.finetuning.cli import FinetuneCLI
+        from mhc_vision.finetuning.cli import finetune_cli
 
-        return _run(FinetuneCLI, words)
+        return _run(finetune_cli(words), words)
 
 
 def train(

@@ -12,7 +12,7 @@ from mhc_vision.command_line.catalog import CATALOG, Catalog
 from mhc_vision.command_line.option_names import SUBCOMMANDS
 from mhc_vision.data.downstream.catalog import SETS
 from mhc_vision.data.downstream.spec import TorchvisionSet
-from mhc_vision.finetuning.cli import FinetuneCLI
+from mhc_vision.finetuning.cli import FinetuneCLI, SegmentationCLI
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.architectures import EVAS, VISION_TRANSFORMERS
 from mhc_vision.models.designs import DESIGNS
@@ -27,7 +27,11 @@ def make_catalog() -> Catalog:
         connections={name: _first_line(connection) for name, connection in CONNECTIONS.items()},
         designs=DESIGNS,
         datasets={name: _dataset(dataset) for name, dataset in SETS.items()},
-        options={command.command_name: _options(command) for command in (TrainCLI, FinetuneCLI)},
+        options={
+            "train": _options(TrainCLI),
+            "finetune": _options(FinetuneCLI),
+            "segmentation": _options(SegmentationCLI),
+        },
         data_options={name: sorted(parameters_of(getattr(data, name))) for name in data.__all__},
     )
 

@@ -31,8 +31,9 @@ LOGGERS = sorted((CONFIGS / "loggers").glob("*.yaml"))
 MATRICES = sorted((CONFIGS / "compare").glob("*.yaml"))
 # test_finetune_configs.py is about these
 FINETUNE = [CONFIGS / "cifar10_half.yaml", *sorted((CONFIGS / "finetune").glob("*.yaml"))]
-METHODS = sorted((CONFIGS / "finetune" / "methods").glob("*.yaml"))
-FINETUNE_MATRICES = sorted((CONFIGS / "compare").glob("finetune_*.yaml"))
+METHODS = sorted(CONFIGS.glob("*/methods/*.yaml"))
+# test_segmentation_configs.py is about these
+SEGMENTATION = sorted((CONFIGS / "segmentation").glob("*.yaml"))
 ABLATIONS = sorted((CONFIGS / "compare").glob("ablation_*.yaml"))
 
 
@@ -55,13 +56,15 @@ def _data_root(recipe: Path, image_folder: Path) -> list[str]:
 
 
 def test_every_file_is_a_recipe_or_an_overlay_known_here():
-    known = [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES, *FINETUNE, *METHODS]
+    known = [*RECIPES, *OVERLAYS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES, *FINETUNE, *SEGMENTATION, *METHODS]
     assert sorted(CONFIGS.rglob("*.yaml")) == sorted(known)
     assert [path.stem for path in CONNECTIONS] == ["baseline", "dhc", "ihc", "krom_hc", "mhc", "mhc_lite", "shc"]
 
 
 @pytest.mark.parametrize(
-    "path", [*RECIPES, *OVERLAYS, *METHODS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES], ids=lambda path: path.stem
+    "path",
+    [*RECIPES, *SEGMENTATION, *OVERLAYS, *METHODS, DEBUG, *STRATEGIES, *LOGGERS, *MATRICES],
+    ids=lambda path: path.stem,
 )
 def test_every_file_opens_with_what_it_is_for(path):
     lines = path.read_text().splitlines()
@@ -75,14 +78,14 @@ def test_every_file_opens_with_what_it_is_for(path):
         content = yaml.safe_load(path.read_text())
         runs = len(content["recipes"]) * len(content["arms"]) * len(content["seeds"])
         assert f"CPU, {runs} runs" in head
-    elif path in (*RECIPES, DEBUG):
+    elif path in (*RECIPES, *SEGMENTATION, DEBUG):
         assert f"--config configs/{path.relative_to(CONFIGS)}" in head
     elif path in MATRICES:
         assert f"mhc-vision compare configs/{path.relative_to(CONFIGS)}" in head
         assert "Expected:" in head
     else:
         assert head.startswith("# Overlay: ")
-    if path in (*RECIPES, *MATRICES):
+    if path in (*RECIPES, *SEGMENTATION, *MATRICES):
         assert "Hardware:" in head
 
 
@@ -128,7 +131,7 @@ def test_loggers_write_into_the_run_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in MATRICES if path not in FINETUNE_MATRICES], ids=lambda path: path.stem
+    "path", [path for path in MATRICES if "command: finetune" not in path.read_text()], ids=lambda path: path.stem
 )
 def test_every_arm_of_a_matrix_is_a_model_of_its_own(path, image_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -44,7 +44,17 @@ BELOW = {
         "finite",
         "json_files",
     ),
-    *("metrics_log", "predictions", "progress", "run_directory", "silenced", "termination", "version", "yaml_files"),
+    *(
+        "metrics_log",
+        "predictions",
+        "progress",
+        "run_directory",
+        "segmentation_scores",
+        "silenced",
+        "termination",
+        "version",
+        "yaml_files",
+    ),
 }
 FILES = [path for part in ALLOWED for path in sorted((PACKAGE / part).rglob("*.py"))]
 

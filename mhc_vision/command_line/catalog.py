@@ -20,7 +20,8 @@ class Catalog(NamedTuple):
         connections: What each type of connection is.
         designs: What each residual design to compare them with is.
         datasets: What each dataset of `DownstreamDataModule` is.
-        options: Of `train` and of `finetune`: the names of options outside `data`, such as `model.lr`.
+        options: Of `train`, `finetune` and `segmentation` (`finetune` with a decoder): the names of options outside
+            `data`, such as `model.lr`.
         data_options: The options of each data module, such as `batch_size`.
     """
 

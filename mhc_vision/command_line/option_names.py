@@ -5,7 +5,7 @@ from typing import Any
 
 from mhc_vision.checks import nearest
 from mhc_vision.command_line.catalog import catalog
-from mhc_vision.command_line.given_settings import Given
+from mhc_vision.command_line.given_settings import Given, value_of
 
 SUBCOMMANDS = ("fit", "validate", "test")
 _DATA = ("class_path", "init_args", "help")
@@ -24,7 +24,7 @@ def check_option_names(command: str, given: Sequence[Given]) -> None:
     Raises:
         ValueError: An option that there is not; the message names its file and the nearest one.
     """
-    known = catalog().options[command]
+    known = catalog().options[options_of(command, given)]
     data_class: str | None = None
     for one in given:
         for key in _keys(one.settings, known):
@@ -33,6 +33,16 @@ def check_option_names(command: str, given: Sequence[Given]) -> None:
         data = one.settings.get("data")
         data_class = data_class_name(data) or data_class
         _check_data(one, data, data_class)
+
+
+def options_of(command: str, given: Sequence[Given]) -> str:
+    """The name under which the catalog has the options of a command: a model with a decoder segments.
+
+    Args:
+        command: `train` or `finetune`.
+        given: What the words set.
+    """
+    return "segmentation" if command == "finetune" and value_of(given, "model.decoder") is not None else command
 
 
 def unknown_key(key: str, known: Iterable[str], source: str | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mhc_vision.atomic_files import check_writable, replaced_file
+from mhc_vision.checks import check_whole_number
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.named_paths import check_model, check_there
 from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
@@ -123,5 +124,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
                 raise ValueError(f"{name}: got {path}, which is there already, expected a new file, or --force")
     if arguments.picture is None and arguments.attention:
         raise ValueError("attention: got it without --picture, expected a picture to show it in")
+    if arguments.picture is not None:
+        check_whole_number("num_pictured", arguments.num_pictured, at_least=1)
     if arguments.picture is not None and arguments.picture.suffix != ".png":
         raise ValueError(f"picture: got {arguments.picture}, expected a name that ends in .png")

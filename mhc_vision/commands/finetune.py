@@ -57,9 +57,9 @@ def run(words: Sequence[str]) -> None:
             stopped the training.
     """
     words = full_words(words)
-    from mhc_vision.finetuning.cli import FinetuneCLI
+    from mhc_vision.finetuning.cli import finetune_cli
 
-    run_cli(FinetuneCLI, words)
+    run_cli(finetune_cli(words), words)
 
 
 def full_words(words: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,10 @@ def run(words: Sequence[str]) -> None:
             InferenceOptions(arguments.batch_size, arguments.num_workers, arguments.device, arguments.precision),
             arguments.top_k,
             arguments.exif_orientation,
+            arguments.masks,
+            arguments.overlays,
         )
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         fail(f"error: {error}", status=2)
     record["command"] = ["mhc-vision", "predict", *words]
     text = json_text(record, indent=2) + "\n" if arguments.format == "json" else csv_text(record)
@@ -54,15 +57,21 @@ def run(words: Sequence[str]) -> None:
 
 
 def csv_text(record: dict[str, Any]) -> str:
-    """CSV of what `predict_files` gives: a line per image with `image`, `class_1`, `probability_1`, `class_2`, ..."""
-    num_classes = len(record["images"][0]["predictions"])
+    """CSV of what `predict_files` gives: a line per image with `image`, `class_1`, `probability_1`, `class_2`, ...
+
+    Of segmentation, `image` and `mask`.
+    """
+    images = record["images"]
+    if "mask" in images[0]:
+        rows = [["image", "mask"], *([image["image"], image["mask"]] for image in images)]
+    else:
+        columns = [(f"class_{rank + 1}", f"probability_{rank + 1}") for rank in range(len(images[0]["predictions"]))]
+        rows = [["image", *itertools.chain(*columns)]]
+        for image in images:
+            values = [(entry["class"], entry["probability"]) for entry in image["predictions"]]
+            rows.append([image["image"], *itertools.chain(*values)])
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [(f"class_{rank}", f"probability_{rank}") for rank in range(1, num_classes + 1)]
-    writer.writerow(["image", *(name for pair in columns for name in pair)])
-    for image in record["images"]:
-        values = [(entry["class"], entry["probability"]) for entry in image["predictions"]]
-        writer.writerow([image["image"], *(value for pair in values for value in pair)])
+    csv.writer(text, lineterminator="\n").writerows(rows)
     # file names may hold bytes that are no text
     return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -84,6 +93,13 @@ def parser() -> argparse.ArgumentParser:
         help="files, and folders of which every file is read, at any depth; hidden ones are left out",
     )
     add("--top-k", type=int, default=5, metavar="K", help="classes per image, at most all")
+    add(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="of a segmentation model: a new folder for the masks, PNG files; reads images one by one",
+    )
+    add("--overlays", action="store_true", help="put pictures of the images under their masks there, too")
     add("--format", choices=("csv", "json"), default="csv", help="json has indices, settings and versions, too")
     add("--out", type=Path, metavar="FILE", help="a new file, in place of stdout")
     add(

@@ -31,15 +31,15 @@ def measure(command: str, baseline: str, runs: dict[str, list[str]], seconds: fl
     """
     import torch
 
-    from mhc_vision.finetuning.cli import FinetuneCLI
+    from mhc_vision.finetuning.cli import finetune_cli
     from mhc_vision.training.cli import TrainCLI
     from mhc_vision.training.step_times import QUIET, OptimiserStep, measure_steps
 
-    kind = FinetuneCLI if command == "finetune" else TrainCLI
     steps = {}
     with tempfile.TemporaryDirectory() as nowhere:
         for name, words in runs.items():
             print(f"building {name}", flush=True)
+            kind = finetune_cli(words) if command == "finetune" else TrainCLI
             cli = kind([*words, *QUIET, "--trainer.default_root_dir", nowhere], run=False)
             if getattr(cli.model, "is_probe", False):
                 raise ValueError(

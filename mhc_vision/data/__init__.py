@@ -7,6 +7,7 @@ from mhc_vision.data.fake import FakeDataModule
 from mhc_vision.data.image_folder import ImageFolderDataModule
 from mhc_vision.data.in_memory import InMemoryDataModule
 from mhc_vision.data.in_memory_folder import InMemoryFolderDataModule
+from mhc_vision.data.segmentation.datamodule import SegmentationDataModule
 from mhc_vision.data.timm_datasets import TimmDataModule
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "ImageFolderDataModule",
     "InMemoryDataModule",
     "InMemoryFolderDataModule",
+    "SegmentationDataModule",
     "TimmDataModule",
 ]

@@ -83,7 +83,7 @@ class ImageDataModule(LightningDataModule):
     train_set: Dataset
     eval_set: Dataset
     batch_augment: BatchAugment
-    metric: Metric = "top1"
+    metric: str = "top1"
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
     exif_orientation: bool | None = None
@@ -249,7 +249,7 @@ class ImageDataModule(LightningDataModule):
         self._check_evaluation_size(samples)
         rank, world_size = self._process()
         sampler = EvaluationSampler(len(samples), rank, world_size)  # type: ignore[arg-type]
-        return DataLoader(samples, sampler=sampler, **self._loader_options())
+        return DataLoader(samples, sampler=sampler, **self._evaluation_options())
 
     def _unaugmented_train_set(self) -> Dataset:
         """Training samples as in evaluation: where they are not augmented one by one, the training samples."""
@@ -282,6 +282,9 @@ class ImageDataModule(LightningDataModule):
         position = position_of_step(self.trainer, self.trainer.global_step)
         return position.epoch, position.batch * self.batch_size
 
+    def _evaluation_options(self) -> dict[str, Any]:
+        return self._loader_options()
+
     def _loader_options(self) -> dict[str, Any]:
         return {
             "batch_size": self.batch_size,
@@ -292,7 +295,7 @@ class ImageDataModule(LightningDataModule):
         }
 
 
-def checked_metric(metric: Metric) -> Metric:
+def checked_metric(metric: str) -> str:
     """The metric.
 
     Raises:

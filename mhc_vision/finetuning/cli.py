@@ -3,6 +3,7 @@
 import dataclasses
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,10 +11,14 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mhc_vision.atomic_files import json_text, replace_text
+from mhc_vision.command_line.given_settings import given_settings
 from mhc_vision.command_line.messages import fail
+from mhc_vision.command_line.option_names import options_of
+from mhc_vision.command_line.recipes import with_config_paths
 from mhc_vision.data import ImageDataModule
 from mhc_vision.finetuning.module import FinetuneModule
 from mhc_vision.finetuning.probe import run_probe
+from mhc_vision.finetuning.segmentation import SegmentationModule
 from mhc_vision.run_directory import BEST, LAST, NEWEST, PREDICTIONS, PROBE
 from mhc_vision.training.callbacks.run_summary import RunSummary
 from mhc_vision.training.callbacks.save_config import SaveConfigOnStart
@@ -21,6 +26,7 @@ from mhc_vision.training.callbacks.validation_lines import figures_line
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
 from mhc_vision.training.run_guard import BeginRun
+from mhc_vision.yaml_files import safe_load
 
 _Callback = TypeVar("_Callback", bound=Callback)
 
@@ -33,7 +39,7 @@ class FinetuneCLI(TrainCLI):
     """
 
     command_name = "finetune"
-    module_class = FinetuneModule
+    module_class: type[FinetuneModule] = FinetuneModule
     model: FinetuneModule
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -125,3 +131,15 @@ class FinetuneCLI(TrainCLI):
     def _callback(self, kind: type[_Callback]) -> _Callback:
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         return next(callback for callback in callbacks if isinstance(callback, kind))
+
+
+class SegmentationCLI(FinetuneCLI):
+    """`FinetuneCLI` for models with a decoder."""
+
+    module_class = SegmentationModule
+
+
+def finetune_cli(words: Sequence[str]) -> type[FinetuneCLI]:
+    """The command that checked words are for: one of segmentation where they set `model.decoder`."""
+    given = given_settings(with_config_paths(list(words)), safe_load)
+    return SegmentationCLI if options_of("finetune", given) == "segmentation" else FinetuneCLI

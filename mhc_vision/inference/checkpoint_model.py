@@ -11,6 +11,7 @@ from torch import nn
 from mhc_vision.checks import check_choice
 from mhc_vision.models.create import rebuild_classifier
 from mhc_vision.models.lora import LoraOptions, add_adapters, merge_adapters
+from mhc_vision.models.segmenter import DECODER_SETTINGS, Segmenter
 from mhc_vision.stored.checkpoint_files import damage, read_checkpoint
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.stored.weights import check_fits, check_repeats, short_reason
@@ -42,6 +43,7 @@ def load_checkpoint_model(
     checkpoint: Path,
     weights: Literal["default", "raw"] = "default",
     model_args: Mapping[str, Any] | None = None,
+    segmentation: bool = False,
 ) -> CheckpointModel:
     """Builds the model that a checkpoint was made with and loads its weights; adapters of LoRA are merged into them.
 
@@ -50,9 +52,10 @@ def load_checkpoint_model(
         weights: `"default"`: those that were validated, the average where the run had `EMA`; `"raw"`: in that case,
             the weights themselves.
         model_args: Arguments of `timm.create_model` in place of those of the run.
+        segmentation: Take a model that gives classes to pixels, too.
 
     Raises:
-        ImportError: If the checkpoint has adapters and peft is missing.
+        ImportError: If the checkpoint has adapters and peft is missing, or a decoder and its library.
         ValueError: If the checkpoint is damaged, not one of ours or not whole, its weights or `model_args` do not fit
             its settings, or a run without `EMA` is asked for raw weights.
     """
@@ -61,6 +64,11 @@ def load_checkpoint_model(
         raise ValueError(f"checkpoint: got {checkpoint}, expected a checkpoint: {reason}")
     content = read_checkpoint(checkpoint)
     settings = content["hyper_parameters"]
+    if "decoder" in settings and not segmentation:
+        raise ValueError(
+            f"checkpoint: got {checkpoint}, which gives classes to pixels, expected a classifier of images; "
+            "predict and the ONNX export take it"
+        )
     if weights == "raw" and "current_model_state" not in content:
         raise ValueError(f"weights: got 'raw', but {checkpoint} has no average beside them; expected 'default'")
     key = "current_model_state" if weights == "raw" else "state_dict"
@@ -78,7 +86,7 @@ def load_checkpoint_model(
     model = _build(checkpoint, arguments, settings)
     model.load_state_dict(state)
     if settings.get("method") == "lora":
-        merge_adapters(model)
+        merge_adapters(model.encoder.vit if isinstance(model, Segmenter) else model)
         # adapters had frozen all else
         model.requires_grad_(True)
     # Lightning files the state of a data module under the name of its class
@@ -88,14 +96,18 @@ def load_checkpoint_model(
 
 
 def _build(checkpoint: Path, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Module:
-    """The model of a run, with adapters where it had some."""
+    """The model of a run, with adapters and a decoder where it had some."""
     try:
         model = rebuild_classifier(**arguments)
+        if settings.get("method") == "lora":
+            add_adapters(model, LoraOptions.from_settings(settings))
+        if "decoder" in settings:
+            model = Segmenter(model, settings["num_classes"], **{key: settings[key] for key in DECODER_SETTINGS})
+    except ImportError:
+        raise
     # of values that are each of the right kind and together make no sense, timm's classes say so in many ways
     except Exception as error:
         raise ValueError(
             f"checkpoint: {checkpoint}: no model can be built of hyper_parameters: {short_reason(error)}"
         ) from error
-    if settings.get("method") == "lora":
-        add_adapters(model, LoraOptions.from_settings(settings))
     return model

@@ -17,7 +17,7 @@ from mhc_vision.data.decode import decode_file
 from mhc_vision.data.transforms import eval_transform
 from mhc_vision.inference.features import check_tokens, feature_function, last_attention, last_attention_name
 from mhc_vision.inference.image_outputs import image_outputs, output_of_blank
-from mhc_vision.inference.input_files import list_files
+from mhc_vision.inference.input_files import check_some_readable, list_files
 from mhc_vision.inference.knn import leave_one_out_accuracy
 from mhc_vision.inference.load_model import LoadedModel, load_model
 from mhc_vision.inference.model_identity import model_identity
@@ -153,8 +153,7 @@ def _embed(
         read += [files[index] for index in indices.tolist()]
         rows.append(outputs.cpu())
         unreadable += errors
-    if not read:
-        raise ValueError("\n".join([f"images: none of the {len(files)} files can be read:", *unreadable]))
+    check_some_readable(files, unreadable)
     return read, torch.cat(rows), unreadable
 
 

@@ -44,10 +44,10 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
 
     Returns:
         What is in `model.json`: `model`, `source`, what `model_identity` says, `weights`, `input` (`name`, `shape`,
-            `dtype` and how to make its `values`), `output`, `opset`, `class_names` (by index; null where nothing
-            names them), `mean` and `std` (for pixels in 0..1), `img_size`, `crop_pct`, `crop_mode`, `interpolation`,
-            `exif_orientation` (whether photos were turned upright in training; null where the model does not say),
-            `probabilities` (what makes them of the logits), `check` and `versions`.
+            `dtype` and how to make its `values`), `output`, `opset`, `task`, `class_names` (by index; null where
+            nothing names them), `mean` and `std` (for pixels in 0..1), `img_size`, `crop_pct`, `crop_mode`,
+            `interpolation`, `exif_orientation` (whether photos were turned upright in training; null where the model
+            does not say), `probabilities` (what makes them of the logits), `check` and `versions`.
 
     Raises:
         ValueError: If the directory is there, the model cannot be had, cannot be exported, or gives other logits or
@@ -59,7 +59,7 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
     if missing := [package for package in _PACKAGES if importlib.util.find_spec(package) is None]:
         raise ImportError(f"the ONNX export needs {', '.join(missing)}: pip install 'mhc-vision[onnx]'")
     model_options = model_options or ModelOptions()
-    loaded = load_model(name, **vars(model_options), needs_rgb_classes=False)
+    loaded = load_model(name, **vars(model_options), needs_rgb_classes=False, segmentation=True)
     if not loaded.num_classes:
         raise ValueError(f"model: got {name}, the weights of a backbone, expected a model with classes")
     check_runs(loaded.model, loaded, torch.device("cpu"))
@@ -75,8 +75,9 @@ def export_onnx(name: str, directory: Path, model_options: ModelOptions | None =
             "dtype": "float32",
             "values": "(pixel / 255 - mean) / std of each channel: the file does not normalise",
         },
-        "output": {"name": "logits", "shape": ["batch", loaded.num_classes], "dtype": "float32"},
+        "output": {"name": "logits", "shape": ["batch", *loaded.logits_shape], "dtype": "float32"},
         "opset": OPSET,
+        "task": "semantic segmentation" if loaded.is_segmenter else "image classification",
         "class_names": names_of_classes(loaded),
         **loaded.data_settings(),
         "probabilities": loaded.probabilities,

@@ -26,5 +26,16 @@ def list_files(paths: Sequence[Path]) -> list[str]:
     return files
 
 
+def check_some_readable(files: Sequence[str], unreadable: Sequence[str]) -> None:
+    """Raise ValueError unless some files can be read.
+
+    Args:
+        files: All of them.
+        unreadable: What is wrong with each one that cannot.
+    """
+    if len(unreadable) == len(files):
+        raise ValueError("\n".join([f"images: none of the {len(files)} files can be read:", *unreadable]))
+
+
 def _files_under(folder: Path) -> list[str]:
     return sorted(os.path.join(parent, name) for parent, _, names in walk_files(folder, "images") for name in names)

@@ -19,6 +19,7 @@ from mhc_vision.models.create import OWN_ARGUMENTS, registered_name
 from mhc_vision.models.designs import DESIGNS
 from mhc_vision.models.image_size import check_image_size
 from mhc_vision.models.names import split_name
+from mhc_vision.models.segmenter import Segmenter
 from mhc_vision.progress import note
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.stored.directory_config import check_model_source
@@ -32,9 +33,9 @@ class LoadedModel:
     """A model in eval mode, and how its images are made.
 
     Attributes:
-        model: Gives logits (B, num_classes).
+        model: Gives logits (B, num_classes), or of segmentation (B, num_classes, H, W).
         source: What was loaded: `checkpoint PATH`, or a name that timm knows.
-        num_classes: Outputs of the head, 0 without one.
+        num_classes: Outputs of the head or decoder, 0 without one.
         in_chans: Channels of an image.
         class_index: Index of each class by name; empty where the model does not say.
         img_size: Height and width of an image, in pixels.
@@ -64,6 +65,16 @@ class LoadedModel:
     settings: dict[str, Any] = field(default_factory=dict)
     exif_orientation: bool | None = None
 
+    @property
+    def is_segmenter(self) -> bool:
+        """Whether it gives classes to pixels."""
+        return isinstance(self.model, Segmenter)
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Of an image's logits."""
+        return (self.num_classes, self.img_size, self.img_size) if self.is_segmenter else (self.num_classes,)
+
     def data_settings(self) -> dict[str, Any]:
         """How an image becomes the model's input, by timm's names."""
         names = ("img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "exif_orientation")
@@ -80,6 +91,7 @@ def load_model(
     needs_rgb_classes: bool = True,
     model_args: Mapping[str, Any] | None = None,
     weights_file: Path | None = None,
+    segmentation: bool = False,
 ) -> LoadedModel:
     """Loads a checkpoint of `mhc-vision train`, a directory that `mhc-vision export` or timm wrote, or a timm model.
 
@@ -94,10 +106,11 @@ def load_model(
         model_args: Further arguments of `timm.create_model`, in place of those the model was made with; with
             `in_chans`, timm adapts the weights of the first layer to other images.
         weights_file: For a timm name: a file in place of the published weights (see `create_from_file`).
+        segmentation: Take a model that gives classes to pixels, too.
 
     Raises:
-        ValueError: If there is no such model, it cannot be read or downloaded, it is refused by `needs_rgb_classes`, an
-            option does not belong to its kind, it has no images of this size, or its weights are not finite.
+        ValueError: If there is no such model, it cannot be read or downloaded, it is none of those asked for, an option
+            does not belong to its kind, it has no images of this size, or its weights are not finite.
     """
     if img_size is not None:
         check_whole_number("img_size", img_size, at_least=1)
@@ -116,9 +129,10 @@ def load_model(
         raise ValueError(f"weights_file: got {weights_file} for {name} with its own weights, expected a timm name")
     arguments = dict(model_args or {})
     if is_checkpoint:
-        loaded = load_checkpoint_model(path, "raw" if weights == "raw" else "default", arguments)
+        loaded = load_checkpoint_model(path, "raw" if weights == "raw" else "default", arguments, segmentation)
         model, source = loaded.model, f"checkpoint {path}"
-        config = {**resolve_model_data_config(model), **_recorded(loaded.data)}
+        of_timm = model.encoder.vit if isinstance(model, Segmenter) else model
+        config = {**resolve_model_data_config(of_timm), **_recorded(loaded.data)}
         size = loaded.settings["img_size"]
         height_width = config["input_size"][1:] if size is None else (size, size)
         config["input_size"] = (loaded.settings["in_chans"], *height_width)
@@ -153,6 +167,8 @@ def load_model(
         raise ValueError(f"model: got {name} for images of {in_chans} channel(s), expected 3: files are read as RGB")
     if height != width:
         raise ValueError(f"model: got {name} for images of {height} x {width}, expected square ones")
+    if img_size is not None and img_size != height and isinstance(model, Segmenter):
+        raise ValueError(f"img_size: got {img_size} for {name}, expected {height}, the windows that it was trained for")
     if img_size is not None and img_size != height:
         _resize(model, name, img_size)
     return LoadedModel(

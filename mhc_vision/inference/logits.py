@@ -46,8 +46,8 @@ def check_runs(model: nn.Module, loaded: LoadedModel, device: torch.device) -> N
         ValueError: If it finds one.
     """
     logits = output_of_blank(model, loaded, device)
-    if not isinstance(logits, Tensor) or logits.shape != (1, loaded.num_classes):
+    if not isinstance(logits, Tensor) or logits.shape != (1, *loaded.logits_shape):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"model: got {got} from {loaded.source} for an image, expected logits (1, {loaded.num_classes})"
+            f"model: got {got} from {loaded.source} for an image, expected logits {(1, *loaded.logits_shape)}"
         )

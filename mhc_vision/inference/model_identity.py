@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mhc_vision.inference.load_model import LoadedModel
+from mhc_vision.models.segmenter import Segmenter
 
 
 def model_identity(loaded: LoadedModel) -> dict[str, Any]:
@@ -15,13 +16,15 @@ def model_identity(loaded: LoadedModel) -> dict[str, Any]:
 
     Returns:
         `architecture` (timm's name of the plain model), `connection` (`None` for a plain one), `num_streams` (1 for a
-        plain one) and `weights_sha256`.
+        plain one), of segmentation `decoder`, and `weights_sha256`.
     """
+    decoder = {"decoder": loaded.model.decoder_name} if isinstance(loaded.model, Segmenter) else {}
     return {
         "architecture": loaded.settings["name"],
         "connection": loaded.settings["connection"],
         # what the model has: plain ones do not follow the setting
         "num_streams": getattr(loaded.model, "num_streams", 1),
+        **decoder,
         "weights_sha256": weights_sha256(loaded.model.state_dict()),
     }
 

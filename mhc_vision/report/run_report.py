@@ -18,7 +18,14 @@ from mhc_vision.report.prediction_blocks import prediction_blocks
 from mhc_vision.run_directory import ACCURACY_FIGURE, LOSS_FIGURE, METRICS_LOG, PAGE, PREDICTIONS, REPORT, SUMMARY
 
 _LOSSES = {"train/loss": "training", "val/loss": "validation"}
-_ACCURACIES = {"val/top1": "top-1", "val/mean_per_class": "mean per class", "val/top5": "top-5"}
+_ACCURACIES = {
+    "val/top1": "top-1",
+    "val/mean_per_class": "mean per class",
+    "val/top5": "top-5",
+    "val/mean_iou": "mean IoU",
+    "val/mean_dice": "mean Dice",
+    "val/pixel_accuracy": "pixel accuracy",
+}
 
 
 def write_run_report(run_dir: Path) -> Path:
@@ -101,7 +108,8 @@ def _contribution(metrics: Mapping[str, Any]) -> list[Block]:
 
 def _metric_row(name: str, value: Any) -> Mapping[str, str]:
     """Accuracies in percent; what is not finite is the text that the summary has."""
-    is_accuracy = name.rpartition("/")[2] in ("top1", "top5", "mean_per_class")
+    figure = name.partition("/")[2]
+    is_accuracy = f"val/{figure}" in _ACCURACIES or figure.startswith("iou/")
     if not isinstance(value, int | float):
         return {"metric": name, "last value": str(value)}
     return {"metric": name, "last value": f"{100 * value:.2f} %" if is_accuracy else f"{value:.6g}"}

@@ -10,6 +10,7 @@ from mhc_vision import data as data_modules
 from mhc_vision.data.datamodule import Metric
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.models.designs import DESIGNS
+from mhc_vision.models.segmenter import DECODER_SETTINGS, DECODERS
 from mhc_vision.stored.model_args import check_model_args_of_file
 from mhc_vision.stored.model_notes import LOSSES
 from mhc_vision.stored.value_kinds import (
@@ -63,7 +64,10 @@ _SETTINGS: dict[str, Kind] = {
     "loss": one_of(*LOSSES),
     "label_smoothing": number(0, 1),
     "compile": FLAG,
-    "metric": one_of(*get_args(Metric)),
+    "metric": one_of(*get_args(Metric), "mean_iou"),
+    "decoder": one_of(*DECODERS),
+    "decoder_channels": whole(1),
+    "window_stride": optional(whole(1)),
     "method": TEXT,
     "source": TEXT,
     "new_head": FLAG,
@@ -121,10 +125,13 @@ def check_checkpoint(path: Path, content: Any) -> dict[str, Any]:
         settings["model_args"] = check_model_args_of_file(
             f"{where}: hyper_parameters.model_args", settings["model_args"], of_run=True
         )
-    if settings.get("method") == "lora":
-        for key in _LORA:
-            if key not in settings:
-                raise ValueError(f"{where}: hyper_parameters.{key}: missing, expected {_LORA[key].expected}")
+    needed = [
+        *(_LORA if settings.get("method") == "lora" else ()),
+        *(DECODER_SETTINGS if "decoder" in settings else ()),
+    ]
+    for key in needed:
+        if key not in settings:
+            raise ValueError(f"{where}: hyper_parameters.{key}: missing, expected {_SETTINGS[key].expected}")
     for key in ("state_dict", "current_model_state"):
         if key in content or key == "state_dict":
             check_state(f"{where}: {key}", content.get(key))

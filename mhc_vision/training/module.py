@@ -1,6 +1,7 @@
 """LightningModule that trains and evaluates an image classifier."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torchmetrics import MetricCollection
 
 from mhc_vision.accuracy import NotFiniteRows, accuracies
 from mhc_vision.checks import check_choice, check_number, check_numbers, check_whole_number
-from mhc_vision.data.datamodule import Metric, checked_metric
+from mhc_vision.data.datamodule import checked_metric
 from mhc_vision.models.create import ConnectionName, create_classifier, freeze_sincos_pos_embed
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
 from mhc_vision.stored.model_args import without_weight_sources
@@ -100,7 +101,7 @@ class ClassificationModule(LightningModule):
         loss: Literal["ce", "bce"] = "ce",
         label_smoothing: float = 0.0,
         compile: bool = False,
-        metric: Metric = "top1",
+        metric: str = "top1",
     ) -> None:
         super().__init__()
         # plain types only: checkpoints are loaded with weights_only=True
@@ -122,21 +123,33 @@ class ClassificationModule(LightningModule):
                 f"warmup_steps: got {warmup_steps} with warmup_epochs={warmup_epochs}, expected one of them"
             )
         check_choice("optimizer", optimizer, ("adamw", "lamb"))
-        checked_metric(metric)
         if fixed_pos_embed not in (None, "sincos2d"):
             raise ValueError(f"fixed_pos_embed: got {fixed_pos_embed!r}, expected null or 'sincos2d'")
-        self.training_loss = classification_loss(loss, label_smoothing)
-        self.validation_loss = classification_loss(loss)
+        self.training_loss, self.validation_loss = self.build_losses()
+        self.val_accuracy, self.test_accuracy = self.build_metrics("val/"), self.build_metrics("test/")
+        self.not_finite_rows = NotFiniteRows()
         self.model = self.build_model()
         # a checkpoint has its weights: its record says nothing of where these ones came from
         if self.hparams["model_args"] is not None:
             self.hparams["model_args"] = without_weight_sources(self.hparams["model_args"])
         if fixed_pos_embed is not None:
             freeze_sincos_pos_embed(self.model)
-        per_class = metric == "mean_per_class"
-        self.val_accuracy = accuracies(num_classes, mean_per_class=per_class, prefix="val/")
-        self.test_accuracy = accuracies(num_classes, mean_per_class=per_class, prefix="test/")
-        self.not_finite_rows = NotFiniteRows()
+
+    def build_losses(self) -> tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]:
+        """Losses of logits and targets: that of training, and that of validation and test."""
+        loss = self.hparams["loss"]
+        return classification_loss(loss, self.hparams["label_smoothing"]), classification_loss(loss)
+
+    def build_metrics(self, prefix: str) -> MetricCollection:
+        """What validation and test measure; names begin with the prefix."""
+        metric = self.hparams["metric"]
+        if metric == "mean_iou":
+            raise ValueError(
+                "data: got a class for each pixel, expected one for each image; to segment, take finetune with "
+                "--model.decoder"
+            )
+        checked_metric(metric)
+        return accuracies(self.hparams["num_classes"], mean_per_class=metric == "mean_per_class", prefix=prefix)
 
     def build_model(self) -> nn.Module:
         """The model that the hyper-parameters describe."""

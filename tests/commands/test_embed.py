@@ -231,6 +231,10 @@ def test_bad_input_is_named_before_a_file_is_read(model, photos, timm_directory,
         ([model, photos, *out, "--attention"], "attention: got it without --picture"),
         ([model, photos, *out, "--picture", tmp_path / "a.svg"], "a.svg, expected a name that ends in .png"),
         (
+            [model, photos, *out, "--picture", tmp_path / "a.png", "--num-pictured", "0"],
+            "num_pictured: got 0, expected a whole number from 1",
+        ),
+        (
             [model, photos, *out, "--picture", tmp_path / "a.png", "--num-pictured", "9"],
             "num_pictured: got 9, expected a whole number from 0 to 8",
         ),

@@ -6,6 +6,7 @@ import pytest
 import timm
 from documents import ROOT
 from hub_copies import write_hub_dataset
+from masked_copies import write_folder
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torchvision_copies import accept_any_checksum, write_copy, write_image
@@ -18,8 +19,8 @@ WORDNET_IDS = ("n01440764", "n01443537")
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the repository's files, and small stand-ins for what a user has.
 
-    CIFAR-100 and Flowers-102 in DATA, and folders of images: PHOTOS, CIFAR10, IMAGENET, IMAGENETV2. `published/` is a
-    ViT of 1,000 classes in place of published weights.
+    CIFAR-100 and Flowers-102 in DATA, and folders of images: PHOTOS, CIFAR10, IMAGENET, IMAGENETV2; with masks: MASKS.
+    `published/` is a ViT of 1,000 classes in place of published weights.
     """
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -41,6 +42,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _write_folder(tmp_path, ("IMAGENETV2",), ("0", "1"), 1)
     model = timm.create_model("test_vit", depth=1, num_classes=1000)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    save_file(timm.create_model("test_vit", depth=4).state_dict(), tmp_path / "four_blocks.safetensors")
+    write_folder(tmp_path / "MASKS")
     save_for_hf(model, str(tmp_path / "published"), safe_serialization=True)
     return tmp_path
 

@@ -51,6 +51,10 @@ SMALL = (*("--data.total_batch_size", "4", "--trainer.accelerator", "cpu", "--tr
 NO_WORKERS = ("--data.num_workers", "0")
 ONE_PROCESS = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
 PROBE = ("--model.probe_epochs", "2", "--model.probe_lrs", "[0.1]", "--model.probe_cs", "[1.0]")
+FOUR_BLOCKS = (
+    *("--model.name", "test_vit", "--model.weights_file", "four_blocks.safetensors"),
+    *("--model.model_args.depth", "4"),
+)
 TINY = ("--model.weights_file", "weights.safetensors", "--model.model_args.depth", "1")
 
 PARSED = {
@@ -230,6 +234,9 @@ def finetuned(given: list[str]) -> list[str]:
         return [*given, *SHORT, *PROBE]
     if not given[0].startswith("-"):
         return [*given, *SHORT, *SMALL, *NO_WORKERS, *tiny_start(["--model.name", option(given, "--model")])]
+    if recipes(given)[0].startswith("segmentation/"):
+        small = ("--data.img_size", "64", "--model.decoder_channels", "8", "--data.total_batch_size", "2")
+        return [*given, *SHORT, *SMALL, *NO_WORKERS, *FOUR_BLOCKS, *small]
     return [*given, *SHORT, *SMALL, *NO_WORKERS, *tiny_start(given), *copies(given)]
 
 

@@ -14,7 +14,9 @@ from mhc_vision.data import DownstreamDataModule, ImageFolderDataModule, InMemor
 from mhc_vision.data.augmented import AugmentedDataModule
 from mhc_vision.data.downstream.catalog import SETS
 from mhc_vision.data.downstream.spec import TorchvisionSet
+from mhc_vision.data.segmentation.datamodule import SegmentationDataModule
 from mhc_vision.finetuning.module import FinetuneModule
+from mhc_vision.finetuning.segmentation import SegmentationModule
 from mhc_vision.training import ClassificationModule
 
 TEXTS = [*PAGES, *sorted((ROOT / "configs").rglob("*.yaml"))]
@@ -64,10 +66,10 @@ def test_commands_and_options_in_the_prose_exist(page: Path) -> None:
     named = {words[1] for words in map(str.split, spans) if words[:1] == ["mhc-vision"] and len(words) > 1}
     assert named <= {*COMMANDS, "COMMAND", "--help", "--version"}
     classes = {
-        "model": (FinetuneModule, ClassificationModule),
+        "model": (SegmentationModule, FinetuneModule, ClassificationModule),
         "data": (
             *(DownstreamDataModule, ImageFolderDataModule, InMemoryFolderDataModule, TimmDataModule),
-            AugmentedDataModule,
+            *(AugmentedDataModule, SegmentationDataModule),
         ),
     }
     known = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from mhc_vision.comparison.report.drawing import band_figure, can_draw
 from mhc_vision.comparison.report.price import over_price, price_table
 from mhc_vision.comparison.report.results import TaskResults
-from mhc_vision.comparison.run.metrics import VALIDATION_LOSS, VALIDATION_TOP1
+from mhc_vision.comparison.run.metrics import VALIDATION_LOSS, VALIDATION_MEAN_IOU, VALIDATION_TOP1
 from mhc_vision.report.pages import Block, Heading, Paragraph, Table
 
 _PRICE = (
@@ -35,7 +35,7 @@ def price_blocks(results: TaskResults, directory: Path) -> list[Block]:
     blocks: list[Block] = [Heading(3, "Price"), Paragraph(_PRICE.format(source=source)), Table(rows)]
     if not can_draw():
         return blocks
-    for metric in (VALIDATION_TOP1, VALIDATION_LOSS):
+    for metric in (VALIDATION_MEAN_IOU, VALIDATION_TOP1, VALIDATION_LOSS):
         for name, over, price_of in _OVERS:
             curves = over_price(results, metric, price_of) if metric in results.curved_metrics else {}
             if any(curves.values()):

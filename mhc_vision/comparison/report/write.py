@@ -24,7 +24,7 @@ from mhc_vision.comparison.report.tables import (
 )
 from mhc_vision.comparison.report.verdict_blocks import verdict_blocks
 from mhc_vision.comparison.run.directory import ComparisonDirectory
-from mhc_vision.comparison.run.metrics import TRAINING_LOSS, VALIDATION_TOP1
+from mhc_vision.comparison.run.metrics import TRAINING_LOSS, validation_accuracy
 from mhc_vision.comparison.run.records import RunRecord
 from mhc_vision.comparison.run.step_times import StepTimes
 from mhc_vision.contribution import NEGLIGIBLE
@@ -141,7 +141,7 @@ def _task_blocks(results: TaskResults, directory: Path) -> list[Block]:
         text = _DIFFERENCE.format(baseline=results.baseline)
         blocks += [Heading(3, "Difference to the baseline"), Paragraph(text), Table(differences)]
     if convergence := convergence_table(results):
-        points = max(len(record.curves[VALIDATION_TOP1.key].steps) for record in records)
+        points = max(len(record.curves[validation_accuracy(record.curves).key].steps) for record in records)
         text = _CONVERGENCE.format(baseline=results.baseline, points=points)
         blocks += [Heading(3, "Steps to the baseline's final values"), Paragraph(text), Table(convergence)]
     if maps := maps_table(results):

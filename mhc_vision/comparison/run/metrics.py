@@ -1,5 +1,6 @@
 """Metrics that a comparison's report shows: their names, units and digits."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 
@@ -53,9 +54,12 @@ class Metric:
 
 
 VALIDATION_TOP1 = Metric("val/top1", "top-1", True)
+VALIDATION_MEAN_IOU = Metric("val/mean_iou", "mean IoU", True)
 VALIDATION_LOSS = Metric("val/loss", "loss", False)
 TRAINING_LOSS = Metric("train/loss", "training loss", False)
 METRICS = (
+    Metric("test/mean_iou", "test mean IoU", True),
+    VALIDATION_MEAN_IOU,
     Metric("test/mean_per_class", "test mean per class", True),
     Metric("test/top1", "test top-1", True),
     Metric("val/mean_per_class", "mean per class", True),
@@ -64,3 +68,12 @@ METRICS = (
     TRAINING_LOSS,
 )
 """The first of them that the runs of a task have is the task's main one."""
+
+
+def validation_accuracy(keys: Container[str]) -> Metric:
+    """The accuracy that every validation of a run logs: mean IoU of segmentation, else top-1.
+
+    Args:
+        keys: What the run has logged.
+    """
+    return VALIDATION_MEAN_IOU if VALIDATION_MEAN_IOU.key in keys else VALIDATION_TOP1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mhc_vision.comparison.plan.matrix import Cell
-from mhc_vision.comparison.run.metrics import METRICS, TRAINING_LOSS, VALIDATION_TOP1, Metric
+from mhc_vision.comparison.run.metrics import METRICS, TRAINING_LOSS, Metric, validation_accuracy
 from mhc_vision.contribution import Contribution, logged_contribution
 from mhc_vision.json_files import read_json_object
 from mhc_vision.metrics_log import read_metric
@@ -92,7 +92,7 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
     """Reads the records of a finished run.
 
     The training loss is smoothed by a trailing mean over a tenth of its logged values. Every run has validated, so
-    `val/top1` is needed; other metrics may be missing: a probe has no training loss, many datasets have no test images.
+    its accuracy is needed; other metrics may be missing: a probe has no training loss, many datasets no test images.
 
     Raises:
         ValueError: A record is missing, broken, or of another run.
@@ -106,7 +106,8 @@ def read_record(cell: Cell, run_dir: Path) -> RunRecord:
         raise ValueError(f"{path}: got no {', '.join(missing)}, expected the summary of a run of this version")
     if summary["seed"] != cell.seed:
         raise ValueError(f"{path}: got seed {summary['seed']}, expected seed {cell.seed}")
-    curves = {VALIDATION_TOP1.key: Curve(*read_metric(run_dir / METRICS_LOG, VALIDATION_TOP1.key))}
+    accuracy = validation_accuracy(summary.get("metrics", {})).key
+    curves = {accuracy: Curve(*read_metric(run_dir / METRICS_LOG, accuracy))}
     curves |= _logged(run_dir / METRICS_LOG, [metric.key for metric in METRICS if metric.has_curve])
     if loss := curves.get(TRAINING_LOSS.key):
         window = max(1, len(loss.values) // 10)

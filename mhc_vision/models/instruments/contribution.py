@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mhc_vision.checks import check_choice
 from mhc_vision.contribution import Contribution
+from mhc_vision.segmentation_scores import pixel_losses
 
 
 def image_losses(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
@@ -16,13 +17,15 @@ def image_losses(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         kind: `"ce"` (softmax cross-entropy) or `"bce"` (mean over classes of a sigmoid for each, where every class
             present counts as fully present), as a model trains with.
-        logits: (B, K).
-        targets: Class indices (B,) or class probabilities (B, K).
+        logits: (B, K), or of pixels (B, K, H, W), whose loss is cross-entropy.
+        targets: Class indices (B,) or class probabilities (B, K), or a class in each pixel (B, H, W).
 
     Raises:
         ValueError: If `kind` is unknown.
     """
     check_choice("loss", kind, ("ce", "bce"))
+    if logits.ndim == 4:
+        return pixel_losses(logits, targets)
     if kind == "ce":
         return F.cross_entropy(logits, targets, reduction="none")
     if targets.ndim == 1:

@@ -12,6 +12,16 @@ from tqdm import tqdm
 from mhc_vision.connection_text import connection_text, constraint_of
 from mhc_vision.progress import duration
 
+_LABELS = {
+    "top1": "top1",
+    "top5": "top5",
+    "mean_per_class": "mean per class",
+    "mean_iou": "mean IoU",
+    "mean_dice": "mean Dice",
+    "pixel_accuracy": "pixel accuracy",
+}
+"""Of shares in [0, 1], by the ends of their names in the log."""
+
 
 class ValidationLines(Callback):
     """Prints a line before a training, after each validation and after a test; on the first process only.
@@ -138,7 +148,7 @@ def figures_line(name: str, stage: str, metrics: Mapping[str, Any], seconds: flo
         seconds: What it took.
     """
     shown = []
-    for key, label in (("top1", "top1"), ("top5", "top5"), ("mean_per_class", "mean per class")):
+    for key, label in _LABELS.items():
         if (accuracy := metrics.get(f"{stage}/{key}")) is not None:
             shown.append(f"{label} {_percent(accuracy)}")
     if (loss := metrics.get(f"{stage}/loss")) is not None:

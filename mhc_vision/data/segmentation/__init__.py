@@ -1,0 +1,1 @@
+"""Images with a mask that gives each pixel a class."""
