@@ -1,15 +1,21 @@
 """`mhc-vision embed`: features of image files."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mhc_vision.atomic_files import check_writable, replaced_file
+from mhc_vision.atomic_files import replaced_file
 from mhc_vision.checks import check_whole_number
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.named_paths import check_model, check_there
-from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
+from mhc_vision.commands.arguments import (
+    CommandParser,
+    account_of_files,
+    add_images,
+    add_inference_options,
+    add_model_options,
+    check_new_file,
+)
 from mhc_vision.inference.embedding_files import check_embeddings_file, write_embeddings
 from mhc_vision.inference.options import InferenceOptions, ModelOptions
 
@@ -35,14 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "classes. Files that cannot be read as images are named on stderr and left out.",
     )
     add = made.add_argument
-    add("model", metavar="MODEL", help=MODEL)
-    add(
-        "images",
-        metavar="IMAGES",
-        nargs="+",
-        type=Path,
-        help="files, and folders of which every file is read, at any depth; hidden ones are left out",
-    )
+    add_images(made)
     add("--out", type=Path, required=True, metavar="FILE", help="a new file, .npz or .parquet")
     add(
         "--features",
@@ -58,12 +57,6 @@ def parser() -> argparse.ArgumentParser:
     add("--picture", type=Path, metavar="FILE.png", help="a new file: principal components of the patches as colours")
     add("--num-pictured", type=int, default=4, metavar="N", help="images in the picture, at most 8; default: 4")
     add("--attention", action="store_true", help="also where the class token attends to in the last block")
-    add(
-        "--exif-orientation",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="turn photos upright; auto: as the model was trained, and on for models that do not say",
-    )
     add("--force", action="store_true", help="overwrite the files")
     add_model_options(made)
     add_inference_options(made)
@@ -95,10 +88,7 @@ def _embed(arguments: argparse.Namespace, words: Sequence[str]) -> None:
     )
     made.record["command"] = ["mhc-vision", "embed", *words]
     write_embeddings(arguments.out, made)
-    unreadable = made.record["unreadable"]
-    print(f"mhc-vision: {len(made.images):,} of {made.record['num_files']:,} files read", file=sys.stderr)
-    if unreadable:
-        print("\n".join([f"mhc-vision: {len(unreadable):,} left out:", *unreadable]), file=sys.stderr)
+    account_of_files(len(made.images), made.record["num_files"], made.record["unreadable"])
     if retrieval := made.record["retrieval"]:
         for k, accuracy in retrieval["top1"].items():
             print(f"retrieval, {k} nearest: top1 {100 * accuracy:.2f} %")
@@ -119,9 +109,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
     check_embeddings_file(arguments.out)
     for name in ("out", "picture"):
         if (path := getattr(arguments, name)) is not None:
-            check_writable(path, name)
-            if path.exists() and not arguments.force:
-                raise ValueError(f"{name}: got {path}, which is there already, expected a new file, or --force")
+            check_new_file(path, name, arguments.force)
     if arguments.picture is None and arguments.attention:
         raise ValueError("attention: got it without --picture, expected a picture to show it in")
     if arguments.picture is not None:

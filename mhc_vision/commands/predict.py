@@ -10,11 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mhc_vision.atomic_files import check_writable, json_text, replace_text
+from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.command_line.messages import fail
 from mhc_vision.command_line.named_paths import check_model, check_there
-from mhc_vision.commands.arguments import MODEL, CommandParser, add_inference_options, add_model_options
+from mhc_vision.commands.arguments import (
+    CommandParser,
+    account_of_files,
+    add_images,
+    add_inference_options,
+    add_model_options,
+    check_new_file,
+)
 from mhc_vision.inference.options import InferenceOptions, ModelOptions
+
+_SIGMOID = "mhc-vision: the model was trained with a sigmoid for each class: probabilities do not sum to 1"
 
 
 def run(words: Sequence[str]) -> None:
@@ -26,7 +35,7 @@ def run(words: Sequence[str]) -> None:
     arguments = parser().parse_args(words)
     try:
         if arguments.out is not None:
-            _check_new(arguments.out, arguments.force)
+            check_new_file(arguments.out, "out", arguments.force)
         elif arguments.force:
             raise ValueError("force: got it without --out, expected a file to overwrite")
         check_model(arguments.model)
@@ -49,7 +58,8 @@ def run(words: Sequence[str]) -> None:
     text = json_text(record, indent=2) + "\n" if arguments.format == "json" else csv_text(record)
     if arguments.out is not None:
         replace_text(arguments.out, text)
-    print("\n".join(_account(record)), file=sys.stderr)
+    said = [_SIGMOID] if record["probabilities"] == "sigmoid" else []
+    account_of_files(len(record["images"]), record["num_files"], record["unreadable"], *said)
     if arguments.out is None:
         _print(text)
     else:
@@ -84,14 +94,7 @@ def parser() -> argparse.ArgumentParser:
         "named on stderr and left out.",
     )
     add = made.add_argument
-    add("model", metavar="MODEL", help=MODEL)
-    add(
-        "images",
-        metavar="IMAGES",
-        nargs="+",
-        type=Path,
-        help="files, and folders of which every file is read, at any depth; hidden ones are left out",
-    )
+    add_images(made)
     add("--top-k", type=int, default=5, metavar="K", help="classes per image, at most all")
     add(
         "--masks",
@@ -102,32 +105,10 @@ def parser() -> argparse.ArgumentParser:
     add("--overlays", action="store_true", help="put pictures of the images under their masks there, too")
     add("--format", choices=("csv", "json"), default="csv", help="json has indices, settings and versions, too")
     add("--out", type=Path, metavar="FILE", help="a new file, in place of stdout")
-    add(
-        "--exif-orientation",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="turn photos upright; auto: as the model was trained, and on for models that do not say",
-    )
     add("--force", action="store_true", help="overwrite FILE")
     add_model_options(made)
     add_inference_options(made)
     return made
-
-
-def _check_new(path: Path, force: bool) -> None:
-    check_writable(path, "out")
-    if path.exists() and not force:
-        raise ValueError(f"out: got {path}, which is there already, expected a new file, or --force")
-
-
-def _account(record: dict[str, Any]) -> list[str]:
-    """What was read and what was not, and what the probabilities are where they are not what one expects."""
-    lines = [f"mhc-vision: {len(record['images']):,} of {record['num_files']:,} files read"]
-    if record["probabilities"] == "sigmoid":
-        lines.append("mhc-vision: the model was trained with a sigmoid for each class: probabilities do not sum to 1")
-    if record["unreadable"]:
-        lines += [f"mhc-vision: {len(record['unreadable']):,} left out:", *record["unreadable"]]
-    return lines
 
 
 def _print(text: str) -> None:
