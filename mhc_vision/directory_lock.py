@@ -1,5 +1,6 @@
 """One process at a time in a directory."""
 
+import errno
 import os
 import socket
 import sys
@@ -19,6 +20,10 @@ def locked_directory(path: Path, argument: str, what: str, inherited: bool = Fal
     """The lock of a directory, which is made; unless the lock is inherited, its file is there only while it is held.
 
     Where the file system has no locks, this is said in a warning and nothing is locked; nor is it on Windows.
+
+    The lock is flock's. On NFS, Linux asks the server for it, so that it holds on all machines. With the mount options
+    `local_lock` or `nolock` it holds on one machine only, and so it does on Lustre with `localflock` and on BeeGFS
+    without `tuneUseGlobalFileLocks`; nothing tells.
 
     Args:
         path: The directory.
@@ -62,6 +67,7 @@ def _open_locked(file: Path, argument: str, what: str) -> int | None:
 
     while True:
         try:
+            # for writing: NFS has no exclusive lock of a file that is open for reading only
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             # what a killed process of another user has left, say
@@ -79,6 +85,9 @@ def _open_locked(file: Path, argument: str, what: str) -> int | None:
             ) from error
         except OSError as error:
             os.close(handle)
+            if error.errno == errno.ESTALE:
+                # NFS: its last holder, on another machine, has just removed it
+                continue
             file.unlink(missing_ok=True)
             warnings.warn(f"{file.parent} is not locked against other processes: {error.strerror}", stacklevel=4)
             return None

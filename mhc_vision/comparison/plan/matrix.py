@@ -25,7 +25,7 @@ from mhc_vision.yaml_files import read_yaml
 
 KEYS = (
     "name", "command", "recipes", "datasets", "arms", "baseline", "equal_time", "exclude", "num_streams", "seeds",
-    "set", "threads", "gpus",
+    "set", "threads", "gpus", "slurm",
 )  # fmt: skip
 TRAIN, FINETUNE = COMMANDS = ("train", "finetune")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -104,6 +104,7 @@ class Matrix:
         threads: CPU threads of a run.
         gpus: GPUs of a run, on a machine that has any.
         equal_time: Arms that get a baseline with their time; those are not among `arms` before `with_equal_time`.
+        slurm: SLURM's arguments of a run's job, for `--launcher slurm`, which checks them.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Matrix:
     threads: int
     gpus: int
     equal_time: EqualTime = field(default_factory=EqualTime)
+    slurm: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -208,6 +210,7 @@ def parse_matrix(content: Any, options: Mapping[str, Any] | None = None) -> Matr
         equal_time=parse_equal_time(content["equal_time"], arms, baseline, gpus)
         if "equal_time" in content
         else EqualTime(),
+        slurm=check_mapping("slurm", content.get("slurm", {})),
     )
 
 

@@ -1,6 +1,6 @@
-"""The directory of a comparison: which matrix it is of, and how its runs ended."""
+"""The directory of a comparison: which matrix it is of, how its runs ended, and which jobs are at work on them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,10 @@ from mhc_vision.run_directory import CHECKPOINTS, METRICS_LOG, SUMMARY
 MATRIX = "matrix.json"
 CELL = "cell.json"
 FAILURE = "failure.json"
+JOBS = "jobs.json"
+JOB_FILES = ".jobs"
+"""Folder of scripts, pickles and logs of jobs."""
+
 RUN_LOG = "train.log"
 _TAIL_LINES = 12
 
@@ -28,7 +32,7 @@ class Failure:
 
 
 class ComparisonDirectory:
-    """`<task>/<arm>/seed<k>/` for each run, and `matrix.json`.
+    """`<task>/<arm>/seed<k>/` for each run, `matrix.json`, and `jobs.json` while runs are jobs of a cluster.
 
     A run directory holds `cell.json` (what the run is), `train.log` (what it printed), `failure.json` where it failed,
     and what `train` or `finetune` writes.
@@ -104,6 +108,29 @@ class ComparisonDirectory:
         replace_text(self.run_dir(cell) / FAILURE, json_text({"status": status, "lines": lines}, indent=2) + "\n")
         return Failure(status, tuple(lines))
 
+    def jobs(self, launcher: str) -> dict[str, str]:
+        """Ids of the jobs that were submitted and not seen to end, by the name of their run.
+
+        Raises:
+            ValueError: There are some of another launcher.
+        """
+        if not (self.path / JOBS).is_file():
+            return {}
+        record = read_json_object("--out", self.path / JOBS, ("launcher", "jobs"))
+        if record["launcher"] != launcher:
+            raise ValueError(
+                f"--launcher: got {launcher}, expected {record['launcher']}, with which runs were submitted as the "
+                f"jobs {', '.join(record['jobs'].values())}; cancel them and remove {self.path / JOBS} to change it"
+            )
+        return dict(record["jobs"])
+
+    def note_jobs(self, launcher: str, jobs: Mapping[str, str]) -> None:
+        """Writes down which jobs are at work, for `jobs`; none removes the record."""
+        if jobs:
+            replace_text(self.path / JOBS, json_text({"launcher": launcher, "jobs": dict(jobs)}, indent=2) + "\n")
+        else:
+            (self.path / JOBS).unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[int | None]:
         """The lock of the directory, as an open file that runs inherit: they hold it, too, as long as they live.
@@ -118,7 +145,7 @@ class ComparisonDirectory:
             yield lock
 
     def _others(self) -> Iterator[Path]:
-        return (entry for entry in self.path.iterdir() if entry.name != LOCK_FILE)
+        return (entry for entry in self.path.iterdir() if entry.name not in (LOCK_FILE, JOB_FILES))
 
     def _check_cell(self, cell: Cell) -> None:
         run_dir = self.run_dir(cell)

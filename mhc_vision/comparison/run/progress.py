@@ -45,6 +45,18 @@ class Progress:
         """A run starts or goes on."""
         self._print(f"{self._count()} {cell.name}: started")
 
+    def submitted(self, submitted: int, earlier: int, cancel: str) -> None:
+        """Runs are jobs, some since an earlier command; `cancel` is the command that cancels all of them."""
+        jobs = f"{submitted} jobs submitted" + (f", {earlier} submitted earlier" if earlier else "")
+        self._print(f"{jobs}; Ctrl-C stops watching them, `{cancel}` cancels them")
+
+    def ended(self, cell: Cell, end: RunRecord | Failure, seconds: float) -> None:
+        """A run came to its end or failed, `seconds` after it was started here."""
+        if isinstance(end, Failure):
+            self.failed(cell, end)
+        else:
+            self.finished(end, seconds)
+
     def finished(self, record: RunRecord, seconds: float) -> None:
         """A run came to its end, `seconds` after it was started here."""
         self._ended += 1

@@ -12,9 +12,9 @@ from types import FrameType
 
 from mhc_vision.comparison.plan.matrix import Cell, Matrix
 from mhc_vision.comparison.run import child
-from mhc_vision.comparison.run.directory import RUN_LOG, ComparisonDirectory
+from mhc_vision.comparison.run.directory import RUN_LOG, ComparisonDirectory, Failure
 from mhc_vision.comparison.run.progress import Progress
-from mhc_vision.comparison.run.records import read_record
+from mhc_vision.comparison.run.records import RunRecord, read_record
 from mhc_vision.comparison.run.slots import Slot
 from mhc_vision.run_directory import NEWEST, SUMMARY
 
@@ -26,17 +26,29 @@ class ComparisonInterrupted(BaseException):
 
     Attributes:
         signum: What asked for it last, SIGINT or SIGTERM.
+        left: What goes on all the same, in words.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, left: str = "") -> None:
         super().__init__()
         self.signum = signum
+        self.left = left
 
 
 def run_command(cell: Cell, run_dir: Path, resume: bool) -> list[str]:
     """The command line of a run; with `resume` from its newest checkpoint, if there is one, else from the start."""
     start = ("--ckpt_path", NEWEST) if resume else ("--overwrite", "true")
     return [sys.executable, "-m", "mhc_vision", cell.command, *cell.words(run_dir), *start]
+
+
+def note_end(directory: ComparisonDirectory, cell: Cell, status: int) -> RunRecord | Failure:
+    """What a run has left that ended with an exit status; a failure is written down."""
+    if status != 0:
+        return directory.fail(cell, status)
+    try:
+        return read_record(cell, directory.run_dir(cell))
+    except ValueError as error:
+        return directory.fail(cell, status, str(error))
 
 
 @dataclass
@@ -141,15 +153,7 @@ class Runner:
         if self._stopping and (status != 0 or not self._has_summary(run)):
             self.progress.stopped(run.cell)
             return
-        if status != 0:
-            self.progress.failed(run.cell, self.directory.fail(run.cell, status))
-            return
-        try:
-            record = read_record(run.cell, self.directory.run_dir(run.cell))
-        except ValueError as error:
-            self.progress.failed(run.cell, self.directory.fail(run.cell, status, str(error)))
-        else:
-            self.progress.finished(record, seconds)
+        self.progress.ended(run.cell, note_end(self.directory, run.cell, status), seconds)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
