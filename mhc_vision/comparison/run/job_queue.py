@@ -47,6 +47,8 @@ def slurm_parameters(given: Mapping[str, Any], threads: int, gpus: int) -> dict[
     check_whole_number(f"slurm: {_RESTARTS}", given.get(_RESTARTS, 0), at_least=0)
     named = {"cpus_per_task": threads, **{_GENERAL.get(key, key): value for key, value in given.items()}}
     named.pop(_RESTARTS, None)
+    # since SLURM 22.05, srun does not take it from the job, and would leave one CPU
+    named["srun_args"] = [f"--cpus-per-task={named['cpus_per_task']}", *named.get("srun_args", ())]
     if gpus and not any("gpu" in key or key == "gres" for key in named):
         named["gpus_per_node"] = gpus
     general = submitit.AutoExecutor._typed_parameters()
