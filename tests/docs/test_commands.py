@@ -10,6 +10,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ CHAINS = (
     ("README.md", "CONTRIBUTING.md"),
     ("docs/index.md", "docs/models.md", "docs/design.md", "docs/command_line.md", "docs/dense.md"),
     ("docs/train.md", "docs/analyze.md", "docs/export.md"),
-    ("docs/data.md", "docs/performance.md", "docs/compare.md"),
+    ("docs/data.md", "docs/performance.md", "docs/compare.md", "docs/cluster.md"),
     ("docs/finetune.md",),
     ("docs/results.md",),
 )
@@ -179,6 +180,8 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         case ["torchrun", *given]:
             script = get_args_parser().parse_args(given)
             run_script([script.training_script, *trained(script.training_script_args)], monkeypatch)
+        case ["sbatch", script]:
+            run(srun_words(script), monkeypatch)
         case ["mhc-vision", "finetune", *given]:
             main(["finetune", *finetuned(given)])
             if "validate" not in given:
@@ -207,6 +210,15 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             check_requirement(Requirement(requirement))
         case _:
             pytest.fail("there is no rule to run this command small")
+
+
+def srun_words(script: str) -> list[str]:
+    """The Python command that a job script has `srun` run, with the names of variables in place of their values."""
+    subprocess.run(["bash", "-n", script], check=True)
+    lines = Path(script).read_text().replace("\\\n", " ").splitlines()
+    (command,) = [line.removesuffix("&") for line in lines if line.startswith("srun ")]
+    words = shlex.split(re.sub(r"\$\{(\w+):[^}]*\}", r"\1", command))
+    return ["python", *words[words.index("train_imagenet.py") :]]
 
 
 def trained(given: list[str]) -> list[str]:
