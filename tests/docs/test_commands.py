@@ -36,7 +36,8 @@ CHAINS = (
     ("README.md", "CONTRIBUTING.md"),
     ("docs/index.md", "docs/models.md", "docs/design.md", "docs/command_line.md", "docs/dense.md"),
     ("docs/train.md", "docs/analyze.md", "docs/export.md"),
-    ("docs/data.md", "docs/performance.md", "docs/compare.md", "docs/cluster.md"),
+    ("docs/data.md", "docs/performance.md", "docs/compare.md"),
+    ("docs/cluster.md",),
     ("docs/finetune.md",),
     ("docs/results.md",),
 )

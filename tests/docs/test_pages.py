@@ -140,3 +140,14 @@ def table_rows_after(text: str) -> list[list[str]]:
     """Cells of the rows of a section's one table, without its head."""
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_bytes_per_gpu_are_those_of_the_parameters() -> None:
+    """docs/cluster.md has 16 bytes per parameter, of as many parameters as docs/models.md."""
+    models = sections((ROOT / "docs" / "models.md").read_text())["All registered architectures"]
+    parameters = {row[0].strip("`").removesuffix("_*"): row[2] for row in table_rows(models)}
+    rows = table_rows(sections((ROOT / "docs" / "cluster.md").read_text())["Models that outgrow a GPU"])
+    assert len(rows) == 5
+    for model, count, *sizes in rows:
+        assert count == parameters[model.strip("`")]
+        assert sizes == [f"{16 * int(count.replace(',', '')) / num_gpus / 1e9:.1f}" for num_gpus in (1, 8, 16)]

@@ -1,5 +1,6 @@
 """A run directory holds one run, of one process at a time, and nothing that a killed process has left half written."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -126,6 +127,25 @@ def test_a_lock_that_cannot_be_opened_is_a_message(tmp_path):
     words = r"^out: .*\.lock cannot be opened: Is a directory; remove it"
     with pytest.raises(ValueError, match=words), locked_directory(tmp_path, "out", "a run is"):
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_lock_file_that_nfs_says_is_gone_is_made_again(tmp_path, monkeypatch):
+    import fcntl
+
+    flock, asked = fcntl.flock, []
+
+    def stale_once(handle, operation):
+        asked.append(handle)
+        if len(asked) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        flock(handle, operation)
+
+    monkeypatch.setattr("fcntl.flock", stale_once)
+    with locked_directory(tmp_path, "out", "a run is"):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+        with pytest.raises(ValueError, match="a run is at work"), locked_directory(tmp_path, "out", "a run is"):
+            pass
 
 
 def test_a_run_that_begins_as_another_one_ends_keeps_their_folder(tmp_path, monkeypatch):
