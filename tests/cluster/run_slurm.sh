@@ -136,7 +136,7 @@ END
 array=$(sed -n 's/.*"\([0-9]*\)_0".*/\1/p' "$work/jobs/jobs.json")
 compare jobs --launcher slurm | tee "$work/compare.log"
 grep --quiet "0 jobs submitted, 2 submitted earlier" "$work/compare.log"
-grep --quiet "put back\|resuming from" "$work"/jobs/digits/*/seed0/train.log
+grep --quiet "resuming from" "$work"/jobs/digits/*/seed0/train.log
 [ "$(sed -n 's/.*array=//p' "$work"/jobs/.jobs/*.sh | wc -l)" = 1 ]
 [ ! -e "$work/jobs/jobs.json" ]
 compare here --jobs 1

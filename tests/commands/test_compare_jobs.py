@@ -109,7 +109,7 @@ def _tree(pid):
 def _wait_for_half_runs(process, out):
     deadline = time.monotonic() + 600
     while len(list(out.rglob("last.ckpt"))) < 2:
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None
         assert time.monotonic() < deadline, "no run wrote a checkpoint"
         time.sleep(0.01)
 
@@ -121,19 +121,25 @@ def test_jobs_that_are_watched_again_and_killed_end_with_the_report_of_one_machi
     path, out, here = write_matrix(set=options), tmp_path / "out", tmp_path / "here"
     command = [sys.executable, "-m", "mhc_vision", "compare", str(path), "--out", str(out)]
     command += ["--launcher", "submitit-local"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, **pipes)
+    said = tmp_path / "said"
+
+    def start():
+        # no pipe, which the jobs would keep open
+        with said.open("w") as file:
+            return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    process = start()
     _wait_for_half_runs(process, out)
     jobs = list(json.loads((out / "jobs.json").read_text())["jobs"].values())
     # the end of its time for one of them: it starts again
     (task,) = _tree(int(jobs[0]))[1:2]
     os.kill(task, signal.SIGUSR2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"interrupted: 0 of 2 runs finished; 2 jobs go on, `kill {' '.join(jobs)}` cancels them; go on with" in err
+    assert process.wait(timeout=60) == 130
+    words = f"interrupted: 0 of 2 runs finished; 2 jobs go on, `kill {' '.join(jobs)}` cancels them; go on with"
+    assert words in said.read_text()
 
-    process = subprocess.Popen(command, **pipes)
+    process = start()
     log = out / "digits" / "baseline" / "seed0" / "train.log"
     deadline = time.monotonic() + 600
     while "resuming from" not in log.read_text():
@@ -141,11 +147,10 @@ def test_jobs_that_are_watched_again_and_killed_end_with_the_report_of_one_machi
         time.sleep(0.01)
     for pid in [process.pid, *(pid for job in jobs if Path(f"/proc/{job}").exists() for pid in _tree(int(job)))]:
         os.kill(pid, signal.SIGKILL)
-    said, _ = process.communicate()
-    assert "0 jobs submitted, 2 submitted earlier" in said
+    process.wait()
+    assert "0 jobs submitted, 2 submitted earlier" in said.read_text()
 
-    resumed = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert start().wait(timeout=600) == 0, said.read_text()
     assert log.read_text().count("resuming from") >= 2
     main(["compare", str(path), "--out", str(here), "--jobs", "2"])
     for run in ("digits/baseline/seed0", "digits/mhc/seed0"):
