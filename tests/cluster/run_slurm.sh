@@ -6,7 +6,7 @@
 #   tests/cluster/run_slurm.sh [PYTHON]
 #
 # Needs root, as slurmd does, and two cores; no part of `make test`. All that the daemons write is in a temporary
-# directory, and they are stopped at the end. It has passed with Debian 12's SLURM 22.05.8, in a container without systemd
+# directory, and they are stopped at the end. It has passed with Debian 12's SLURM 22.05.8, on a machine without systemd
 # and with cgroups v1, which it does not use (linuxproc, task/affinity).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -19,6 +19,8 @@ stop() {
     status=$?
     [ $status = 0 ] || tail --verbose --lines=20 "$work"/*.log "$work"/*/.jobs/*.err "$work"/*.out 2>/dev/null || true
     scancel --me 2>/dev/null || true
+    # jobs that are told to stop save a checkpoint; without daemons nobody would end them
+    until_true 60 no_jobs || true
     for daemon in "${daemons[@]}"; do kill "$daemon" 2>/dev/null || true; done
     wait
     if [ $status = 0 ]; then rm -r "$work"; echo passed; else echo "failed; see $work"; fi
@@ -34,8 +36,8 @@ until_true() {
         sleep 0.5
     done
 }
+no_jobs() { [ -z "$(squeue --noheader 2>/dev/null)" ]; }
 has_ended() { [ -z "$(squeue --noheader --jobs "$1")" ]; }
-is_running() { squeue --noheader --array --format='%i %T' | grep -x "$1 RUNNING"; }
 
 mkdir "$work"/{state,spool} && mkdir --mode=700 "$work/munge"
 head --bytes=1024 /dev/urandom > "$work/munge/key" && chmod 400 "$work/munge/key"
