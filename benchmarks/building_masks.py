@@ -4,48 +4,46 @@
     mhc-vision compare compare/segmentation --out runs/segmentation    # see its head
 
 The photos, about 571 x 571 pixels each, and the outlines that people drew are test data of
-pytorch_segmentation_models_trainer 1.4.0 (GPL), fetched from PyPI and checked by SHA-256; nothing of it is kept here.
+pytorch_segmentation_models_trainer 1.4.0 (GPL), fetched by pip, which checks their SHA-256; nothing of it is kept here.
 Each third of the photos is the test of one fold: BUILDINGS/{fold0,fold1,fold2}/{train,val}/{images,masks}/.
 """
 
 import argparse
-import hashlib
-import io
-import re
+import subprocess
+import sys
 import tarfile
-import urllib.request
+import tempfile
 from pathlib import Path
-from urllib.parse import urljoin
 
 import numpy as np
 from PIL import Image
 
 from mhc_vision.atomic_files import new_directory
 
-INDEX = "https://pypi.org/simple/pytorch-segmentation-models-trainer/"
 ARCHIVE = "pytorch_segmentation_models_trainer-1.4.0.tar.gz"
-SHA256 = "0aaa2f4d97fc38ef345464460fc81ba5c51716cf5285a02eb2d062e76759ee36"
+REQUIREMENT = (
+    "pytorch-segmentation-models-trainer==1.4.0 "
+    "--hash=sha256:0aaa2f4d97fc38ef345464460fc81ba5c51716cf5285a02eb2d062e76759ee36\n"
+)
 IMAGES, MASKS = "/detection_data/geo/images/", "/detection_data/geo/polygon_masks/"
 FOLDS = 3
 CLASSES = ("background", "building")
 
 
-def fetch() -> bytes:
-    """The source distribution of the package."""
-    with urllib.request.urlopen(INDEX, timeout=60) as answer:
-        found = re.search(rf'href="([^"#]+/{re.escape(ARCHIVE)})[#"]', answer.read().decode())
-    if found is None:
-        raise ValueError(f"{INDEX}: got no {ARCHIVE}, expected it among the files")
-    with urllib.request.urlopen(urljoin(INDEX, found[1]), timeout=300) as answer:
-        content: bytes = answer.read()
-    if hashlib.sha256(content).hexdigest() != SHA256:
-        raise ValueError(f"{found[1]}: got other bytes than those of SHA-256 {SHA256}")
-    return content
+def fetch(folder: Path) -> Path:
+    """The source distribution of the package, in a folder."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(REQUIREMENT, encoding="utf-8")
+    # nothing of it is installed or run: whether it fits this Python does not matter
+    options = ("--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--require-hashes", "--quiet")
+    words = [*options, "--requirement", str(requirements), "--dest", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "download", *words], check=True)
+    return folder / ARCHIVE
 
 
-def write(content: bytes, directory: Path) -> None:
+def write(source: Path, directory: Path) -> None:
     """The photos in folds, by their names."""
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+    with tarfile.open(source) as archive:
         paths = sorted(name for name in archive.getnames() if IMAGES in name and name.endswith(".tif"))
         for place, path in enumerate(paths):
             image, mask = (Image.open(archive.extractfile(name)) for name in (path, path.replace(IMAGES, MASKS)))
@@ -65,8 +63,8 @@ def main() -> None:
     directory = parser.parse_args().directory
     if directory.exists():
         parser.error(f"{directory} is there already, expected a new folder")
-    with new_directory(directory) as temporary:
-        write(fetch(), temporary)
+    with tempfile.TemporaryDirectory() as folder, new_directory(directory) as temporary:
+        write(fetch(Path(folder)), temporary)
     print(f"{directory}: {FOLDS} folds of the same photos")
 
 
