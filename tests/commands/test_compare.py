@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mhc_vision.cli import main
 from mhc_vision.comparison.plan.matrix import load_matrix
@@ -15,31 +14,6 @@ from mhc_vision.metrics_log import read_metric
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = ROOT / "configs" / "connections"
-
-
-@pytest.fixture
-def write_matrix(tmp_path):
-    """Writes a tiny matrix, digits and one block; keys given replace its own."""
-
-    def write(**keys):
-        content = {
-            "name": "tiny",
-            "recipes": {"digits": [str(ROOT / "configs" / "digits.yaml")]},
-            "arms": {name: [str(CONNECTIONS / f"{name}.yaml")] for name in ("baseline", "mhc")},
-            "seeds": [0, 1],
-            "set": {
-                "model.model_args.depth": 1,
-                "trainer.max_epochs": 2,
-                "trainer.limit_train_batches": 5,
-                "trainer.limit_val_batches": 2,
-            },
-            "gpus": 0,
-        }
-        path = tmp_path / "matrix.yaml"
-        path.write_text(yaml.safe_dump({**content, **keys}, sort_keys=False))
-        return path
-
-    return write
 
 
 def _compare(*words):

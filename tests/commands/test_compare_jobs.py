@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mhc_vision.cli import main
 from mhc_vision.metrics_log import read_metric
@@ -22,30 +22,10 @@ _OF_THE_MACHINE = re.compile(r"^(### Cost|### Price|### Curves)\n.*?(?=^##)|^   
 
 
 @pytest.fixture
-def write_matrix(tmp_path, monkeypatch):
-    """Writes a tiny matrix, digits and one block; keys given replace its own."""
+def write_matrix(write_matrix, monkeypatch):
+    """Writes a tiny matrix of two runs, whose files are named from the repository's folder."""
     monkeypatch.chdir(ROOT)
-
-    def write(**keys):
-        content = {
-            "name": "tiny",
-            "recipes": {"digits": ["configs/digits.yaml"]},
-            "arms": {name: [str(CONNECTIONS / f"{name}.yaml")] for name in ("baseline", "mhc")},
-            "seeds": [0],
-            "set": {
-                "model.model_args.depth": 1,
-                "trainer.max_epochs": 2,
-                "trainer.limit_train_batches": 5,
-                "trainer.limit_val_batches": 2,
-            },
-            "gpus": 0,
-            "slurm": {"time": 30},
-        }
-        path = tmp_path / "matrix.yaml"
-        path.write_text(yaml.safe_dump({**content, **keys}, sort_keys=False))
-        return path
-
-    return write
+    return partial(write_matrix, recipes={"digits": ["configs/digits.yaml"]}, seeds=[0], slurm={"time": 30})
 
 
 def _compare(*words):

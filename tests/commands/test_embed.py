@@ -1,6 +1,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,20 +46,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs the command, which must refuse its input, and returns the message."""
-
-    def run(*words: object) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(["embed", *QUICK, *map(str, words)])
-        assert stopped.value.code == 2
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        assert "Traceback" not in shown.err
-        return shown.err
-
-    return run
+def refused(refused_by: Callable[..., str]) -> Callable[..., str]:
+    return partial(refused_by, "embed")
 
 
 def by_hand(directory: Path, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,8 @@ def evaluate(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs the command, which must refuse its input, and returns the message."""
-
-    def run(*words: object) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(["evaluate", *map(str, words), *QUICK])
-        assert stopped.value.code == 2
-        return capsys.readouterr().err
-
-    return run
+def refused(refused_by: Callable[..., str]) -> Callable[..., str]:
+    return partial(refused_by, "evaluate")
 
 
 def test_a_checkpoint_gets_the_figures_of_its_run(run_dir, evaluate, capsys):

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,8 @@ def model(timm_directory: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs the command, which must refuse its input, and returns the message."""
-
-    def run(*words: object) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(["predict", *QUICK, *map(str, words)])
-        assert stopped.value.code == 2
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        assert "Traceback" not in shown.err
-        return shown.err
-
-    return run
+def refused(refused_by: Callable[..., str]) -> Callable[..., str]:
+    return partial(refused_by, "predict")
 
 
 def by_hand(directory: Path, paths: Sequence[Path]) -> torch.Tensor:
