@@ -1,13 +1,17 @@
 """Transforms of single images, all on uint8 tensors (3, H, W)."""
 
 import math
+from typing import Any
 
+from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from mhc_vision.checks import check_choice, check_number, check_numbers, check_whole_number
 
 INTERPOLATIONS = {mode.value: mode for mode in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)}
 CROP_MODES = ("center", "squash")
+MOST_ELONGATED = 32
+"""Longer over shorter side of an image: one beyond that could fill the memory once resized."""
 MAX_MAGNITUDE = 30  # v2.RandAugment divides each operation's range into 31 magnitudes
 
 _GREY = 128  # what rotated and translated images are filled with: zero after normalising with mean 0.5
@@ -88,8 +92,20 @@ def eval_transform(img_size: int, interpolation: str, crop_pct: float, crop_mode
     check_number("crop_pct", crop_pct, above=0, at_most=1)
     mode = INTERPOLATIONS[interpolation]
     side = math.floor(img_size / crop_pct)
-    resize = v2.Resize([side, side] if crop_mode == "squash" else side, interpolation=mode, antialias=True)
-    return v2.Compose([resize, v2.CenterCrop(img_size)])
+    if crop_mode == "squash":
+        resize = [v2.Resize([side, side], interpolation=mode, antialias=True)]
+    else:
+        resize = [_CropElongated(), v2.Resize(side, interpolation=mode, antialias=True)]
+    return v2.Compose([*resize, v2.CenterCrop(img_size)])
+
+
+class _CropElongated(v2.Transform):
+    """Cuts off the ends of an image more elongated than MOST_ELONGATED, which a centre crop leaves out anyway."""
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        longest = MOST_ELONGATED * min(inpt.shape[-2:])
+        height, width = (min(side, longest) for side in inpt.shape[-2:])
+        return v2.functional.center_crop(inpt, [height, width])
 
 
 def _check_size(img_size: int, interpolation: str) -> None:

@@ -60,6 +60,17 @@ def _anchors(text: str) -> set[str]:
     return {title.strip().replace(" ", "-") for title in titles}
 
 
+def test_extras_of_the_readme() -> None:
+    extras = re.search(
+        r"^\[project.optional-dependencies\]\n(.+?)^\[", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    assert extras is not None
+    named = [row[0] for row in table_rows(sections((ROOT / "README.md").read_text())["Install"])]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(named))) == sorted(
+        re.findall(r"^(\w+) = \[", extras[1], re.MULTILINE)
+    )
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_and_options_in_the_prose_exist(page: Path) -> None:
     spans = re.findall(r"`([^`\n]+)`", prose(page.read_text()))

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from torchvision.io import write_png
+from torchvision.transforms import v2
 
 from mhc_vision.data.transforms import eval_transform
 from mhc_vision.inference.evaluation_images import (
@@ -58,3 +59,17 @@ def test_squashing_keeps_what_a_centre_crop_cuts_off():
     assert squashed[:, :, :3].min() > 250
     with pytest.raises(ValueError, match="crop_mode: got 'border', expected one of center, squash"):
         eval_transform(16, "bilinear", 1.0, "border")
+
+
+def test_an_elongated_image_is_cut_to_its_middle_before_it_is_resized():
+    image = torch.zeros(3, 1, 100_000, dtype=torch.uint8)
+    image[:, :, 49_000:51_000] = 255
+    # whole, a row resized to 64 pixels of height would have 1.2 GB
+    cropped = eval_transform(64, "bilinear", 1.0)(image)
+    assert cropped.shape == (3, 64, 64)
+    assert cropped.min() == 255
+    assert torch.equal(eval_transform(64, "bilinear", 1.0)(image.transpose(-1, -2)), cropped)
+    # 8 times as long as it is wide: as torchvision does it
+    photo = torch.randint(256, (3, 8, 64), dtype=torch.uint8)
+    whole = v2.Compose([v2.Resize(16), v2.CenterCrop(16)])(photo)
+    assert torch.equal(eval_transform(16, "bilinear", 1.0)(photo), whole)

@@ -15,10 +15,10 @@ from torchvision import tv_tensors
 
 from mhc_vision.checks import first_few
 from mhc_vision.data.decode import decode_file, open_unconverted
+from mhc_vision.data.transforms import MOST_ELONGATED
 from mhc_vision.segmentation_scores import IGNORED
 
 _LARGEST = 255
-_MOST_ELONGATED = 32
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ class MaskedImages(Dataset):
 def check_elongation(image: Tensor, path: str) -> None:
     """Raise ValueError if a side of an image (3, H, W) is so long that it would fill the memory once resized."""
     shorter, longer = sorted(image.shape[-2:])
-    if longer > _MOST_ELONGATED * shorter:
+    if longer > MOST_ELONGATED * shorter:
         raise ValueError(
             f"image: {path} has {image.shape[-2]} x {image.shape[-1]} pixels, expected a longer side of at most "
-            f"{_MOST_ELONGATED} times the shorter one; cut it into pieces"
+            f"{MOST_ELONGATED} times the shorter one; cut it into pieces"
         )
 
 
