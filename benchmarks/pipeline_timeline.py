@@ -23,14 +23,20 @@ SCHEDULES: dict[str, Any] = {
     "dualpipev": ScheduleDualPipeV,
 }
 FORWARD, BACKWARD, INPUTS, WEIGHTS = "F", "B", "I", "W"
+# stage, kind, microbatch
+Pass = tuple[int, str, int]
 
 
 class Action(NamedTuple):
-    """A pass of one microbatch through one stage: `F`, `B` (the whole backward pass), or its halves `I` and `W`."""
+    """A pass of one microbatch through one stage: `F`, `B` (the whole backward pass), or its halves `I` and `W`.
+
+    `sent_later`: what it makes leaves its process after the next pass.
+    """
 
     stage: int
     kind: str
     microbatch: int
+    sent_later: bool = False
 
     def __str__(self) -> str:
         return f"{self.stage}{self.kind}{self.microbatch}"
@@ -131,14 +137,13 @@ def _one_forward_one_backward(rank: int, processes: int, microbatches: int) -> l
 
 
 def _passes(actions: Iterable[Any]) -> Iterable[Action]:
-    """Passes alone, pairs that a schedule would overlap one after the other, as its runtime runs them."""
-    for action in actions:
-        if action is None:
-            continue
-        for part in action.sub_actions or (action,):
+    """Passes alone. The runtime runs a pair that could overlap one by one, and then sends what both have made."""
+    for action in filter(None, actions):
+        parts = action.sub_actions or (action,)
+        for part in parts:
             kind = part.computation_type.value
             if kind in (FORWARD, BACKWARD, INPUTS, WEIGHTS):
-                yield Action(part.stage_index, kind, part.microbatch_index)
+                yield Action(part.stage_index, kind, part.microbatch_index, sent_later=part is not parts[-1])
 
 
 def simulate(actions: dict[int, list[Action]], seconds: Seconds) -> Timeline:
@@ -160,47 +165,50 @@ def simulate(actions: dict[int, list[Action]], seconds: Seconds) -> Timeline:
     timeline = Timeline({rank: [] for rank in actions})
     free = dict.fromkeys(actions, 0.0)
     link_free: dict[tuple[int, int], float] = defaultdict(float)
-    # of the tensors that there are: when they were made, and when they are where they are needed
-    made: dict[Action, tuple[float, float]] = {}
+    # of the tensors that there are: when they were sent, and when they are where they are needed
+    made: dict[Pass, tuple[float, float]] = {}
+    unsent: dict[int, list[tuple[Pass, tuple[int, int]]]] = {rank: [] for rank in actions}
     waiting = {rank: list(reversed(mine)) for rank, mine in actions.items()}
     while any(waiting.values()):
         progress = False
         for rank, left in waiting.items():
-            while left:
-                source = _source(left[-1], last)
-                if source is not None and source not in made:
-                    break
+            while left and ((source := _source(left[-1], last)) is None or source in made):
+                progress = True
                 action = left.pop()
                 start = free[rank]
                 if source is not None:
-                    produced, arrived = made[source]
-                    timeline.exposed += max(0.0, arrived - max(start, produced))
+                    sent, arrived = made[source]
+                    timeline.exposed += max(0.0, arrived - max(start, sent))
                     start = max(start, arrived)
                 end = free[rank] = start + share * seconds.of(action.kind)
                 timeline.actions[rank].append((action, start, end))
-                arrived = end
+                # the stage before it asks for `I`, whichever of the two backward passes it was
+                result = (action.stage, INPUTS if action.kind == BACKWARD else action.kind, action.microbatch)
                 receiver = home.get(_destination(action, last), rank)
-                if receiver != rank:
-                    link = (rank, receiver)
-                    arrived = link_free[link] = max(link_free[link], end) + seconds.transfer
+                if receiver == rank:
+                    made[result] = (end, end)
+                else:
+                    unsent[rank].append((result, (rank, receiver)))
+                if action.sent_later:
+                    continue
+                for result, link in unsent[rank]:
+                    link_free[link] = max(link_free[link], end) + seconds.transfer
+                    made[result] = (end, link_free[link])
                     timeline.transfers += 1
                     timeline.transferring += seconds.transfer
-                # a stage after it asks for `I`, whichever of the two backward passes it was
-                kind = INPUTS if action.kind == BACKWARD else action.kind
-                made[action._replace(kind=kind)] = (end, arrived)
-                progress = True
+                unsent[rank].clear()
         if not progress:
             stuck = {rank: str(left[-1]) for rank, left in waiting.items() if left}
             raise ValueError(f"actions: got an order in which {stuck} wait for ever, expected one of a schedule")
     return timeline
 
 
-def _source(action: Action, last: int) -> Action | None:
+def _source(action: Action, last: int) -> Pass | None:
     """The pass of another stage that makes what this one needs."""
     if action.kind == FORWARD and action.stage > 0:
-        return action._replace(stage=action.stage - 1)
+        return action.stage - 1, FORWARD, action.microbatch
     if action.kind in (BACKWARD, INPUTS) and action.stage < last:
-        return Action(action.stage + 1, INPUTS, action.microbatch)
+        return action.stage + 1, INPUTS, action.microbatch
     return None
 
 
