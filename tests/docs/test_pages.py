@@ -141,7 +141,7 @@ def test_the_picture_is_what_its_script_draws() -> None:
 def test_the_readme_has_figures_of_the_results() -> None:
     results = (ROOT / "docs" / "results.md").read_text()
     rows = table_rows_after(sections((ROOT / "README.md").read_text())["Results"])
-    assert len(rows) == 4
+    assert len(rows) == 5
     for connection, top1, difference, parameters in rows:
         assert re.search(rf"^\| {connection} +\| +{re.escape(top1)} \|.* {parameters} \|", results, re.MULTILINE)
         assert difference in results
