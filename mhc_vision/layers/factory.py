@@ -88,6 +88,8 @@ def check_connection(
 ) -> None:
     """Raise ValueError unless connections with these options can be made; nothing is built yet."""
     check_choice("stream_dtype", stream_dtype, STREAM_DTYPES)
-    create_connection(connection, 1, num_streams, device="meta", **options)
-    create_expansion(stream_expand, 1, num_streams, device="meta")
-    create_reduction(stream_reduce, 1, num_streams, device="meta")
+    # the meta device draws no random numbers, but `training.deferred_weights` stands in for it and does
+    with torch.random.fork_rng(devices=()):
+        create_connection(connection, 1, num_streams, device="meta", **options)
+        create_expansion(stream_expand, 1, num_streams, device="meta")
+        create_reduction(stream_reduce, 1, num_streams, device="meta")

@@ -110,7 +110,8 @@ def create_with_design(name: str, design: str, num_streams: int = 4, pretrained:
     if design == "parallel":
         if "block_fn" in arguments:
             raise ValueError(f"block_fn: got {arguments['block_fn']!r}, expected none; {design} chooses it")
-        with torch.device("meta"):
+        # as in `check_connection`
+        with torch.device("meta"), torch.random.fork_rng(devices=()):
             plain = timm.create_model(name)
         if not isinstance(plain, VisionTransformer):
             raise ValueError(f"model: got {type(plain).__name__}, expected timm's VisionTransformer for {design}")
