@@ -86,6 +86,8 @@ def record_coefficients(model: nn.Module) -> Iterator[dict[str, Coefficients]]:
 def initial_coefficients(connection: HyperConnection) -> Coefficients:
     """The maps at the start of a connection like this one, the same for every token: (n,), (n,), (n, n)."""
     fresh = copy.deepcopy(connection)
+    if next(fresh.parameters()).is_meta:
+        fresh.to_empty(device="cpu")
     fresh.reset_parameters()
     # no token has an influence yet
     streams = next(fresh.parameters()).new_zeros(fresh.num_streams, fresh.dim)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 import mhc_vision.data  # noqa: F401  its classes can be named without their module
@@ -30,6 +32,7 @@ from mhc_vision.training.callbacks.short_progress_bar import ShortProgressBar
 from mhc_vision.training.callbacks.throughput import Throughput
 from mhc_vision.training.callbacks.validation_lines import ValidationLines
 from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
+from mhc_vision.training.deferred_weights import deferring
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.module import ClassificationModule
 from mhc_vision.training.options.errors import REFUSALS, reason_of, trainer_refusals
@@ -196,11 +199,21 @@ class TrainCLI(LightningCLI):
         connector._ckpt_path, connector._user_managed = None, True
 
     def instantiate_classes(self) -> None:
-        """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback."""
+        """Builds data, model and trainer; what they refuse ends the program with a message instead of a traceback.
+
+        Weights that are to be sharded get no memory before.
+        """
         try:
-            super().instantiate_classes()
+            with deferring(self._shards()):
+                super().instantiate_classes()
         except REFUSALS as error:
             fail(f"error: {reason_of(error)}", status=2)
+
+    def _shards(self) -> bool:
+        """Whether the strategy is one whose processes have shards of the weights."""
+        strategy = self._get(self.config, "trainer.strategy")
+        kind = resolve_name(strategy.class_path) if hasattr(strategy, "class_path") else type(strategy)
+        return issubclass(kind, ModelParallelStrategy)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run directory's logger, checkpoints and callbacks added to those configured."""

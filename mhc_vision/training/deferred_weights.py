@@ -1,7 +1,9 @@
 """A model that is made without memory for its weights, which are made one at a time when each is asked for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +15,27 @@ _aten = torch.ops.aten
 _EMPTY = (_aten.empty.memory_format, _aten.empty_strided.default, _aten.empty_like.default, _aten.new_empty.default)
 # what they write does not depend on what was there
 _OVERWRITE = ("uniform_", "normal_", "zero_", "fill_", "copy_")
+
+_is_deferring = ContextVar("_is_deferring", default=False)
+
+
+@contextmanager
+def deferring(wanted: bool = True) -> Iterator[None]:
+    """Modules of `train` and `finetune` that are made within it get no weights before `ModelParallelStrategy` shards.
+
+    Args:
+        wanted: Whether they do.
+    """
+    before = _is_deferring.set(wanted)
+    try:
+        yield
+    finally:
+        _is_deferring.reset(before)
+
+
+def is_deferring() -> bool:
+    """Whether `deferring` is entered."""
+    return _is_deferring.get()
 
 
 class _Place(NamedTuple):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,7 @@ from mhc_vision.training.connection_lr import (
     connection_learning_rates,
     connection_lr_scale,
 )
+from mhc_vision.training.deferred_weights import DeferredWeights, is_deferring
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
 from mhc_vision.training.schedule import warmup_cosine, warmup_cosine_sum
@@ -128,12 +130,14 @@ class ClassificationModule(LightningModule):
         self.training_loss, self.validation_loss = self.build_losses()
         self.val_accuracy, self.test_accuracy = self.build_metrics("val/"), self.build_metrics("test/")
         self.not_finite_rows = NotFiniteRows()
-        self.model = self.build_model()
+        self._deferred_weights = DeferredWeights() if is_deferring() else None
+        with self._deferred_weights or nullcontext():
+            self.model = self.build_model()
+            if fixed_pos_embed is not None:
+                freeze_sincos_pos_embed(self.model)
         # a checkpoint has its weights: its record says nothing of where these ones came from
         if self.hparams["model_args"] is not None:
             self.hparams["model_args"] = without_weight_sources(self.hparams["model_args"])
-        if fixed_pos_embed is not None:
-            freeze_sincos_pos_embed(self.model)
 
     def build_losses(self) -> tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]:
         """Losses of logits and targets: that of training, and that of validation and test."""
@@ -175,7 +179,8 @@ class ClassificationModule(LightningModule):
     def configure_model(self) -> None:
         """Shards the model where the strategy is Lightning's `ModelParallelStrategy`, and does nothing elsewhere."""
         if self.device_mesh is not None and not is_sharded(self.model):
-            shard_model(self.model, self.device_mesh)
+            shard_model(self.model, self.device_mesh, self._deferred_weights)
+            self._deferred_weights = None
 
     def on_train_start(self) -> None:
         """Says what `connection_lr_scale: auto` has chosen; a resumed run keeps what was chosen at its start."""
