@@ -15,6 +15,8 @@ from typing import Any
 
 # .NAME.HOST-PID-XXXXXXXX.tmp: who wrote it can be asked for
 _SUFFIX = ".tmp"
+# .NAME.previous: what a directory takes the place of
+_PREVIOUS = ".previous"
 _MAX_NAME = 64
 _TRIAL_BYTES = 2**16
 
@@ -54,20 +56,49 @@ def new_directory(path: Path) -> Iterator[Path]:
         ValueError: If there can be no such directory.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_folder(path)
+        temporary = temporary_directory(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be made: {error.strerror}") from error
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        for entry in [*temporary.rglob("*"), temporary]:
-            sync(entry)
-        os.rename(temporary, path)
-        sync(path.parent)
+        replace_directory(temporary, path)
     except BaseException:
         shutil.rmtree(temporary)
         raise
+
+
+def temporary_directory(path: Path) -> Path:
+    """A new directory beside `path`, for `replace_directory`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _temporary_folder(path)
+
+
+def replace_directory(temporary: Path, path: Path) -> None:
+    """Makes what has been written to a `temporary_directory` the directory `path`; what was there goes.
+
+    No file system swaps two directories in one step: where the process is killed between the two that it takes,
+    `restore_previous` puts back what was there.
+    """
+    temporary.chmod(0o777 & ~_umask())
+    for entry in [*temporary.rglob("*"), temporary]:
+        sync(entry)
+    previous = path.with_name(f".{path.name}{_PREVIOUS}")
+    if path.exists():
+        _remove(previous)
+        os.rename(path, previous)
+    os.rename(temporary, path)
+    sync(path.parent)
+    _remove(previous)
+
+
+def restore_previous(directory: Path) -> None:
+    """Puts back what a killed `replace_directory` was about to replace here; to be called by who alone writes here."""
+    for previous in directory.glob(f".*{_PREVIOUS}"):
+        path = directory / previous.name[1:].removesuffix(_PREVIOUS)
+        if path.exists():
+            _remove(previous)
+        else:
+            os.rename(previous, path)
 
 
 def sync(path: Path) -> None:

@@ -60,6 +60,11 @@ def load_checkpoint_model(
             its settings, or a run without `EMA` is asked for raw weights.
     """
     check_choice("weights", weights, ("default", "raw"))
+    if checkpoint.is_dir():
+        raise ValueError(
+            f"checkpoint: got {checkpoint}, a directory of shards, expected one file; make it with "
+            f"`python -m mhc_vision.training.consolidate {checkpoint} FILE`"
+        )
     if reason := damage(checkpoint):
         raise ValueError(f"checkpoint: got {checkpoint}, expected a checkpoint: {reason}")
     content = read_checkpoint(checkpoint)

@@ -9,9 +9,10 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
-from mhc_vision.atomic_files import replaced_file
+from mhc_vision.atomic_files import replace_directory, replaced_file, temporary_directory
 from mhc_vision.finite import not_finite
 from mhc_vision.run_directory import BEST, CHECKPOINTS, LAST
 
@@ -43,6 +44,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             free = shutil.disk_usage(there).free // 2**20
             earlier = "the earlier one is still whole" if path.exists() else "there is no earlier one"
             raise OSError(f"{path} cannot be written, with {free} MiB free; {earlier}: {error}") from error
+
+
+class ShardingStrategy(ModelParallelStrategy):
+    """Lightning's `ModelParallelStrategy`; a sharded checkpoint takes the place of another when it is complete.
+
+    A killed run thus leaves the previous one whole, as with `AtomicCheckpointIO`.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Saves to a file, or each process its part to a directory of that name."""
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        path = Path(filepath)
+        temporary = self.broadcast(temporary_directory(path) if self.is_global_zero else path)
+        super().save_checkpoint(checkpoint, temporary, storage_options)
+        # what is beside the shards is the first process's
+        if self.is_global_zero:
+            replace_directory(temporary, path)
+        self.barrier()
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mhc_vision.atomic_files import check_writable_directory, remove_leftovers, replace_text
+from mhc_vision.atomic_files import check_writable_directory, remove_leftovers, replace_text, restore_previous
 from mhc_vision.directory_lock import locked_directory
 from mhc_vision.run_directory import (
     BEST,
@@ -149,6 +149,7 @@ class RunDirectory:
 
     def _remove_leftovers(self) -> None:
         for folder in _FOLDERS:
+            restore_previous(self.path / folder)
             remove_leftovers(self.path / folder)
             for name in _OLD_TEMPORARIES:
                 for path in (self.path / folder).glob(f".{name}.????????"):
