@@ -1,15 +1,17 @@
 """A model that is made without memory for its weights, which are made one at a time when each is asked for."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
+from typing_extensions import Self
 
 _aten = torch.ops.aten
 _EMPTY = (_aten.empty.memory_format, _aten.empty_strided.default, _aten.empty_like.default, _aten.new_empty.default)
@@ -83,6 +85,17 @@ class _Step:
         self.function(*args, **kwargs)
 
 
+class _StoragesAsArrays(TorchFunctionMode):
+    """Where a dispatch mode is entered, PyTorch makes no tensor of a storage, which safetensors asks it for."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Leaves the mode for that."""
+        with _disable_current_modes() if func is torch.asarray else nullcontext():
+            return func(*args, **(kwargs or {}))
+
+
 class DeferredWeights(TorchDispatchMode):
     """While it is entered, tensors that begin empty are on the meta device, and what becomes of them is written down.
 
@@ -100,6 +113,17 @@ class DeferredWeights(TorchDispatchMode):
         super().__init__()
         # the storages are kept, so that no other gets the address of one
         self._made: dict[int, tuple[torch.UntypedStorage, list[_Step]]] = {}
+
+    def __enter__(self) -> Self:
+        """Begins to defer."""
+        self._reads = _StoragesAsArrays()
+        self._reads.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Ends it; what was deferred stays so."""
+        super().__exit__(*error)
+        self._reads.__exit__(*error)
 
     def __contains__(self, tensor: Tensor) -> bool:
         """Whether a tensor, or what it is a view of, began empty here."""
