@@ -3,9 +3,9 @@
 Weights, gradients and AdamW's two moments are counted from the shards, activations derived from the architecture:
 
 C channels, H hidden channels of the MLP, n streams, r `stream_stride`; bytes of a token and a block under bf16 autocast,
-where products are bf16 (2 bytes) and streams fp32 (4 bytes). Attention keeps qkv (3C), what rotary embeddings make of q
-and k (2C) and its output (C); an MLP keeps what goes into its activation and what comes out (H each), a gated one the
-other half and the product, too (4H).
+where products are bf16 (2 bytes) and streams fp32 (4 bytes). Attention keeps qkv (3C) and its output (C), with rotary
+embeddings also what they make of q and k (2C), in whose layout the output then is and is copied (C); an MLP keeps what
+goes into its activation and what comes out (H each), a gated one the other half and the product, too (4H).
 
 - Plain, a branch: the stream before its norm (4 C), its input, a copy for each layer that casts it, and where LayerScale
   follows its output (2 C each).
@@ -20,7 +20,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Mlp, SwiGLU
+from timm.layers import GluMlp, Mlp, SwiGLU
 from torch import nn
 
 from mhc_vision.layers import HyperConnection
@@ -89,19 +89,19 @@ def activation_bytes(model: Any, stream_stride: int = 1, product_bytes: int = 2)
 
 
 def _block_bytes(block: Any, model: Any, stream_stride: int, product_bytes: int) -> int:
-    if not isinstance(block.mlp, SwiGLU | Mlp) or getattr(block.attn, "qkv", None) is None:
+    if not isinstance(block.mlp, SwiGLU | GluMlp | Mlp) or getattr(block.attn, "qkv", None) is None:
         raise ValueError(
             f"blocks: got {type(block.attn).__name__} and {type(block.mlp).__name__}, expected attention with one "
-            "layer for q, k and v, and an MLP or SwiGLU of timm"
+            "layer for q, k and v, and an MLP, GluMlp or SwiGLU of timm"
         )
-    dim, hidden, gated = model.embed_dim, block.mlp.fc2.in_features, isinstance(block.mlp, SwiGLU)
+    dim, hidden, gated = model.embed_dim, block.mlp.fc2.in_features, not isinstance(block.mlp, Mlp)
     rotary = getattr(model, "rope", None) is not None
-    kept = (6 if rotary else 4) * dim + (4 if gated else 2) * hidden
+    kept = (7 if rotary else 4) * dim + (4 if gated else 2) * hidden
     if any(isinstance(module, HyperConnection) for module in block.modules()):
         streams = 2 * block.connection1.num_streams * dim * _BYTES // stream_stride
         return streams + product_bytes * (kept + 4 * dim)
     scaled = sum(isinstance(value, nn.Parameter) for value in _layer_scales(block))
-    inputs = 3 if gated and product_bytes < _BYTES else 2
+    inputs = 3 if isinstance(block.mlp, SwiGLU) and product_bytes < _BYTES else 2
     return 2 * dim * _BYTES + product_bytes * (kept + (inputs + scaled) * dim)
 
 
