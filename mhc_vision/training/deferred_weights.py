@@ -1,7 +1,8 @@
 """A model that is made without memory for its weights, which are made one at a time when each is asked for."""
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
-from typing_extensions import Self
 
 _aten = torch.ops.aten
 _EMPTY = (_aten.empty.memory_format, _aten.empty_strided.default, _aten.empty_like.default, _aten.new_empty.default)
@@ -111,19 +111,22 @@ class DeferredWeights(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self._beside = ExitStack()
         # the storages are kept, so that no other gets the address of one
         self._made: dict[int, tuple[torch.UntypedStorage, list[_Step]]] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "DeferredWeights":
         """Begins to defer."""
-        self._reads = _StoragesAsArrays()
-        self._reads.__enter__()
+        self._beside.enter_context(_StoragesAsArrays())
+        self._beside.enter_context(warnings.catch_warnings())
+        # it is none here
+        warnings.filterwarnings("ignore", message=".*to a meta parameter in the current model, which is a no-op.*")
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         """Ends it; what was deferred stays so."""
         super().__exit__(*error)
-        self._reads.__exit__(*error)
+        self._beside.__exit__(*error)
 
     def __contains__(self, tensor: Tensor) -> bool:
         """Whether a tensor, or what it is a view of, began empty here."""
@@ -154,8 +157,10 @@ class DeferredWeights(TorchDispatchMode):
             kwargs["device"] = torch.device("cpu")
         if func in _EMPTY and torch.device(kwargs.get("device") or "cpu").type == "cpu":
             tensor = func(*args, **{**kwargs, "device": torch.device("meta")})
-            self._made[tensor.untyped_storage()._cdata] = (tensor.untyped_storage(), [])
-            return tensor
+            # `torch.load` begins with an empty tensor of no entries, and gives it memory of a file
+            if tensor.numel() > 0:
+                self._made[tensor.untyped_storage()._cdata] = (tensor.untyped_storage(), [])
+                return tensor
         if not any(isinstance(leaf, Tensor) and leaf in self for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
         changed, viewed = _aliased(func, args, kwargs)
@@ -185,7 +190,9 @@ class DeferredWeights(TorchDispatchMode):
         step = _Step(func, arguments, generator.get_state() if is_random else None)
         if is_random:
             step.run(_memory(weight), generator)
-        if func._schema.name.rpartition("::")[2] in _OVERWRITE and weight.nbytes == storage.nbytes():
+        overwrites = func._schema.name.rpartition("::")[2] in _OVERWRITE and weight.nbytes == storage.nbytes()
+        # not where a weight is copied onto itself
+        if overwrites and sum(isinstance(leaf, _Place) for leaf in tree_leaves(arguments, _is_place)) == 1:
             steps.clear()
         steps.append(step)
 
@@ -198,6 +205,10 @@ def _aliased(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
         if argument.alias_info is not None and value is not None:
             (changed if argument.alias_info.is_write else viewed).append(value)
     return changed, viewed
+
+
+def _is_place(node: Any) -> bool:
+    return isinstance(node, _Place)
 
 
 def _place(tensor: Tensor) -> _Place:
