@@ -68,9 +68,9 @@ def sharded_bytes(model: nn.Module, num_gpus: int) -> int:
     return sum(_COPIES * _BYTES * count * parameter[0].numel() for parameter, count in rows)
 
 
-def gathered_bytes(model: nn.Module) -> int:
+def gathered_bytes(model: Any) -> int:
     """Of what FSDP2 has whole, at most: all but the branches, the branch in use and the next, and their gradients."""
-    branches = [_size(branch) for block in model.blocks for branch in (block.attn, block.mlp)]  # type: ignore[union-attr]
+    branches = [_size(branch) for block in model.blocks for branch in (block.attn, block.mlp)]
     return 2 * _BYTES * (_size(model) - sum(branches) + 2 * max(branches))
 
 

@@ -85,20 +85,20 @@ def gather_shards(path: Path) -> dict[str, Any]:
     The optimisers' states name parameters where those of one process number them; both can be resumed from.
     """
     index = _index(path)
-    flat: dict[str, Any] = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype) if isinstance(entry, TensorStorageMetadata) else None
-        for name, entry in index.state_dict_metadata.items()
-    }
+    flat: dict[str, Any] = dict.fromkeys(index.state_dict_metadata)
+    for name, entry in index.state_dict_metadata.items():
+        if isinstance(entry, TensorStorageMetadata):
+            flat[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
     dcp.load(flat, checkpoint_id=path, no_dist=True)
     states: dict[str, Any] = {}
     for name, value in flat.items():
         # the index says what the dots in a name separate
         _insert(states, index.planner_data[name], value)
-    optimizers = sorted((key for key in states if key.startswith(_OPTIMIZER)), key=lambda key: int(key.rpartition("_")[2]))
     content = {**load_sharded(path), _WEIGHTS: states[_WEIGHTS]}
-    for number, key in enumerate(optimizers):
-        groups = states[key]["param_groups"]
-        content["optimizer_states"][number] = {**states[key], "param_groups": [groups[i] for i in sorted(groups)]}
+    for number, state in enumerate(content["optimizer_states"]):
+        state.update(states[f"{_OPTIMIZER}{number}"])
+        groups = state["param_groups"]
+        state["param_groups"] = [groups[i] for i in range(len(groups))]
     return content
 
 

@@ -53,7 +53,7 @@ class ShardingStrategy(ModelParallelStrategy):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any | None = None
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
     ) -> None:
         """Saves to a file, or each process its part to a directory of that name."""
         if not self._save_distributed_checkpoint:

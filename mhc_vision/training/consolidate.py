@@ -1,4 +1,4 @@
-"""Makes one file of a sharded checkpoint: `python -m mhc_vision.training.consolidate runs/x/checkpoints/best.ckpt FILE`.
+"""Makes one file of a sharded checkpoint: `python -m mhc_vision.training.consolidate DIRECTORY FILE`.
 
 Everything that loads a checkpoint takes the file, and every strategy goes on from it. Weights and optimiser state are
 in memory meanwhile: 12 bytes per parameter.

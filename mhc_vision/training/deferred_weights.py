@@ -45,7 +45,7 @@ class _Place(NamedTuple):
 
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: int | torch.SymInt
 
 
 class _Source(NamedTuple):
@@ -199,7 +199,8 @@ class DeferredWeights(TorchDispatchMode):
 
 def _aliased(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """What an operation changes, and what it gives views of."""
-    changed, viewed = [], []
+    changed: list[Any] = []
+    viewed: list[Any] = []
     for number, argument in enumerate(func._schema.arguments):
         value = args[number] if number < len(args) else kwargs.get(argument.name)
         if argument.alias_info is not None and value is not None:
@@ -223,5 +224,7 @@ def _memory(tensor: Tensor) -> Tensor:
 def _copied(step: _Step, tensor: Tensor) -> Tensor | None:
     """The tensor that a whole weight is a mere copy of, or None."""
     source = step.arguments[0][1] if step.function is _aten.copy_.default else None
-    whole = isinstance(source, _Source) and (source.tensor.shape, source.tensor.dtype) == (tensor.shape, tensor.dtype)
-    return source.tensor if whole and source.tensor.device.type == "cpu" else None
+    if not isinstance(source, _Source) or source.tensor.device.type != "cpu":
+        return None
+    whole = (source.tensor.shape, source.tensor.dtype) == (tensor.shape, tensor.dtype)
+    return source.tensor if whole and source.tensor._version == source.version else None

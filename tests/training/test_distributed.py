@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 from mhc_vision.cli import main
+from mhc_vision.inference.load_model import load_model
 from mhc_vision.predictions import Predictions
+from mhc_vision.training.consolidate import consolidate
+from mhc_vision.training.param_groups import param_groups
 from mhc_vision.training.sharding import shard_model
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +114,25 @@ def test_fsdp2(alone, processes, tmp_path):
     check_same(alone, tmp_path / "run")
     assert "val/contribution" not in outcome(tmp_path / "run")[1]
     assert finished.stdout.count("val/contribution is not measured: FSDP2 spreads the maps") == 1
+
+
+def test_shards_become_one_file(alone, tmp_path):
+    words = [*fsdp2(2), "--trainer.devices", "2", "--trainer.strategy.save_distributed_checkpoint", "true"]
+    finished = run(arguments(tmp_path / "run", *words))
+    assert finished.returncode == 0, finished.stderr
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+    consolidate(checkpoints / "last.ckpt", tmp_path / "file.ckpt")
+    content = torch.load(tmp_path / "file.ckpt", weights_only=True)
+    for name, weight in alone[0].items():
+        torch.testing.assert_close(content["state_dict"][name], weight, rtol=0, atol=1e-4, msg=name)
+    model = load_model(str(tmp_path / "file.ckpt")).model
+    # the optimiser's state, too, whose parameters have names where those of one process have numbers
+    optimizer = torch.optim.AdamW([{"params": list(group["params"])} for group in param_groups(model, 1.0, 1.0)])
+    optimizer.load_state_dict(content["optimizer_states"][0])
+    for name, parameter in model.named_parameters():
+        moments = content["optimizer_states"][0]["state"][f"model.{name}"]
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], moments["exp_avg"])
 
 
 def test_accumulated_batches(alone, tmp_path):

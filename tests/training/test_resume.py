@@ -18,6 +18,7 @@ import yaml
 from mhc_vision.cli import main
 from mhc_vision.data import FakeDataModule
 from mhc_vision.stored.checkpoint_files import damage, load
+from mhc_vision.stored.sharded_checkpoints import gather_shards
 from mhc_vision.training.resume import newest_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -79,7 +80,8 @@ def kill_after(records: int, run_dir: Path, *words: str, **options: int) -> None
 
 def outcome(run_dir: Path) -> tuple[dict, list[dict]]:
     """Everything of the last checkpoint that computes, and the log without its times."""
-    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    path = run_dir / "checkpoints" / "last.ckpt"
+    checkpoint = gather_shards(path) if path.is_dir() else torch.load(path, weights_only=True)
     kept = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "averaging_state", "global_step")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return {name: checkpoint[name] for name in kept if name in checkpoint}, [
@@ -102,13 +104,13 @@ def assert_same_bits(left: object, right: object) -> None:
         assert left == right
 
 
-def check_killed_run(tmp_path: Path, kill_points: list[int], **options: int) -> None:
-    run(tmp_path / "whole", **options)
+def check_killed_run(tmp_path: Path, kill_points: list[int], *words: str, **options: int) -> None:
+    run(tmp_path / "whole", *words, **options)
     expected = outcome(tmp_path / "whole")
     for records in kill_points:
         run_dir = tmp_path / f"killed-{records}"
-        kill_after(records, run_dir, **options)
-        run(run_dir, "--ckpt_path", "last", **options)
+        kill_after(records, run_dir, *words, **options)
+        run(run_dir, "--ckpt_path", "last", *words, **options)
         assert_same_bits(outcome(run_dir), expected)
 
 
@@ -125,8 +127,10 @@ def test_any_kill_point_workers_and_processes(tmp_path, num_workers, processes):
 
 
 @pytest.mark.slow
-def test_a_sharded_model_in_two_processes(tmp_path):
-    check_killed_run(tmp_path, [3, 17], processes=2, sharded=True)
+@pytest.mark.parametrize("checkpoints", ["files", "directories"])
+def test_a_sharded_model_in_two_processes(tmp_path, checkpoints):
+    words = ["--trainer.strategy.save_distributed_checkpoint", str(checkpoints == "directories").lower()]
+    check_killed_run(tmp_path, [3, 17], *words, processes=2, sharded=True)
 
 
 def save(path: Path, step: int) -> None:
