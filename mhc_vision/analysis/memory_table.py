@@ -7,8 +7,8 @@ where products are bf16 (2 bytes) and streams fp32 (4 bytes). Attention keeps qk
 embeddings also what they make of q and k (2C), in whose layout the output then is and is copied (C); an MLP keeps what
 goes into its activation and what comes out (H each), a gated one the other half and the product, too (4H).
 
-- Plain, a branch: the stream before its norm (4 C), its input, a copy for each layer that casts it, and where LayerScale
-  follows its output (2 C each).
+- Plain, a branch: the stream before its norm (4 C), its input, once for each layer that casts it, and its output where
+  LayerScale follows (2 C each).
 - mHC, a branch: the streams (4 n C / r), its input and its output (2 C each).
 
 Left out are numbers that do not grow with C, both ends of the stack, what autocast makes of the weights, and the r - 1

@@ -74,7 +74,9 @@ PARSED = {
     "benchmarks/stability.py": "tests/benchmarks/test_stability.py",
     "benchmarks/traffic.py": "tests/kernels/test_traffic.py",
     "examples/detection.py": "tests/examples/test_examples.py",
+    "mhc_vision.analysis.memory_table": "tests/analysis/test_memory_table.py",
     "mhc_vision.analysis.model_table": "tests/analysis/test_model_table.py",
+    "mhc_vision.training.consolidate": "tests/training/test_sharded_checkpoints.py",
 }
 """Scripts and modules of which only the options are parsed here, and the tests that run them."""
 
@@ -201,7 +203,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             assert timm.is_model(model), model
         case ["mhc-vision", "--help" | "--version" | "list" | "show", *_]:
             main(words[1:])
-        case ["python", "-m", module] if module in PARSED:
+        case ["python", "-m", module, *_] if module in PARSED:
             assert importlib.util.find_spec(module)
         case ["python", script, *_] if script in PARSED:
             parse_only(words[1:], monkeypatch)
