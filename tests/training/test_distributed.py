@@ -128,7 +128,9 @@ def test_shards_become_one_file(alone, tmp_path):
         torch.testing.assert_close(content["state_dict"][name], weight, rtol=0, atol=1e-4, msg=name)
     model = load_model(str(tmp_path / "file.ckpt")).model
     # the optimiser's state, too, whose parameters have names where those of one process have numbers
-    optimizer = torch.optim.AdamW([{"params": list(group["params"])} for group in param_groups(model, lr=1.0, weight_decay=1.0)])
+    optimizer = torch.optim.AdamW(
+        [{"params": list(group["params"])} for group in param_groups(model, lr=1.0, weight_decay=1.0)]
+    )
     optimizer.load_state_dict(content["optimizer_states"][0])
     for name, parameter in model.named_parameters():
         moments = content["optimizer_states"][0]["state"][f"model.{name}"]
