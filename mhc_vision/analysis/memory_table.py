@@ -94,7 +94,8 @@ def _block_bytes(block: Any, model: Any, stream_stride: int, product_bytes: int)
             f"blocks: got {type(block.attn).__name__} and {type(block.mlp).__name__}, expected attention with one "
             "layer for q, k and v, and an MLP, GluMlp or SwiGLU of timm"
         )
-    dim, hidden, gated = model.embed_dim, block.mlp.fc2.in_features, not isinstance(block.mlp, Mlp)
+    hidden: int = block.mlp.fc2.in_features  # type: ignore[assignment]
+    dim, gated = model.embed_dim, not isinstance(block.mlp, Mlp)
     rotary = getattr(model, "rope", None) is not None
     kept = (7 if rotary else 4) * dim + (4 if gated else 2) * hidden
     if any(isinstance(module, HyperConnection) for module in block.modules()):

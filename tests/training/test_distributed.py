@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mhc_vision.cli import main
-from mhc_vision.inference.load_model import load_model
+from mhc_vision.inference.checkpoint_model import load_checkpoint_model
 from mhc_vision.predictions import Predictions
 from mhc_vision.training.consolidate import consolidate
 from mhc_vision.training.param_groups import param_groups
@@ -126,7 +126,7 @@ def test_shards_become_one_file(alone, tmp_path):
     content = torch.load(tmp_path / "file.ckpt", weights_only=True)
     for name, weight in alone[0].items():
         torch.testing.assert_close(content["state_dict"][name], weight, rtol=0, atol=1e-4, msg=name)
-    model = load_model(str(tmp_path / "file.ckpt")).model
+    model = load_checkpoint_model(tmp_path / "file.ckpt").model
     # the optimiser's state, too, whose parameters have names where those of one process have numbers
     optimizer = torch.optim.AdamW(
         [{"params": list(group["params"])} for group in param_groups(model, lr=1.0, weight_decay=1.0)]
