@@ -3,9 +3,10 @@
 Weights, gradients and AdamW's two moments are counted from the shards, activations derived from the architecture.
 
 C channels, H hidden channels of the MLP, n streams, r `stream_stride`; bytes of a token and a block under bf16
-autocast, where products are bf16 (2 bytes) and streams fp32 (4 bytes). Attention keeps qkv (3C) and its output (C); with
-rotary embeddings also what they make of q and k (2C), in whose layout the output then is, which is copied (C). An MLP
-keeps what goes into its activation and what comes out (H each), a gated one the other half and the product, too (4H).
+autocast, where products are bf16 (2 bytes) and streams fp32 (4 bytes). Attention keeps qkv (3C) and its output (C);
+with rotary embeddings also what they make of q and k (2C), in whose layout the output then is, which is copied (C). An
+MLP keeps what goes into its activation and what comes out (H each), a gated one the other half and the product, too
+(4H).
 
 - Plain, a branch: the stream before its norm (4 C), its input, once for each layer that casts it, and its output where
   LayerScale follows (2 C each).
