@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from mhc_vision.data.datamodule import ImageDataModule
@@ -71,7 +72,7 @@ def run_probe(
     """Runs the module's probe; after a linear one its model has the head that was found.
 
     Args:
-        trainer: Of one process.
+        trainer: Of one process, which has the whole model.
         module: With the method `linear` or `knn`.
         data: Training images are taken as in evaluation, without augmentation.
 
@@ -80,8 +81,15 @@ def run_probe(
 
     Raises:
         ImportError: If the linear probe needs scikit-learn and it is missing.
-        ValueError: If there are several processes, too few images, or features that are not finite.
+        ValueError: If there are several processes, a strategy that shards, too few images, or features that are not
+            finite.
     """
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        # outside of `forward`, which features are of, the weights stay shards
+        raise ValueError(
+            f"trainer.strategy: got {type(trainer.strategy).__name__} for a probe, expected one process that has the "
+            "whole model; leave the strategy out"
+        )
     if trainer.world_size > 1:
         raise ValueError(f"trainer.devices: got {trainer.world_size} processes, expected one for a probe")
     splits = extract_features(trainer, module, data)

@@ -205,7 +205,8 @@ def _replace_head(model: nn.Module, num_classes: int) -> None:
 
 def _check_settings(model: nn.Module, settings: dict[str, Any], name: str) -> None:
     """Raise ValueError if a model could not be built again from its settings to load its fine-tuned weights."""
-    with torch.device("meta"):
+    # as in `check_connection`
+    with torch.device("meta"), torch.random.fork_rng(devices=()):
         rebuilt = rebuild_classifier(**settings)
     ours, theirs = ({key: value.shape for key, value in one.state_dict().items()} for one in (model, rebuilt))
     if ours != theirs:

@@ -86,7 +86,8 @@ def load_checkpoint_model(
         where = f"model_args: got {model_args}, which {checkpoint} was not made with: {key}"
     check_repeats(f"checkpoint: {checkpoint}: hyper_parameters.model_args", arguments["model_args"], state)
     # sizes come from the file: nothing is allocated before the weights have shown that they are of these sizes
-    with torch.device("meta"):
+    # the numbers are as in `layers.factory.check_connection`
+    with torch.device("meta"), torch.random.fork_rng(devices=()):
         check_fits(where, state, _build(checkpoint, arguments, settings))
     model = _build(checkpoint, arguments, settings)
     model.load_state_dict(state)

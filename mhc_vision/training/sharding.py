@@ -7,6 +7,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
+from mhc_vision.finite import named, not_finite
 from mhc_vision.training.deferred_weights import DeferredWeights
 
 # where nearly all parameters of a timm ViT are; the rest of a block, its connections included, goes with the root
@@ -25,7 +26,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, weights: DeferredWeights | N
         weights: Where the model has been made: each process then makes one weight at a time and keeps its shard.
 
     Raises:
-        ValueError: If the mesh is tensor-parallel, which the models are not made for.
+        ValueError: If the mesh is tensor-parallel, which the models are not made for, or a weight that is made is not
+            finite, as of a damaged file.
     """
     tensor_parallel = mesh["tensor_parallel"].size()
     if tensor_parallel != 1:
@@ -33,6 +35,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, weights: DeferredWeights | N
             f"tensor_parallel_size: got {tensor_parallel}, expected 1; "
             "set data_parallel_size of ModelParallelStrategy to the number of processes"
         )
+    # where they were read from a file, there was nothing to look at
+    lost = [] if weights is None else not_finite(model)
     # sharding puts other tensors in their places
     deferred = {name: tensor for name, tensor in _tensors(model) if weights is not None and tensor in weights}
     for name, module in model.named_modules():
@@ -41,7 +45,14 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, weights: DeferredWeights | N
     fully_shard(model, mesh=mesh["data_parallel"])
     for name, tensor in deferred.items():
         assert weights is not None
-        _set(model, name, weights.value(tensor))
+        value = weights.value(tensor)
+        lost += not_finite({name: value})
+        _set(model, name, value)
+    if lost:
+        raise ValueError(
+            f"weights: got NaN or infinity in {named(lost)}, expected finite ones to start from; take an earlier "
+            "checkpoint, or another file"
+        )
 
 
 def is_sharded(model: nn.Module) -> bool:

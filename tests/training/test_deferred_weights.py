@@ -133,6 +133,22 @@ def test_shards_are_those_of_the_whole_model(num_processes):
         assert torch.equal(torch.cat(shards[name]), parameter), name
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    """As those of a file are, where a model is made whole."""
+    torch.manual_seed(3)
+    state = timm.create_model("vit_tiny_patch16_224", **SMALL).state_dict()
+    state["pos_embed"][0, 2, 1], state["blocks.1.mlp.fc2.weight"][5, 3] = torch.inf, torch.nan
+    save_file(state, tmp_path / "model.safetensors")
+    overlay = {"file": str(tmp_path / "model.safetensors")}
+    with DeferredWeights() as weights:
+        model = timm.create_model("vit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, **SMALL)
+        # read, and so there at once
+        model.pos_embed = nn.Parameter(model.pos_embed.detach().clone())
+    message = "NaN or infinity in 2 weights \\(pos_embed, blocks.1.mlp.fc2.weight\\), expected finite ones"
+    with process_mesh(0, 2) as mesh, pytest.raises(ValueError, match=message):
+        shard_model(model, mesh, weights)
+
+
 MEMORY = """
 import resource
 import sys
