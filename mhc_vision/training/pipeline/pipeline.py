@@ -1,6 +1,7 @@
 """What a process does in a pipeline: its stages, in the order of a schedule in training, one by one in evaluation."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from torch.distributed.pipelining import (
 )
 
 from mhc_vision.data.order import derive_seed
+from mhc_vision.kernels.weight_gradients import held_weight_gradients, take_weight_gradients
+from mhc_vision.training.pipeline.split_linear import split_linears
 from mhc_vision.training.pipeline.stages import Stage, keep_parts, stage_parts
 
 SCHEDULES: dict[str, Any] = {
@@ -24,6 +27,7 @@ SCHEDULES: dict[str, Any] = {
     "DualPipeV": ScheduleDualPipeV,
 }
 """By the names that PyTorch gives them; all but the first have two stages in each process."""
+# these also make weight gradients apart from those of inputs
 _V_SHAPED = ("ZBVZeroBubble", "DualPipeV")
 
 
@@ -46,7 +50,14 @@ class _Sent(NamedTuple):
 
 
 class _ScheduledStage(PipelineStage):
-    """A stage of PyTorch's schedules whose backward pass is that of a model outside of autocast, as it should be."""
+    """A stage of PyTorch's schedules whose backward pass is that of a model outside of autocast, as it should be.
+
+    With a `dw_builder` it leaves what weight gradients it can for later.
+    """
+
+    def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
+        with held_weight_gradients() if self.dw_builder else nullcontext():
+            return super().forward_maybe_with_nosync(*args, **kwargs)
 
     def backward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(torch.device(self.device).type, enabled=False):
@@ -78,6 +89,8 @@ class Pipeline:
         self._processes = [dist.get_global_rank(group, process) for process in processes]
         mine = [stage for stage, process in enumerate(processes) if process == self.rank]
         keep_parts(model, [parts[stage] for stage in mine])
+        if schedule in _V_SHAPED:
+            split_linears(model)
         self.stages = {stage: Stage(model, parts[stage]) for stage in mine}
         self._sent: dict[Any, _Sent] = {}
         self._schedules: dict[Any, Any] = {}
@@ -161,8 +174,7 @@ class Pipeline:
                     input_args=images[:count].to("meta") if index == 0 else border,
                     output_args=logits if index == num_stages - 1 else border,
                     group=self.group,
-                    # the whole backward pass where that of the inputs is due, nothing where that of the weights is
-                    dw_builder=lambda: lambda: None,
+                    dw_builder=take_weight_gradients if self.schedule in _V_SHAPED else None,
                 )
                 for index, stage in self.stages.items()
             ]
