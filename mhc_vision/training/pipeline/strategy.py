@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from mhc_vision.checks import check_choice, check_whole_number
+from mhc_vision.checks import check_choice
 from mhc_vision.layers import CONNECTIONS
 from mhc_vision.training.pipeline.pipeline import SCHEDULES, Pipeline, num_stages_of
 from mhc_vision.training.pipeline.stages import check_model
@@ -48,8 +48,8 @@ class PipelineStrategy(ModelParallelStrategy):
         timeout: As in Lightning's strategies.
 
     Raises:
-        ValueError: If an argument is out of range, numbers of processes or microbatches do not fit together, or, when
-            training starts, the model or its settings cannot be trained so.
+        ValueError: With the Trainer, if an argument is out of range or the numbers do not fit together; when training
+            starts, if the model or its settings cannot be trained so.
     """
 
     lightning_module: LightningModule
@@ -57,16 +57,11 @@ class PipelineStrategy(ModelParallelStrategy):
     def __init__(
         self,
         pipeline_size: Literal["auto"] | int = "auto",
-        schedule: Literal["1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV"] = "1F1B",
+        schedule: str = "1F1B",
         num_microbatches: int | None = None,
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
-        check_choice("schedule", schedule, tuple(SCHEDULES))
-        if pipeline_size != "auto":
-            check_whole_number("pipeline_size", pipeline_size, at_least=2)
-        if num_microbatches is not None:
-            check_whole_number("num_microbatches", num_microbatches, at_least=1)
         super().__init__(1, 1, False, process_group_backend, timeout)
         self.schedule = schedule
         self._given_size, self._given_microbatches = pipeline_size, num_microbatches
@@ -79,7 +74,7 @@ class PipelineStrategy(ModelParallelStrategy):
     @property
     def num_microbatches(self) -> int:
         """Parts of a batch."""
-        return self._given_microbatches or 4 * self.pipeline_size
+        return 4 * self.pipeline_size if self._given_microbatches is None else self._given_microbatches
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
@@ -97,7 +92,8 @@ class PipelineStrategy(ModelParallelStrategy):
         return self.num_nodes * self.num_processes
 
     def _configure_launcher(self) -> None:
-        # here all numbers are known, and no process has been started
+        # here all numbers are known, and no process has been started; what `__init__` refuses, the command line loses
+        check_choice("trainer.strategy.schedule", self.schedule, tuple(SCHEDULES))
         size, processes = self.pipeline_size, self._num_all
         if size < 2 or processes % size:
             raise ValueError(

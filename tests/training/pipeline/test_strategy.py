@@ -31,7 +31,7 @@ def fit(run_dir: Path, *words: str) -> None:
     [
         (["--trainer.devices", "1"], "pipeline_size: got 2 for 1 processes"),
         (["--trainer.devices", "3"], "pipeline_size: got 2 for 3 processes"),
-        (["--trainer.strategy.pipeline_size", "1"], "pipeline_size: got 1, expected"),
+        (["--trainer.strategy.pipeline_size", "1"], "pipeline_size: got 1 for 2 processes"),
         (["--trainer.strategy.num_microbatches", "3"], "num_microbatches: got 3, expected a multiple of pipeline_size=2"),
         (
             ["--trainer.strategy.num_microbatches", "2", "--trainer.strategy.schedule", "DualPipeV"],
