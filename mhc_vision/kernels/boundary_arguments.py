@@ -119,8 +119,9 @@ class Gradients(NamedTuple):
         others = connection.weight.numel() + 2 * dim + num_logits
         sizes = (0 if merge.layer_scale is None else dim, num_logits if learned else 0, others if learned else 0)
         of_tokens = map(torch.empty_like, (streams, merge.output, merge.logits))
+        of_parameters = (merge.logits.new_empty(size) for size in sizes)
         pre = merge.logits.new_empty(connection.weight.shape[1] // dim, merge.logits.shape[1])
-        return cls(*of_tokens, *(merge.logits.new_empty(size) for size in sizes), pre)
+        return cls(*(*of_tokens, *of_parameters, pre))
 
     def flatten(self, weight: Tensor) -> tuple[Tensor, ...]:
         """In the order of the flat form, with the weight of the connection given, if they are learned."""

@@ -1,4 +1,4 @@
-"""Gradients of parameters made later than those of inputs, which zero-bubble pipeline schedules fill their bubbles with.
+"""Gradients of parameters made later than those of inputs: what zero-bubble schedules fill their bubbles with.
 
 Inside `held_weight_gradients`, ops that can tell the two apart take their parameters without a gradient. Their backward
 pass makes the gradients of inputs alone, and leaves here how to make the others; `take_weight_gradients` hands that

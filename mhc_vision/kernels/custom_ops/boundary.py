@@ -177,7 +177,8 @@ class Boundary(torch.autograd.Function):
         if ctx.held is not None:
             _, d_normed, d_rest = contiguous
             sums = made_gradients.pre, d_normed, d_rest, *made[:3], connection.scale, connection.phi
-            ctx.held.later(lambda: flatten_parameters(*parameter_sums(*sums), connection.weight))
+            weight = connection.weight
+            ctx.held.later(lambda: flatten_parameters(*(*parameter_sums(*sums), weight)))
         # autograd casts those of parameters from fp32
         found = made_gradients.flatten(connection.weight) if learned else made_gradients[: LEARNED.start]
         wanted = (None if of is None else gradient for of, gradient in zip(given, found, strict=False))

@@ -61,16 +61,19 @@ def branch_input_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of streams; of scale; and of weight and bias, side by side; those of parameters in fp32.
 
-    Last, that of the logits of `pre`, (n, M), without elements where nothing was read. From those of the logits, of u and of later uses of the streams; with that of u, `d_rest` is of the logits after the
-    first n, else of all. Those of parameters cost a pass over the streams and have no elements unless `learned`.
+    Last, that of the logits of `pre`, (n, M), without elements where nothing was read.
+
+    They are made from those of the logits, of u and of later uses of the streams; with that of u, `d_rest` is of the
+    logits after the first n, else of all. Those of parameters cost a pass over the streams and have no elements unless
+    `learned`.
     """
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
     connection = Connection(weight, scale, bias, phi=phi)
-    *found, d_pre = launch.branch_input_backward(
+    d_streams, d_scale, others, d_pre = launch.branch_input_backward(
         d_tokens, d_handed_on, d_rest, logits, inverse_rms, streams, connection, learned
     )
-    return *found, logits.new_empty(0) if d_pre is None else d_pre
+    return d_streams, d_scale, others, logits.new_empty(0) if d_pre is None else d_pre
 
 
 @branch_input_backward.register_fake
@@ -115,7 +118,7 @@ class BranchInput(torch.autograd.Function):
         logits, inverse_rms, streams, weight, scale, _, phi = saved
         if ctx.held is not None:
             sums = d_pre, None, d_rest, streams, logits, inverse_rms, scale, phi
-            ctx.held.later(lambda: _of_parameters(*parameter_sums(*sums), weight))
+            ctx.held.later(lambda: _of_parameters(*(*parameter_sums(*sums), weight)))
         # autograd casts them from fp32
         of_parameters = _of_parameters(d_scale, others, weight) if learned else (None, None, None)
         return d_streams, *of_parameters, *[None] * 5

@@ -25,9 +25,7 @@ class StreamStack(nn.Module):
 
     stream_stride = 1
 
-    def run(
-        self, x: Tensor, arguments: Sequence[dict[str, Any]] | None = None, part: slice = slice(None)
-    ) -> Tensor:
+    def run(self, x: Tensor, arguments: Sequence[dict[str, Any]] | None = None, part: slice = slice(None)) -> Tensor:
         """(B, N, C) -> (B, N, C), from branch to branch where that is faster: see `fused_stack` and `identity_stack`.
 
         Args:

@@ -118,7 +118,8 @@ class Pipeline:
         factor = scale / self.num_microbatches
         self._loss = lambda logits, target: factor * loss(logits, target)
         schedule = self._schedule_for(images)
-        last, losses = len(self._processes) - 1 in self.stages, []
+        last = len(self._processes) - 1 in self.stages
+        losses: list[Tensor] = []
         given = {"target": targets, "losses": losses} if last else {}
         schedule.step(*((images,) if 0 in self.stages else ()), **given)
         mean = torch.zeros((), device=self.device)
@@ -131,7 +132,8 @@ class Pipeline:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, in_chans, H, W), in all processes."""
         sent = self._sent_for(images)
-        outputs, waiting = [], []
+        outputs: list[Tensor] = []
+        waiting: list[tuple[Any, Tensor]] = []
         for part in images.chunk(self.num_microbatches):
             x = part
             for index, stage in self.stages.items():
@@ -205,7 +207,7 @@ class Pipeline:
     def _look(self, index: int, x: Tensor) -> Any:
         """Shape and dtype of what the first or last stage makes of x, in all processes."""
         stage = self.stages.get(index % len(self._processes))
-        found = [None]
+        found: list[Any] = [None]
         if stage is not None:
             output = stage(x)
             found = [(tuple(output.shape[1:]), output.dtype)]

@@ -19,7 +19,8 @@ class SplitLinear(nn.Linear):
             return super().forward(x)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = (None if value is None else value.to(dtype) for value in (x, weight, bias))
+            x = x.to(dtype)
+            weight, bias = (None if value is None else value.to(dtype) for value in (weight, bias))
         output: Tensor = _Linear.apply(x, weight, bias, held)
         return output
 

@@ -35,7 +35,7 @@ class Stage(nn.Module):
     def __init__(self, model: nn.Module, part: range) -> None:
         super().__init__()
         # a tuple keeps the model out of the submodules, and its other parameters out of this stage's
-        self._model = (model,)
+        self._model: tuple[Any] = (model,)
         self._part = slice(part.start, part.stop)
         self._names = {name for name, _ in model.named_parameters() if _block_of(name, model) in part}
         self.image_size: tuple[int, int] = (0, 0)
@@ -46,13 +46,13 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W), streams or tokens to streams, tokens or logits (B, num_classes)."""
-        model: Any = self._model[0]
-        rope = None
+        model = self._model[0]
+        rope: Any = None
         if self._part.start == 0:
             x = model._pos_embed(model.patch_embed(x))
             x, rope = x if isinstance(x, tuple) else (x, None)
             x = model.norm_pre(x)
-        elif isinstance(model, Eva) and model.rope is not None:
+        elif getattr(model, "rope", None) is not None:
             grid = model.patch_embed.dynamic_feat_size(self.image_size)
             rope = model.rope.get_embed(shape=grid) if model.dynamic_img_size else model.rope.get_embed()
         arguments = {} if rope is None else {"rope": rope}
@@ -77,13 +77,15 @@ def check_model(model: nn.Module, num_stages: int) -> None:
             f"trainer.strategy.pipeline_size: got {num_stages} stages for {depth} blocks, expected at most one stage "
             "for each block; take fewer processes, or the schedule 1F1B, which has one stage in each"
         )
-    rope = getattr(timm_model, "rope", None)
+    rope: Any = getattr(timm_model, "rope", None)
     drawn = [name for name in ("shift_coords", "jitter_coords", "rescale_coords") if getattr(rope, name, None)]
-    if isinstance(rope, nn.Module) and (drawn or list(rope.parameters())):
+    if rope is not None and (drawn or any(True for _ in rope.parameters())):
         what = f"rotary embeddings with {drawn[0]}" if drawn else "rotary embeddings that are learned"
         raise ValueError(f"model: got {what} for a pipeline, expected the same ones in all stages; take DDP or FSDP2")
     if type(getattr(timm_model, "patch_drop", None)) not in (nn.Identity, type(None)):
-        raise ValueError("model_args.patch_drop_rate: got tokens to drop in a pipeline, expected 0: stages know their number")
+        raise ValueError(
+            "model_args.patch_drop_rate: got tokens to drop in a pipeline, expected 0: stages know their number"
+        )
     if getattr(timm_model, "grad_checkpointing", False):
         raise ValueError("model: got grad_checkpointing for a pipeline, expected none; take model_args.stream_stride")
 

@@ -147,7 +147,11 @@ class PipelineStrategy(ModelParallelStrategy):
         return closure_loss
 
     def optimizer_step(
-        self, optimizer: Optimizer, closure: Callable[[], Any], model: LightningModule | None = None, **kwargs: Any
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: LightningModule | nn.Module | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Steps, and sets the gradients to zero after it: the next ones are made before Lightning would do so."""
         output = super().optimizer_step(optimizer, closure, model, **kwargs)
@@ -229,7 +233,9 @@ def _check_settings(module: LightningModule, trainer: Trainer) -> None:
     settings, callbacks = module.hparams, trainer.callbacks  # type: ignore[attr-defined]
     advice = "train it with DDP or FSDP2"
     if not hasattr(module, "pipeline") or "method" in settings:
-        raise ValueError(f"trainer.strategy: got a pipeline for {type(module).__name__}, expected DDP; only train has it")
+        raise ValueError(
+            f"trainer.strategy: got a pipeline for {type(module).__name__}, expected DDP; only train has it"
+        )
     if settings["connection"] not in (None, *CONNECTIONS):
         raise ValueError(
             f"model.connection: got {settings['connection']!r} for a pipeline, expected null or one of "

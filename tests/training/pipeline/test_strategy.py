@@ -19,7 +19,8 @@ def fit(run_dir: Path, *words: str) -> None:
     """In this process, as the first of two that a launcher outside would start."""
     main(
         [
-            *("fit", "--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "strategies" / "pipeline.yaml")),
+            *("fit", "--config", str(CONFIGS / "digits.yaml")),
+            *("--config", str(CONFIGS / "strategies" / "pipeline.yaml")),
             *("--trainer.devices", "2", "--model.model_args.depth", "2", "--trainer.default_root_dir", str(run_dir)),
             *words,
         ]
@@ -32,7 +33,7 @@ def fit(run_dir: Path, *words: str) -> None:
         (["--trainer.devices", "1"], "pipeline_size: got 2 for 1 processes"),
         (["--trainer.devices", "3"], "pipeline_size: got 2 for 3 processes"),
         (["--trainer.strategy.pipeline_size", "1"], "pipeline_size: got 1 for 2 processes"),
-        (["--trainer.strategy.num_microbatches", "3"], "num_microbatches: got 3, expected a multiple of pipeline_size=2"),
+        (["--trainer.strategy.num_microbatches", "3"], "num_microbatches: got 3, expected a multiple of"),
         (
             ["--trainer.strategy.num_microbatches", "2", "--trainer.strategy.schedule", "DualPipeV"],
             "num_microbatches: got 2, expected a multiple of pipeline_size=2, at least 4 with DualPipeV",
