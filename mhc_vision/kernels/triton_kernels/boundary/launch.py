@@ -128,8 +128,8 @@ def branch_input_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of streams, of scale, and of weight and bias side by side, those without elements unless `learned`.
 
-    Last, that of the logits of `pre`, where there is one. `d_rest` is of the logits after the first n, (k - n, M), or of
-    all, (k, M), where nothing was read.
+    Last, that of the logits of `pre`, where there is one. `d_rest` is of the logits after the first n, (k - n, M), or
+    of all, (k, M), where nothing was read.
     """
     made = Made(streams, logits, inverse_rms, None)  # type: ignore[arg-type]
     found = _streams_backward(d_handed_on, d_tokens, d_rest, made, streams, NO_MERGE, connection, NO_NORM)
