@@ -1,18 +1,21 @@
-"""A pipeline trains and evaluates as one process does, with every schedule."""
+"""A pipeline trains and evaluates as one process does, with every schedule and stride."""
 
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from interpreter import prepared_interpreter
 from torch import nn
 
 import mhc_vision  # noqa: F401  (registers the models)
+from mhc_vision.kernels import use_backend
+from mhc_vision.layers.blocks import stack
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.pipeline.pipeline import SCHEDULES, Pipeline
 from mhc_vision.training.pipeline.state import gather_optimizer_state, gather_tensors, own_tensors
@@ -24,11 +27,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ihc": ("test_vit_mhc", {"num_streams": 2, "constraint": "identity", "stream_reduce": "gated"}),
     "rotary": ("vit_small_patch16_dinov3_mhc", {"num_streams": 2, "embed_dim": 64, "num_heads": 2}),
 }
+# with the Triton kernels, whose stacks have strides; few channels and two tokens for the interpreter
+FUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    f"fused{stride}": (
+        "test_vit_mhc",
+        {**MODELS["mhc"][1], "embed_dim": 16, "num_heads": 2, "patch_size": 32, "stream_stride": stride},
+    )
+    for stride in (1, 2)
+}
 LOSS = classification_loss("ce", 0.1)
 
 
 def model(name: str, depth: int) -> nn.Module:
-    architecture, options = MODELS[name]
+    architecture, options = (MODELS | FUSED)[name]
     torch.manual_seed(0)
     return timm.create_model(architecture, img_size=32, depth=depth, num_classes=CLASSES, **options)
 
@@ -87,8 +98,11 @@ def process(rank: int, size: int, directory: Path, cases: list[tuple[str, int, s
     dist.destroy_process_group()
 
 
-def run(size: int, directory: Path, cases: list[tuple[str, int, str]], main: Callable[..., None] = process) -> None:
-    multiprocessing.spawn(main, (size, directory, cases), nprocs=size)
+def fused_process(rank: int, *given: Any) -> None:
+    with prepared_interpreter(), use_backend("triton"), patch.object(stack, "run_fused", wraps=stack.run_fused) as fused:
+        process(rank, *given)
+    # the others would ignore the stride
+    assert fused.called
 
 
 def check(expected: dict[str, Any], directory: Path, name: str, schedule: str, size: int) -> None:
@@ -112,7 +126,21 @@ def test_weights_losses_and_logits_are_those_of_one_process(size, depth, tmp_pat
     cases = [(name, depth, schedule) for name, schedule in product(MODELS, SCHEDULES)]
     if size == 2:
         cases = [case for case in cases if case[0] == "mhc" or case[2] in ("1F1B", "DualPipeV")]
-    run(size, tmp_path, cases)
+    multiprocessing.spawn(process, (size, tmp_path, cases), nprocs=size)
     expected = {name: alone(name, depth) for name in MODELS}
+    for name, _, schedule in cases:
+        check(expected[name], tmp_path, name, schedule, size)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the processes are on the CPU, in the interpreter")
+@pytest.mark.parametrize(
+    ("size", "depth", "schedules"), [(2, 4, ("1F1B", "DualPipeV")), (4, 4, ("1F1B",)), (4, 8, ("DualPipeV",))]
+)
+def test_strides_of_fused_stacks(size, depth, schedules, tmp_path):
+    cases = [(name, depth, schedule) for name, schedule in product(FUSED, schedules)]
+    multiprocessing.spawn(fused_process, (size, tmp_path, cases), nprocs=size)
+    with prepared_interpreter(), use_backend("triton"):
+        expected = {name: alone(name, depth) for name in FUSED}
     for name, _, schedule in cases:
         check(expected[name], tmp_path, name, schedule, size)
