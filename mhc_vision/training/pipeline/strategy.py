@@ -34,7 +34,7 @@ class PipelineStrategy(ModelParallelStrategy):
     """Trains a model whose blocks are spread over the processes of a pipeline, and copies of that pipeline.
 
     Every process has one stage with the schedule 1F1B, and two with the others. Processes beyond `pipeline_size` make
-    further pipelines, which see other images and average their gradients after each step, as in DDP. The processes of
+    further pipelines, which see other images and average their gradients before each optimiser step. The processes of
     a pipeline are consecutive ones, so that with one pipeline per node only gradients pass between nodes.
 
     Automatic optimisation stays Lightning's: the schedule runs in `training_step`, forward and backward.
