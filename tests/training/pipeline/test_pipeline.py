@@ -99,7 +99,11 @@ def process(rank: int, size: int, directory: Path, cases: list[tuple[str, int, s
 
 
 def fused_process(rank: int, *given: Any) -> None:
-    with prepared_interpreter(), use_backend("triton"), patch.object(stack, "run_fused", wraps=stack.run_fused) as fused:
+    with (
+        prepared_interpreter(),
+        use_backend("triton"),
+        patch.object(stack, "run_fused", wraps=stack.run_fused) as fused,
+    ):
         process(rank, *given)
     # the others would ignore the stride
     assert fused.called
