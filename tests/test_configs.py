@@ -13,6 +13,7 @@ from mhc_vision.cli import main
 from mhc_vision.comparison.plan.matrix import load_matrix
 from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.jsonl_logger import JsonlLogger
+from mhc_vision.training.pipeline.strategy import PipelineStrategy
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -114,8 +115,11 @@ def _with_overlay(overlay: Path, tmp_path: Path, *words: str) -> TrainCLI:
 
 
 def test_strategies_are_built(tmp_path):
-    strategies = {path.stem: _with_overlay(path, tmp_path).trainer.strategy for path in STRATEGIES}
+    devices = ("--trainer.devices", "2")
+    strategies = {path.stem: _with_overlay(path, tmp_path, *devices).trainer.strategy for path in STRATEGIES}
     assert isinstance(strategies["fsdp2"], ModelParallelStrategy)
+    assert isinstance(strategies["pipeline"], PipelineStrategy)
+    assert (strategies["pipeline"].pipeline_size, strategies["pipeline"].num_microbatches) == (2, 8)
     assert isinstance(strategies["bf16_gradients"], DDPStrategy)
     assert strategies["bf16_gradients"]._ddp_comm_hook is bf16_compress_hook
 

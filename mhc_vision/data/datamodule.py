@@ -15,6 +15,7 @@ from mhc_vision.checks import check_choice, check_whole_number, same_setting
 from mhc_vision.data.batch_augment import BatchAugment
 from mhc_vision.data.class_names import distinct_names
 from mhc_vision.data.loaders import LazyDataLoader, outlive_sigterm
+from mhc_vision.data.machine import share_of_data
 from mhc_vision.data.order import (
     EvaluationSampler,
     SeededDataset,
@@ -185,7 +186,7 @@ class ImageDataModule(LightningDataModule):
             # those of this step that the gradient has already
             gathered = (self.trainer.fit_loop.batch_idx + 1) % self.trainer.accumulate_grad_batches
             batches = position_of_step(self.trainer, self.trainer.global_step).batches + gathered
-            seed = derive_seed("step", self.seed, batches, self.trainer.global_rank)
+            seed = derive_seed("step", self.seed, batches, self._process()[0])
             torch.manual_seed(seed)
             # timm's random erasing draws its places there
             random.seed(seed)
@@ -260,8 +261,8 @@ class ImageDataModule(LightningDataModule):
         return SeededDataset(self.train_set)
 
     def _process(self) -> tuple[int, int]:
-        """Rank of this process, number of processes."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        """Rank of this process, number of processes, where those of a pipeline count as one."""
+        return share_of_data(self.trainer)
 
     def _accumulated(self) -> int:
         """Batches of an optimiser step in each process."""

@@ -53,6 +53,17 @@ def local_processes(trainer: Trainer | None) -> int:
     return int(count)
 
 
+def share_of_data(trainer: Trainer | None) -> tuple[int, int]:
+    """Which share of the data this process has, and how many there are.
+
+    Processes have one each, but those of a pipeline have the same one: its strategy has a `pipeline_size`.
+    """
+    if trainer is None:
+        return 0, 1
+    stages = getattr(trainer.strategy, "pipeline_size", 1)
+    return trainer.global_rank // stages, trainer.world_size // stages
+
+
 def check_memory(num_images: int, channels: int, img_size: int, num_copies: int = 1) -> None:
     """Check that the memory can hold so many uint8 images (channels, img_size, img_size).
 

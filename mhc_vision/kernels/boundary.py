@@ -8,10 +8,11 @@ from typing import Any, cast
 from torch import Tensor
 
 from mhc_vision.kernels.backend import TRITON_DTYPES, can_launch
-from mhc_vision.kernels.boundary_arguments import Connection, Merge, Merged, Norm, Past, flatten_arguments
+from mhc_vision.kernels.boundary_arguments import LEARNED, Connection, Merge, Merged, Norm, Past, flatten_arguments
 from mhc_vision.kernels.checks import MAX_FUSED_STREAMS, check_eps, check_floating, check_num_iters, check_shape
 from mhc_vision.kernels.custom_ops.boundary import Boundary
 from mhc_vision.kernels.prepared_phi import prepare_phi
+from mhc_vision.kernels.weight_gradients import hold
 
 __all__ = ["Connection", "Merge", "Merged", "Norm", "Past", "boundary"]
 
@@ -47,7 +48,9 @@ def boundary(
         n = connection.weight.shape[1] // streams.shape[-1]
         connection = connection._replace(phi=prepare_phi([connection.weight], n, streams.dtype)[0])
     flat = flatten_arguments(streams, merge, connection, norm, None if past is None else _detached(past))
-    return cast(tuple[Tensor, Tensor, Tensor, Tensor], Boundary.apply(save, *flat))
+    parameters, held = hold(merge.output, *flat[LEARNED])
+    flat = *flat[: LEARNED.start], *parameters, *flat[LEARNED.stop :]
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor], Boundary.apply(save, held, *flat))
 
 
 def _check_arguments(streams: Tensor, merge: Merge, connection: Connection, norm: Norm) -> None:

@@ -109,6 +109,8 @@ class Gradients(NamedTuple):
     """(k,), fp32."""
     others: Tensor
     """Of weight, norm weight, norm bias and bias, side by side; fp32."""
+    pre: Tensor
+    """Of the logits of the next `pre`, (n, M), fp32: what those of parameters are made of besides what was given."""
 
     @classmethod
     def empty(cls, streams: Tensor, merge: Merge, connection: Connection, learned: bool) -> "Gradients":
@@ -117,14 +119,22 @@ class Gradients(NamedTuple):
         others = connection.weight.numel() + 2 * dim + num_logits
         sizes = (0 if merge.layer_scale is None else dim, num_logits if learned else 0, others if learned else 0)
         of_tokens = map(torch.empty_like, (streams, merge.output, merge.logits))
-        return cls(*of_tokens, *(merge.logits.new_empty(size) for size in sizes))
+        of_parameters = (merge.logits.new_empty(size) for size in sizes)
+        pre = merge.logits.new_empty(connection.weight.shape[1] // dim, merge.logits.shape[1])
+        return cls(*(*of_tokens, *of_parameters, pre))
 
     def flatten(self, weight: Tensor) -> tuple[Tensor, ...]:
         """In the order of the flat form, with the weight of the connection given, if they are learned."""
-        (k, width), dim = weight.shape, self.output.shape[-1]
-        d_weight, norm_weight, norm_bias, bias = self.others.split([k * width, dim, dim, k])
-        parameters = d_weight.view(k, width), self.scale, bias, norm_weight, norm_bias
-        return self.streams, self.output, self.logits, self.layer_scale, *parameters
+        of_parameters = flatten_parameters(self.scale, self.others, weight)
+        return self.streams, self.output, self.logits, self.layer_scale, *of_parameters
+
+
+def flatten_parameters(scale: Tensor, others: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    """Two fields of `Gradients` as those of parameters stand in the flat form, with the connection's weight given."""
+    k, width = weight.shape
+    dim = (len(others) - k * width - k) // 2
+    d_weight, norm_weight, norm_bias, bias = others.split([k * width, dim, dim, k])
+    return d_weight.view(k, width), scale, bias, norm_weight, norm_bias
 
 
 NUM_TENSORS, NUM_GIVEN = 11, 15

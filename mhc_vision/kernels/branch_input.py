@@ -14,6 +14,7 @@ from mhc_vision.kernels.backend import is_traced, runs_triton
 from mhc_vision.kernels.custom_ops.branch_input import BranchInput
 from mhc_vision.kernels.logits import check_logit_parameters, prepared_arguments, tokens_first
 from mhc_vision.kernels.precision import accumulation_dtype, full_precision
+from mhc_vision.kernels.weight_gradients import hold
 
 
 def branch_input(
@@ -57,7 +58,8 @@ def _unscripted(
         raise ValueError(f"bias: got {bias.numel()} logits, expected at least n = {n} for pre")
     if runs_triton(streams, dim):
         given = prepared_arguments(streams, weight, scale, bias, eps)
-        tokens, rest, handed_on = BranchInput.apply(*given, True, dtype)
+        parameters, held = hold(streams, *given[1:4])
+        tokens, rest, handed_on = BranchInput.apply(given[0], *parameters, *given[4:], True, dtype, held)
         return tokens.view(*leading, dim), tokens_first(rest, streams), handed_on.view(streams.shape)
     op = compiled.branch_input if torch.compiler.is_compiling() else _BranchInput.apply
     return full_precision(op)(streams, weight, scale, bias, eps, dtype)

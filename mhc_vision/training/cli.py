@@ -31,7 +31,7 @@ from mhc_vision.training.callbacks.setup_mark import SetupMark
 from mhc_vision.training.callbacks.short_progress_bar import ShortProgressBar
 from mhc_vision.training.callbacks.throughput import Throughput
 from mhc_vision.training.callbacks.validation_lines import ValidationLines
-from mhc_vision.training.checkpoint import AtomicCheckpointIO, checkpoint_callbacks
+from mhc_vision.training.checkpoint import AtomicCheckpointIO, ShardingStrategy, checkpoint_callbacks
 from mhc_vision.training.deferred_weights import deferring
 from mhc_vision.training.jsonl_logger import ForgetLaterSteps, JsonlLogger
 from mhc_vision.training.module import ClassificationModule
@@ -210,10 +210,10 @@ class TrainCLI(LightningCLI):
             fail(f"error: {reason_of(error)}", status=2)
 
     def _shards(self) -> bool:
-        """Whether the strategy is one whose processes have shards of the weights."""
+        """Whether the strategy is one that shards weights; a pipeline is cut from a whole model."""
         strategy = self._get(self.config, "trainer.strategy")
         kind = resolve_name(strategy.class_path) if hasattr(strategy, "class_path") else type(strategy)
-        return issubclass(kind, ModelParallelStrategy)
+        return kind in (ModelParallelStrategy, ShardingStrategy)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run directory's logger, checkpoints and callbacks added to those configured."""

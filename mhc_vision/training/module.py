@@ -30,6 +30,7 @@ from mhc_vision.training.connection_lr import (
 from mhc_vision.training.deferred_weights import DeferredWeights, is_deferring
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
+from mhc_vision.training.pipeline.pipeline import Pipeline
 from mhc_vision.training.schedule import warmup_cosine, warmup_cosine_sum
 from mhc_vision.training.sharding import is_sharded, shard_model
 
@@ -78,6 +79,9 @@ class ClassificationModule(LightningModule):
     Raises:
         ValueError: If an argument is out of range or names something unknown.
     """
+
+    # set by `PipelineStrategy`
+    pipeline: Pipeline | None = None
 
     def __init__(
         self,
@@ -162,7 +166,7 @@ class ClassificationModule(LightningModule):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, num_classes) of images (B, in_chans, H, W)."""
-        return self.model(images)
+        return self.model(images) if self.pipeline is None else self.pipeline(images)
 
     def setup(self, stage: str) -> None:
         """Compiles the model in place, which keeps the names in its checkpoints."""
@@ -192,7 +196,12 @@ class ClassificationModule(LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Training loss of a batch."""
         images, targets = batch
-        loss = self.training_loss(self(images), targets)
+        if self.pipeline is None:
+            loss = self.training_loss(self(images), targets)
+        else:
+            # with its backward pass
+            scale = 1.0 / self.trainer.accumulate_grad_batches
+            loss = self.pipeline.train(images, targets, self.training_loss, scale)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(images))
         for kind, rate in connection_learning_rates(self.trainer.optimizers).items():
@@ -229,12 +238,18 @@ class ClassificationModule(LightningModule):
             layer_decay=self.hparams["layer_decay"],
         )
         options = {"betas": tuple(self.hparams["betas"]), "eps": self.hparams["eps"]}
-        # the fused kernel unscales fp16 gradients itself, after they would have been clipped
-        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        # the fused kernel unscales fp16 gradients itself, after they would have been clipped; in a pipeline it would
+        # refuse what other processes have
+        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed" and self.pipeline is None
         lamb = self.hparams["optimizer"] == "lamb"
         optimizer = Lamb(groups, **options) if lamb else torch.optim.AdamW(groups, **options, fused=fused)
         scheduler = warmup_cosine(optimizer, **steps, final_factor=final_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Leaves gradients that a pipeline has made by now: its strategy sets them to zero after each step."""
+        if self.pipeline is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def configure_gradient_clipping(
         self,
@@ -247,7 +262,12 @@ class ClassificationModule(LightningModule):
         Lightning's own clipping refuses the fused AdamW under mixed precision and does not return the norm.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if gradient_clip_val:
+        if self.pipeline is not None:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            grad_norm = self.pipeline.total_norm(torch.nn.utils.get_total_norm(gradients))
+            if gradient_clip_val:
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, grad_norm)
+        elif gradient_clip_val:
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
         else:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -112,7 +112,7 @@ def test_processes_share_the_images(root: Path) -> None:
     for rank in range(2):
         data = make(root, batch_size=2)
         data.trainer = SimpleNamespace(
-            training=False, global_rank=rank, world_size=2, callbacks=[], accumulate_grad_batches=1
+            strategy=None, training=False, global_rank=rank, world_size=2, callbacks=[], accumulate_grad_batches=1
         )
         counts["train"].append(len(data.train_dataloader()))
         counts["val"].append(sum(len(labels) for _, labels in data.val_dataloader()))
@@ -121,7 +121,9 @@ def test_processes_share_the_images(root: Path) -> None:
 
 def test_too_few_images_for_all_processes(root: Path) -> None:
     data = make(root, batch_size=7)
-    data.trainer = SimpleNamespace(training=False, global_rank=0, world_size=2, callbacks=[], accumulate_grad_batches=1)
+    data.trainer = SimpleNamespace(
+        strategy=None, training=False, global_rank=0, world_size=2, callbacks=[], accumulate_grad_batches=1
+    )
     with pytest.raises(
         ValueError, match=r"got 12 training samples, expected at least 14: batch_size=7 in each of 2 processes"
     ):

@@ -11,7 +11,9 @@ from mhc_vision.data import DigitsDataModule
 def with_trainer(total: int, processes: int, accumulated: int, **options) -> DigitsDataModule:
     data = DigitsDataModule(batch_size=100, total_batch_size=total)
     trainer = {"training": False, "global_rank": 0, "world_size": processes, "accumulate_grad_batches": accumulated}
-    data.trainer = SimpleNamespace(**{"callbacks": [], "state": SimpleNamespace(fn=None), **trainer, **options})
+    data.trainer = SimpleNamespace(
+        **{"callbacks": [], "state": SimpleNamespace(fn=None), "strategy": None, **trainer, **options}
+    )
     return data
 
 

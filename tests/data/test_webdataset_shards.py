@@ -57,7 +57,7 @@ def root(tmp_path: Path) -> Path:
 
 def make(root: Path, num_workers: int = 0, rank: int = 0, world_size: int = 1, **options: Any) -> TimmDataModule:
     data = TimmDataModule(**{**OPTIONS, "root": str(root), "num_workers": num_workers, **options})
-    division = {"global_rank": rank, "world_size": world_size, "accumulate_grad_batches": 1}
+    division = {"strategy": None, "global_rank": rank, "world_size": world_size, "accumulate_grad_batches": 1}
     data.trainer = SimpleNamespace(training=False, state=SimpleNamespace(fn=None), callbacks=[], **division)
     return data
 

@@ -16,6 +16,7 @@ from torch import nn
 from mhc_vision.cli import main
 from mhc_vision.inference.checkpoint_model import load_checkpoint_model
 from mhc_vision.predictions import Predictions
+from mhc_vision.training.cli import TrainCLI
 from mhc_vision.training.consolidate import consolidate
 from mhc_vision.training.param_groups import param_groups
 from mhc_vision.training.sharding import shard_model
@@ -56,6 +57,16 @@ def fsdp2(processes: int) -> list[str]:
     ]
 
 
+def pipeline(processes: int, schedule: str, size: int) -> list[str]:
+    """Pipelines of four blocks."""
+    strategy = "--trainer.strategy"
+    return [
+        *("--config", str(CONFIGS / "strategies" / "pipeline.yaml"), "--trainer.devices", str(processes)),
+        *(f"{strategy}.pipeline_size", str(size), f"{strategy}.schedule", schedule, "--model.model_args.depth", "4"),
+        *(f"{strategy}.num_microbatches", "4", f"{strategy}.process_group_backend", "gloo"),
+    ]
+
+
 def outcome(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Weights and the last validation figures."""
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
@@ -73,6 +84,14 @@ def alone(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """One process with the whole batch."""
     run_dir = tmp_path_factory.mktemp("alone")
     main(arguments(run_dir))
+    return outcome(run_dir)
+
+
+@pytest.fixture(scope="module")
+def four_blocks_alone(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """One process with the whole batch, of a model that a pipeline can cut."""
+    run_dir = tmp_path_factory.mktemp("alone")
+    main(arguments(run_dir, "--model.model_args.depth", "4"))
     return outcome(run_dir)
 
 
@@ -135,6 +154,39 @@ def test_shards_become_one_file(alone, tmp_path):
     for name, parameter in model.named_parameters():
         moments = content["optimizer_states"][0]["state"][f"model.{name}"]
         assert torch.equal(optimizer.state[parameter]["exp_avg"], moments["exp_avg"])
+
+
+@pytest.mark.parametrize(
+    ("processes", "schedule", "size"),
+    [
+        (2, "DualPipeV", 2),
+        pytest.param(2, "1F1B", 2, marks=pytest.mark.slow),
+        pytest.param(2, "Interleaved1F1B", 2, marks=pytest.mark.slow),
+        pytest.param(2, "ZBVZeroBubble", 2, marks=pytest.mark.slow),
+        pytest.param(4, "1F1B", 4, marks=pytest.mark.slow),
+        # two pipelines with half of the images each
+        pytest.param(4, "ZBVZeroBubble", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_pipeline(four_blocks_alone, processes, schedule, size, tmp_path):
+    finished = run(arguments(tmp_path / "run", *pipeline(processes, schedule, size)))
+    assert finished.returncode == 0, finished.stderr
+    check_same(four_blocks_alone, tmp_path / "run")
+    assert finished.stdout.count("val/contribution is not measured: a pipeline spreads the maps") == 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["images_per_step"], summary["num_processes"]) == (BATCH, processes)
+    # as one of a single process, whose weights it has
+    whole = ["--model.model_args.depth", "4", "--ckpt_path", str(tmp_path / "run" / "checkpoints" / "last.ckpt")]
+    figures = TrainCLI(["validate", *arguments(tmp_path / "one", *whole)]).trainer.callback_metrics
+    assert float(figures["val/top1"]) == pytest.approx(outcome(tmp_path / "run")[1]["val/top1"])
+
+
+@pytest.mark.slow
+def test_accumulated_batches_in_a_pipeline(four_blocks_alone, tmp_path):
+    words = ["--trainer.accumulate_grad_batches", "2", "--trainer.limit_train_batches", "6"]
+    finished = run(arguments(tmp_path / "run", *pipeline(2, "1F1B", 2), *words))
+    assert finished.returncode == 0, finished.stderr
+    check_same(four_blocks_alone, tmp_path / "run")
 
 
 def test_accumulated_batches(alone, tmp_path):

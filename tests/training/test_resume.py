@@ -10,6 +10,7 @@ import time
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,13 +29,24 @@ PROGRAM = [sys.executable, "-W", "ignore", str(CONFIGS.parent / "train_imagenet.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0, sharded: bool = False) -> list[str]:
+def command(
+    run_dir: Path,
+    *words: str,
+    processes: int = 1,
+    num_workers: int = 0,
+    sharded: bool = False,
+    schedule: str = "",
+) -> list[str]:
     """A run with DropPath and, where the model is not sharded, an average of the weights."""
     strategy = ["--trainer.strategy", "ddp"] if processes > 1 else []
     if sharded:
         strategy = ["--config", str(CONFIGS / "strategies" / "fsdp2.yaml"), "--trainer.strategy.data_parallel_size"]
         strategy += [str(processes), "--trainer.strategy.process_group_backend", "gloo"]
-    average = [] if sharded else ["--trainer.callbacks+=EMA", "--trainer.callbacks.decay", "0.9"]
+    if schedule:
+        strategy = ["--config", str(CONFIGS / "strategies" / "pipeline.yaml"), "--model.model_args.depth", "4"]
+        strategy += ["--trainer.strategy.schedule", schedule, "--trainer.strategy.num_microbatches", "4"]
+        strategy += ["--trainer.strategy.process_group_backend", "gloo"]
+    average = [] if sharded or schedule else ["--trainer.callbacks+=EMA", "--trainer.callbacks.decay", "0.9"]
     return [
         "fit",
         *("--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "connections" / "mhc.yaml")),
@@ -48,7 +60,7 @@ def command(run_dir: Path, *words: str, processes: int = 1, num_workers: int = 0
     ]
 
 
-def run(run_dir: Path, *words: str, processes: int = 1, **options: int) -> None:
+def run(run_dir: Path, *words: str, processes: int = 1, **options: Any) -> None:
     """In this process, if one is enough."""
     given = command(run_dir, *words, processes=processes, **options)
     if processes == 1:
@@ -62,7 +74,7 @@ def num_records(run_dir: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def kill_after(records: int, run_dir: Path, *words: str, **options: int) -> None:
+def kill_after(records: int, run_dir: Path, *words: str, **options: Any) -> None:
     """SIGKILL to the whole process group once so many lines are logged."""
     process = subprocess.Popen(
         [*PROGRAM, *command(run_dir, *words, **options)],
@@ -104,7 +116,7 @@ def assert_same_bits(left: object, right: object) -> None:
         assert left == right
 
 
-def check_killed_run(tmp_path: Path, kill_points: list[int], *words: str, **options: int) -> None:
+def check_killed_run(tmp_path: Path, kill_points: list[int], *words: str, **options: Any) -> None:
     run(tmp_path / "whole", *words, **options)
     expected = outcome(tmp_path / "whole")
     for records in kill_points:
@@ -131,6 +143,12 @@ def test_any_kill_point_workers_and_processes(tmp_path, num_workers, processes):
 def test_a_sharded_model_in_two_processes(tmp_path, checkpoints):
     words = ["--trainer.strategy.save_distributed_checkpoint", str(checkpoints == "directories").lower()]
     check_killed_run(tmp_path, [3, 17], *words, processes=2, sharded=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["1F1B", "DualPipeV"])
+def test_a_pipeline_of_two_processes(tmp_path, schedule):
+    check_killed_run(tmp_path, [9], processes=2, schedule=schedule)
 
 
 def save(path: Path, step: int) -> None:

@@ -15,13 +15,16 @@ from mhc_vision.kernels.boundary_arguments import (
     LEARNED,
     NUM_GIVEN,
     NUM_TENSORS,
+    Connection,
     Gradients,
     Made,
     Merge,
     Merged,
+    flatten_parameters,
     unflatten_arguments,
 )
 from mhc_vision.kernels.custom_ops.definition import define_op
+from mhc_vision.kernels.weight_gradients import Held
 
 
 @functools.cache
@@ -74,6 +77,39 @@ def _(d_streams: Tensor, d_normed: Tensor, d_rest: Tensor, made: list[Tensor], l
 
 
 @define_op(
+    "parameter_sums",
+    "(Tensor d_pre, Tensor? d_normed, Tensor d_rest, Tensor merged, Tensor logits, Tensor statistics, Tensor scale, "
+    f"Tensor phi) -> {_tensors(2)}",
+)
+def parameter_sums(
+    d_pre: Tensor,
+    d_normed: Tensor | None,
+    d_rest: Tensor,
+    merged: Tensor,
+    logits: Tensor,
+    statistics: Tensor,
+    scale: Tensor,
+    phi: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of parameters by themselves: `scale` and `others` of `Gradients`, without the norm's if none was.
+
+    From those that the backward pass of `boundary` or `branch_input` was given and has made, `d_pre`, (n, M); from X',
+    (..., n, C), and the other fields of `Made`; and from the connection's parameters.
+    """
+    made = Made(merged, logits, statistics, None)  # type: ignore[arg-type]
+    connection = Connection(None, scale, None, phi=phi)  # type: ignore[arg-type]
+    return _launch().parameter_sums(d_pre, d_normed, d_rest, made, connection)
+
+
+@torch.library.register_fake("mhc_vision::parameter_sums")
+def _(d_pre: Tensor, d_normed: Tensor | None, d_rest: Tensor, merged: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+    *_, scale, _phi = given
+    (n, dim), k = merged.shape[-2:], len(scale)
+    size = k * n * dim + (0 if d_normed is None else 2 * dim) + k
+    return d_pre.new_empty(k), d_pre.new_empty(size)
+
+
+@define_op(
     "boundary_replay",
     "(Tensor streams, SymInt num_streams, Tensor output, Tensor maps, Tensor? layer_scale, Tensor? keep) -> Tensor",
 )
@@ -97,8 +133,9 @@ class Boundary(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, save: bool, *flat: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Whether to save X', and the flat arguments -> X', y, the logits after the first n, maps."""
+    def forward(ctx: Any, save: bool, held: Held | None, *flat: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Whether to save X', parameters held, and the flat arguments -> X', y, the logits after the first n, maps."""
+        ctx.held = held
         contiguous = [value.contiguous() if isinstance(value, Tensor) else value for value in flat]
         given, past = contiguous[:NUM_GIVEN], contiguous[NUM_GIVEN:]
         normed, merged, logits, statistics, maps = boundary(*given)
@@ -134,13 +171,18 @@ class Boundary(torch.autograd.Function):
             for gradient, result in zip(gradients[:-1], results, strict=True)
         ]
         given = streams, *flat[1:NUM_GIVEN]
-        # `save` comes before the flat arguments
-        learned = any(ctx.needs_input_grad[1:][LEARNED])
+        # `save` and `held` come before the flat arguments
+        learned = any(ctx.needs_input_grad[2:][LEARNED])
         made_gradients = Gradients(*boundary_backward(*contiguous, list(made), learned, *given))
+        if ctx.held is not None:
+            _, d_normed, d_rest = contiguous
+            sums = made_gradients.pre, d_normed, d_rest, *made[:3], connection.scale, connection.phi
+            weight = connection.weight
+            ctx.held.later(lambda: flatten_parameters(*(*parameter_sums(*sums), weight)))
         # autograd casts those of parameters from fp32
         found = made_gradients.flatten(connection.weight) if learned else made_gradients[: LEARNED.start]
         wanted = (None if of is None else gradient for of, gradient in zip(given, found, strict=False))
-        return None, *wanted, *[None] * (len(flat) - len(found))
+        return None, None, *wanted, *[None] * (len(flat) - len(found))
 
 
 def _products(merge: Merge, weight: Any) -> tuple[int, int]:
@@ -155,6 +197,13 @@ def _products(merge: Merge, weight: Any) -> tuple[int, int]:
 def _forward_flops(*flat: Any, **_: Any) -> int:
     _streams, merge, connection, *_others = unflatten_arguments(flat)
     return 2 * sum(_products(merge, connection.weight))
+
+
+@register_flop_formula(torch.ops.mhc_vision.parameter_sums)
+def _sums_flops(d_pre: Any, d_normed: Any, d_rest: Any, merged: Any, logits: Any, *_: Any, **__: Any) -> int:
+    n, dim = merged[-2:]
+    num_logits, num_tokens = logits
+    return 2 * num_tokens * n * dim * num_logits
 
 
 @register_flop_formula(torch.ops.mhc_vision.boundary_backward)

@@ -8,6 +8,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mhc_vision.kernels.backend import on_its_device
 from mhc_vision.kernels.boundary_arguments import Connection
+from mhc_vision.kernels.custom_ops.boundary import parameter_sums
+from mhc_vision.kernels.weight_gradients import Held
 
 
 @torch.library.custom_op("mhc_vision::branch_input", mutates_args=())
@@ -56,26 +58,31 @@ def branch_input_backward(
     bias: Tensor,
     phi: Tensor,
     learned: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of streams; of scale; and of weight and bias, side by side; those of parameters in fp32.
 
-    From those of the logits, of u and of later uses of the streams; with that of u, `d_rest` is of the logits after the
-    first n, else of all. Those of parameters cost a pass over the streams and have no elements unless `learned`.
+    Last, that of the logits of `pre`, (n, M), without elements where nothing was read.
+
+    They are made from those of the logits, of u and of later uses of the streams; with that of u, `d_rest` is of the
+    logits after the first n, else of all. Those of parameters cost a pass over the streams and have no elements unless
+    `learned`.
     """
     from mhc_vision.kernels.triton_kernels.boundary import launch
 
     connection = Connection(weight, scale, bias, phi=phi)
-    return launch.branch_input_backward(
+    d_streams, d_scale, others, d_pre = launch.branch_input_backward(
         d_tokens, d_handed_on, d_rest, logits, inverse_rms, streams, connection, learned
     )
+    return d_streams, d_scale, others, logits.new_empty(0) if d_pre is None else d_pre
 
 
 @branch_input_backward.register_fake
-def _(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(d_rest: Tensor, d_tokens: Tensor | None, *given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *_, logits, _inverse_rms, streams, weight, scale, _bias, _phi, learned = given
     sizes = (len(scale), weight.numel() + len(scale)) if learned else (0, 0)
     d_scale, others = (logits.new_empty(size) for size in sizes)
-    return torch.empty_like(streams), d_scale, others
+    num_tokens, n, _ = streams.shape
+    return torch.empty_like(streams), d_scale, others, logits.new_empty(0 if d_tokens is None else (n, num_tokens))
 
 
 class BranchInput(torch.autograd.Function):
@@ -92,10 +99,12 @@ class BranchInput(torch.autograd.Function):
         eps: float,
         read: bool,
         dtype: torch.dtype | None,
+        held: Held | None = None,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """-> u, the logits after the first n, (k - n, M), and the streams; or all logits, (k, M)."""
         tokens, logits, inverse_rms = branch_input(streams, weight, scale, bias, phi, eps, read, dtype)
         ctx.save_for_backward(logits, inverse_rms, streams, weight, scale, bias, phi)
+        ctx.held = held
         return (tokens, logits[streams.shape[1] :], streams.view_as(streams)) if read else logits
 
     @staticmethod
@@ -105,13 +114,19 @@ class BranchInput(torch.autograd.Function):
         contiguous = [gradient.contiguous() for gradient in gradients]
         d_tokens, d_rest, d_handed_on = contiguous if len(contiguous) == 3 else (None, *contiguous, None)
         learned, saved = any(ctx.needs_input_grad[1:4]), ctx.saved_tensors
-        d_streams, d_scale, others = branch_input_backward(d_rest, d_tokens, d_handed_on, *saved, learned)
-        if not learned:
-            return d_streams, *[None] * 7
-        weight = saved[3]
+        d_streams, d_scale, others, d_pre = branch_input_backward(d_rest, d_tokens, d_handed_on, *saved, learned)
+        logits, inverse_rms, streams, weight, scale, _, phi = saved
+        if ctx.held is not None:
+            sums = d_pre, None, d_rest, streams, logits, inverse_rms, scale, phi
+            ctx.held.later(lambda: _of_parameters(*(*parameter_sums(*sums), weight)))
         # autograd casts them from fp32
-        d_weight, d_bias = others[: weight.numel()].view(weight.shape), others[weight.numel() :]
-        return d_streams, d_weight, d_scale, d_bias, *[None] * 4
+        of_parameters = _of_parameters(d_scale, others, weight) if learned else (None, None, None)
+        return d_streams, *of_parameters, *[None] * 5
+
+
+def _of_parameters(d_scale: Tensor, others: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weight, scale and bias."""
+    return others[: weight.numel()].view(weight.shape), d_scale, others[weight.numel() :]
 
 
 def _products(streams: Any, weight: Any) -> tuple[int, int]:

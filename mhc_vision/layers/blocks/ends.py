@@ -18,7 +18,7 @@ def enter(
     """The streams, or the tokens that all of them equal; what the first branch reads; its connection's other logits.
 
     Args:
-        tokens: (B, N, C).
+        tokens: (B, N, C), or streams (B, N, n, C) where the expansion does nothing.
         expansion: of the stack.
         connection: the first one.
         dtype: of what is read; None is that of the streams.
@@ -47,7 +47,7 @@ def leave(
     reduction: nn.Module,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    """Merge the last branch and read the streams out: (B, N, C).
+    """Merge the last branch and read the streams out: (B, N, C), or (B, N, n, C) where the reduction does nothing.
 
     A mean or sum takes one pass, without the streams that it would read.
 

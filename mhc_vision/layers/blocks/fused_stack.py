@@ -42,7 +42,7 @@ def take_fused_steps(
     blocks: Iterable[nn.Module], tokens: Tensor, arguments: Sequence[dict[str, Any]] | None = None
 ) -> tuple[list[Step], str]:
     """What `run_fused` runs, and why it cannot, or an empty string; as `take_steps`."""
-    reason = why_no_tokens(tokens) or why_not_triton(tokens, tokens.shape[-1])
+    reason = why_no_tokens(blocks, tokens) or why_not_triton(tokens, tokens.shape[-1])
     return ([], reason) if reason else take_steps(blocks, _why_not_step, arguments)
 
 
@@ -80,7 +80,7 @@ def run_fused(blocks: Sequence[Any], steps: Sequence[Step], tokens: Tensor, stre
     """(B, N, C) -> (B, N, C), what the blocks compute one by one.
 
     Args:
-        blocks: with the ends of the stack.
+        blocks: with the ends of the stack; where one is another stack's, streams (B, N, n, C) enter or leave there.
         steps: all of theirs, from `take_fused_steps`.
         tokens: at their entry.
         stream_stride: r; the backward pass keeps the streams of every r-th boundary, counted from the last, and makes

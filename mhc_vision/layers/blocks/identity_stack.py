@@ -36,7 +36,7 @@ def take_chained_steps(
     blocks: Iterable[nn.Module], tokens: Tensor, arguments: Sequence[dict[str, Any]] | None = None
 ) -> tuple[list[Step], str]:
     """What `run_chained` runs, and why it cannot, or an empty string; as `take_steps`."""
-    reason = why_no_tokens(tokens) or _why_not_here(tokens)
+    reason = why_no_tokens(blocks, tokens) or _why_not_here(tokens)
     return ([], reason) if reason else take_steps(blocks, _why_not_step, arguments)
 
 
@@ -63,7 +63,7 @@ def run_chained(blocks: Sequence[Any], steps: Sequence[Step], tokens: Tensor) ->
     """(B, N, C) -> (B, N, C), what the blocks compute one by one.
 
     Args:
-        blocks: with the ends of the stack.
+        blocks: with the ends of the stack; where one is another stack's, streams (B, N, n, C) enter or leave there.
         steps: all of theirs, from `take_chained_steps`.
         tokens: at their entry.
     """

@@ -25,14 +25,16 @@ class StreamStack(nn.Module):
 
     stream_stride = 1
 
-    def run(self, x: Tensor, arguments: Sequence[dict[str, Any]] | None = None) -> Tensor:
+    def run(self, x: Tensor, arguments: Sequence[dict[str, Any]] | None = None, part: slice = slice(None)) -> Tensor:
         """(B, N, C) -> (B, N, C), from branch to branch where that is faster: see `fused_stack` and `identity_stack`.
 
         Args:
             x: tokens.
             arguments: of each block, by name, besides the tokens or streams; None gives it no others.
+            part: which blocks run, consecutive ones: without the first, x is their streams (B, N, n, C); without the
+                last, so is the result.
         """
-        blocks: list[Any] = list(self)  # type: ignore[call-overload]
+        blocks: list[Any] = list(self)[part]  # type: ignore[call-overload]
         steps, why_not = take_fused_steps(blocks, x, arguments)
         if not why_not:
             return run_fused(blocks, steps, x, self.stream_stride)

@@ -30,13 +30,17 @@ class Step(NamedTuple):
     """Of `branch`, where it has this form."""
 
 
-def why_no_tokens(tokens: Any) -> str:
-    """Why no stack can take these tokens from branch to branch, or an empty string."""
+def why_no_tokens(blocks: Iterable[nn.Module], tokens: Any) -> str:
+    """Why no stack of these blocks can take these tokens from branch to branch, or an empty string.
+
+    Blocks from the middle of a stack, whose first one has no expansion, take its streams instead.
+    """
     if is_traced():
         return "traced and exported graphs hold standard operators"
     # what torch.fx traces with is no tensor
-    if not isinstance(tokens, Tensor) or tokens.dim() != 3:
-        return "the stack did not get one tensor of tokens (B, N, C)"
+    shape = "streams (B, N, n, C)" if _is_middle(next(iter(blocks), None)) else "tokens (B, N, C)"
+    if not isinstance(tokens, Tensor) or tokens.dim() != shape.count(",") + 1:
+        return f"the stack did not get one tensor of {shape}"
     return ""
 
 
@@ -81,11 +85,16 @@ def _why_not_block(block: Any, *, first: bool, last: bool) -> str:
         return "it is compiled by itself"
     if has_hooks(block):
         return "hooks wait at it"
-    if (type(block.expansion) is nn.Identity) == first:
+    if not first and not _is_middle(block):
         return "tokens become streams in the first block, and only there"
-    if (type(block.reduction) is nn.Identity) == last:
+    if not last and type(block.reduction) is not nn.Identity:
         return "streams become tokens in the last block, and only there"
     return ""
+
+
+def _is_middle(block: Any) -> bool:
+    """Whether this block takes the streams of another one, as those do that tokens do not enter."""
+    return type(getattr(block, "expansion", None)) is nn.Identity
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from mhc_vision.checks import check_whole_number
@@ -37,7 +38,7 @@ class ConnectionMonitor(Callback):
       read-out (see `stream_memory`).
 
     The images pass the model once more, in evaluation mode and without gradients; the state of the run is left alone.
-    A plain model has nothing to log.
+    A plain model has nothing to log, nor has one whose blocks a pipeline spreads over processes.
 
     Args:
         every_n_steps: Optimiser steps between two looks.
@@ -61,8 +62,11 @@ class ConnectionMonitor(Callback):
             self._starts = {name: initial_coefficients(module) for name, module in self._connections.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts counting."""
+        """Starts counting; says so where it cannot look."""
         self._interval.start(trainer)
+        if self._connections and getattr(pl_module, "pipeline", None) is not None:
+            self._connections = {}
+            rank_zero_info("gains, travel and streams are not logged: a pipeline spreads the blocks over the processes")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

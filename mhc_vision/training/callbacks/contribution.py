@@ -29,7 +29,7 @@ class MapContribution(Callback):
     are the average, as in validation. Where a run ends after its last validation, its final weights see the
     validation images twice more.
 
-    A plain model has nothing to log, nor has one that FSDP2 shards, which it says.
+    A plain model has nothing to log, nor has one that FSDP2 or a pipeline spreads over processes, which it says.
 
     Args:
         every_validation: Measure in every validation, not only at the end.
@@ -53,9 +53,11 @@ class MapContribution(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where it cannot measure."""
-        if self._measures and is_sharded(pl_module.get_submodule("model")):
+        in_pipeline = getattr(pl_module, "pipeline", None) is not None
+        if self._measures and (in_pipeline or is_sharded(pl_module.get_submodule("model"))):
             self._measures = False
-            _say(trainer, "val/contribution is not measured: FSDP2 spreads the maps over the processes")
+            by = "a pipeline" if in_pipeline else "FSDP2"
+            _say(trainer, f"val/contribution is not measured: {by} spreads the maps over the processes")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decides whether this is a validation to measure in."""

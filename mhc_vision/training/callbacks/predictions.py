@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mhc_vision.data.machine import share_of_data
 from mhc_vision.predictions import PredictionCollector, Predictions, join_results
 
 
@@ -80,6 +81,8 @@ class CollectPredictions(Callback):
         if dist.is_available() and dist.is_initialized() and trainer.world_size > 1:
             parts = [None] * trainer.world_size
             dist.all_gather_object(parts, mine)
+            # those of a pipeline have the same ones
+            parts = parts[:: trainer.world_size // share_of_data(trainer)[1]]
         known = [part for part in parts if part is not None]
         if trainer.is_global_zero and len(known) == len(parts):
             said, mistakes, images = join_results(known)

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.connection_text import constraint_of
+from mhc_vision.data.machine import share_of_data
 from mhc_vision.metrics_log import read_metric
 from mhc_vision.models.instruments.costs import count_parameters, image_macs
 from mhc_vision.training.connection_lr import connection_learning_rates
@@ -119,7 +120,8 @@ class RunSummary(Callback):
             "validated_at_step": self._validated_at_step,
             "epochs": epochs,
             # of all processes together; none where nothing was trained
-            "images_per_step": self._images_per_batch * trainer.accumulate_grad_batches * trainer.world_size or None,
+            "images_per_step": self._images_per_batch * trainer.accumulate_grad_batches * share_of_data(trainer)[1]
+            or None,
             "wall_time_s": round(seconds, 1),
             **_perf(trainer, device),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

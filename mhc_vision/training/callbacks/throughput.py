@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhc_vision.checks import check_number
+from mhc_vision.data.machine import share_of_data
 from mhc_vision.training.callbacks.step_interval import StepInterval
 
 # dense bf16 in TFLOP/s, from the makers' data sheets; the first name that the card's contains
@@ -103,7 +104,9 @@ class Throughput(Callback):
         if peak is not None:
             self._flops_per_image = self._flops_per_image or _forward_flops(pl_module, images[:1])
             figures["perf/mfu"] = 3 * self._flops_per_image * images_per_s / peak
-        pl_module.log("perf/images_per_s", images_per_s * trainer.world_size, prog_bar=True, batch_size=len(images))
+        pl_module.log(
+            "perf/images_per_s", images_per_s * share_of_data(trainer)[1], prog_bar=True, batch_size=len(images)
+        )
         pl_module.log_dict(figures, prog_bar=True, batch_size=len(images))
         self._reset()
 

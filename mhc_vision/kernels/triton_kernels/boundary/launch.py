@@ -105,7 +105,15 @@ def backward(
     found = _streams_backward(d_streams, d_normed, d_rest, made, streams, merge, connection, norm)
     scale, others = _sums_backward(found, d_normed, d_rest, made, learned, merge, connection)
     layer_scale = found.layer_scale.new_empty(0) if merge.layer_scale is None else found.layer_scale.sum(0)
-    return Gradients(found.streams, found.output, found.logits, layer_scale, scale, others)
+    return Gradients(found.streams, found.output, found.logits, layer_scale, scale, others, found.pre)
+
+
+def parameter_sums(
+    d_pre: Tensor, d_normed: Tensor | None, d_rest: Tensor, made: Made, connection: Connection
+) -> tuple[Tensor, Tensor]:
+    """Gradients of scale and of others, as in `Gradients`, from what `backward` has made if they were not `learned`."""
+    found: Any = _TokenGradients(None, None, None, d_pre, None)  # type: ignore[arg-type]
+    return _sums_backward(found, d_normed, d_rest, made, True, NO_MERGE, connection)
 
 
 def branch_input_backward(
@@ -117,14 +125,15 @@ def branch_input_backward(
     streams: Tensor,
     connection: Connection,
     learned: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of streams, of scale, and of weight and bias side by side, those without elements unless `learned`.
 
-    `d_rest` is of the logits after the first n, (k - n, M), or of all, (k, M), where nothing was read.
+    Last, that of the logits of `pre`, where there is one. `d_rest` is of the logits after the first n, (k - n, M), or
+    of all, (k, M), where nothing was read.
     """
     made = Made(streams, logits, inverse_rms, None)  # type: ignore[arg-type]
     found = _streams_backward(d_handed_on, d_tokens, d_rest, made, streams, NO_MERGE, connection, NO_NORM)
-    return found.streams, *_sums_backward(found, None, d_rest, made, learned, NO_MERGE, connection)
+    return found.streams, *_sums_backward(found, None, d_rest, made, learned, NO_MERGE, connection), found.pre
 
 
 def _streams_backward(

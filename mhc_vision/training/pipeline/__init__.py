@@ -1,0 +1,1 @@
+"""Pipeline parallelism: consecutive blocks of a model in different processes, with PyTorch's schedules."""
