@@ -14,6 +14,7 @@ from mhc_vision.models.lora import LoraOptions, add_adapters, merge_adapters
 from mhc_vision.models.segmenter import DECODER_SETTINGS, Segmenter
 from mhc_vision.stored.checkpoint_files import damage, read_checkpoint
 from mhc_vision.stored.checkpoint_schema import MODEL_SETTINGS
+from mhc_vision.stored.sharded_checkpoints import REST
 from mhc_vision.stored.weights import check_fits, check_repeats, short_reason
 
 
@@ -60,7 +61,7 @@ def load_checkpoint_model(
             its settings, or a run without `EMA` is asked for raw weights.
     """
     check_choice("weights", weights, ("default", "raw"))
-    if checkpoint.is_dir():
+    if (checkpoint / REST).is_file():
         raise ValueError(
             f"checkpoint: got {checkpoint}, a directory of shards, expected one file; make it with "
             f"`python -m mhc_vision.training.consolidate {checkpoint} FILE`"

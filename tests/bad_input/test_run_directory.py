@@ -179,7 +179,7 @@ def halve(path: Path) -> None:
 
 CHECKPOINTS = {
     "missing": (lambda path: None, "there is no such file"),
-    "folder": (lambda path: path.mkdir(), "there is no such file"),
+    "folder": (lambda path: path.mkdir(), "it is a directory without meta.pt"),
     "empty": (lambda path: path.touch(), "it is cut short, or no checkpoint"),
     "text": (lambda path: path.write_text("weights"), "it is cut short, or no checkpoint"),
     "half": (halve, "it is cut short, or no checkpoint"),
