@@ -107,7 +107,7 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
-        "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU (dry run)",
+        "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": triton.__version__,

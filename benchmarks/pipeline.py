@@ -15,7 +15,6 @@ and bubbles.
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from typing import Any
 import timm
 import torch
 import torch.distributed as dist
+from device_timing import environment
 from pipeline_timeline import (
     BACKWARD,
     FORWARD,
@@ -43,7 +43,6 @@ from torch import Tensor, multiprocessing, nn
 from torch.distributed.pipelining import PipelineStage
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-import mhc_vision
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.models.instruments.timing import alternate
 
@@ -267,12 +266,8 @@ def main() -> None:
     for row in rows:
         print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}))
     if args.json:
-        versions = {"torch": torch.__version__, "timm": timm.__version__, "mhc_vision": mhc_vision.__version__}
-        device = (
-            torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-        )
-        settings = {name: value for name, value in vars(args).items() if name != "json"}
-        replace_text(args.json, json_text({"device": device, **versions, **settings, "rows": rows}, indent=2) + "\n")
+        record = {**environment(), "timm": timm.__version__, "rows": rows}
+        replace_text(args.json, json_text(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ PARSED = {
     "benchmarks/loader.py": "tests/benchmarks/test_loader.py",
     "benchmarks/model_step.py": "tests/benchmarks/test_gpu_benchmarks.py",
     "benchmarks/peers.py": "tests/benchmarks/test_peers.py",
+    "benchmarks/pipeline.py": "tests/benchmarks/test_pipeline.py",
     "benchmarks/roofline.py": "tests/benchmarks/test_roofline.py",
     "benchmarks/stability.py": "tests/benchmarks/test_stability.py",
     "benchmarks/traffic.py": "tests/kernels/test_traffic.py",
