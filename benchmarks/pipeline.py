@@ -30,7 +30,6 @@ from pipeline_timeline import (
     BACKWARD,
     FORWARD,
     INPUTS,
-    SCHEDULES,
     WEIGHTS,
     Action,
     Seconds,
@@ -45,6 +44,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mhc_vision.atomic_files import json_text, replace_text
 from mhc_vision.models.instruments.timing import alternate
+from mhc_vision.training.pipeline.pipeline import SCHEDULES, num_stages_of
 
 Row = dict[str, Any]
 
@@ -199,14 +199,14 @@ def _run_schedule(rank: int, processes: int, name: str, seconds: Seconds, folder
     """One process of `run_schedule`; writes what it did when."""
     _join(rank, processes, folder, "gloo")
     mine = stages_of(name, processes)[rank]
-    number = 1 + max(max(stages) for stages in stages_of(name, processes).values())
+    number = num_stages_of(name, processes)
     record: list[tuple[Action, float, float]] = []
     stages = []
     for index in mine:
         stage = PipelineStage(nn.Linear(1, 1), index, number, torch.device("cpu"))
         _take_time(stage, index, seconds, 1 / len(mine), record)
         stages.append(stage)
-    schedule = SCHEDULES[name](stages[0] if name == "1f1b" else stages, MICROBATCHES, loss_fn=_mean_of)
+    schedule = SCHEDULES[name](stages[0] if name == "1F1B" else stages, MICROBATCHES, loss_fn=_mean_of)
     batch = torch.zeros(MICROBATCHES, 1)
     inputs = (batch,) if 0 in mine else ()
     target = {"target": batch} if number - 1 in mine else {}

@@ -8,20 +8,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import (
-    PipelineStage,
-    Schedule1F1B,
-    ScheduleDualPipeV,
-    ScheduleInterleaved1F1B,
-    ScheduleZBVZeroBubble,
-)
+from torch.distributed.pipelining import PipelineStage
 
-SCHEDULES: dict[str, Any] = {
-    "1f1b": Schedule1F1B,
-    "interleaved": ScheduleInterleaved1F1B,
-    "zbv": ScheduleZBVZeroBubble,
-    "dualpipev": ScheduleDualPipeV,
-}
+from mhc_vision.training.pipeline.pipeline import SCHEDULES, num_stages_of, process_of_stage
+
 FORWARD, BACKWARD, INPUTS, WEIGHTS = "F", "B", "I", "W"
 # stage, kind, microbatch
 Pass = tuple[int, str, int]
@@ -103,12 +93,11 @@ class Timeline:
 
 
 def stages_of(schedule: str, processes: int) -> dict[int, list[int]]:
-    """The stages of each process: one, or two in turn (`interleaved`) or along a V, there and back."""
-    if schedule == "1f1b":
-        return {rank: [rank] for rank in range(processes)}
-    if schedule == "interleaved":
-        return {rank: [rank, processes + rank] for rank in range(processes)}
-    return {rank: [rank, 2 * processes - 1 - rank] for rank in range(processes)}
+    """The stages of each process."""
+    stages: dict[int, list[int]] = {rank: [] for rank in range(processes)}
+    for stage in range(num_stages_of(schedule, processes)):
+        stages[process_of_stage(schedule, processes, stage)].append(stage)
+    return stages
 
 
 def actions_of(schedule: str, processes: int, microbatches: int) -> dict[int, list[Action]]:
@@ -116,9 +105,9 @@ def actions_of(schedule: str, processes: int, microbatches: int) -> dict[int, li
 
     Needs a process group of the size `processes`: the fake one will do.
     """
-    if schedule == "1f1b":
+    if schedule == "1F1B":
         return {rank: _one_forward_one_backward(rank, processes, microbatches) for rank in range(processes)}
-    number = 2 * processes
+    number = num_stages_of(schedule, processes)
     stages = [
         PipelineStage(nn.Identity(), index, number, torch.device("meta"))
         for index in stages_of(schedule, processes)[dist.get_rank()]

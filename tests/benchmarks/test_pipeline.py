@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCHEDULES = ("1f1b", "interleaved", "zbv", "dualpipev")
-SPLIT = ("zbv", "dualpipev")
+SCHEDULES = ("1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")
+SPLIT = ("ZBVZeroBubble", "DualPipeV")
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ def test_bubbles_are_those_of_the_papers(pipeline: ModuleType, processes: int) -
     }
     # 1F1B idles for p - 1 of m + p - 1 passes there and back; two stages in turn halve that (arXiv 2104.04473)
     idle = processes - 1
-    assert steps["1f1b"].bubble == pytest.approx(idle / (microbatches + idle))
-    assert steps["interleaved"].bubble == pytest.approx(idle / 2 / (microbatches + idle / 2))
+    assert steps["1F1B"].bubble == pytest.approx(idle / (microbatches + idle))
+    assert steps["Interleaved1F1B"].bubble == pytest.approx(idle / 2 / (microbatches + idle / 2))
     # gradients of weights fill what is left but for (p - 1) / 2 passes (arXiv 2401.10241); DualPipeV's pairs send late
-    assert steps["zbv"].seconds == pytest.approx(3 * microbatches + idle / 2)
-    assert steps["dualpipev"].seconds == pytest.approx(3 * microbatches + idle)
+    assert steps["ZBVZeroBubble"].seconds == pytest.approx(3 * microbatches + idle / 2)
+    assert steps["DualPipeV"].seconds == pytest.approx(3 * microbatches + idle)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -46,7 +46,7 @@ def test_every_pass_runs_once_and_every_border_is_crossed_there_and_back(pipelin
         for action in mine
         for half in halves.get(action.kind, (action.kind,))
     )
-    stages = processes if name == "1f1b" else 2 * processes
+    stages = processes if name == "1F1B" else 2 * processes
     assert passes == sorted((stage, kind, m) for stage in range(stages) for kind in "FIW" for m in range(microbatches))
     # the middle of a V is within one process
     borders = stages - 1 - (name in SPLIT)
@@ -75,7 +75,7 @@ def test_an_order_in_which_processes_wait_for_each_other_is_refused(pipeline: Mo
         pipeline.simulate(actions, pipeline.Seconds(1, 1, 1))
 
 
-@pytest.mark.parametrize("name", ["1f1b", "dualpipev"])
+@pytest.mark.parametrize("name", ["1F1B", "DualPipeV"])
 def test_real_processes_do_what_the_simulation_says(pipeline: ModuleType, name: str) -> None:
     seconds = pipeline.Seconds(0.001, 0.001, 0.001)
     real = pipeline.run_schedule(name, 2, seconds)
@@ -91,5 +91,5 @@ def test_the_table(run_script: Callable[..., None], tmp_path: Path) -> None:
         # 197 tokens of 192 channels in fp32, four microbatches there and back over one border
         size = 197 * 192 * 4 * row["streams"]
         assert row["transfer_ms"] == pytest.approx(5e-3 + size / 1e7)
-        crossings = 3 if row["schedule"] == "interleaved" else 1 + (row["schedule"] in SPLIT)
+        crossings = 3 if row["schedule"] == "Interleaved1F1B" else 1 + (row["schedule"] in SPLIT)
         assert row["sent_mb"] == pytest.approx(size * 8 * crossings / 1e6)
