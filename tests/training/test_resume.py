@@ -146,7 +146,7 @@ def test_a_sharded_model_in_two_processes(tmp_path, checkpoints):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["1F1B", "DualPipeV"])
+@pytest.mark.parametrize("schedule", ["1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV"])
 def test_a_pipeline_of_two_processes(tmp_path, schedule):
     check_killed_run(tmp_path, [9], processes=2, schedule=schedule)
 

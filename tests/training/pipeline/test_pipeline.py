@@ -139,7 +139,7 @@ def test_weights_losses_and_logits_are_those_of_one_process(size, depth, tmp_pat
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the processes are on the CPU, in the interpreter")
 @pytest.mark.parametrize(
-    ("size", "depth", "schedules"), [(2, 4, ("1F1B", "DualPipeV")), (4, 4, ("1F1B",)), (4, 8, ("DualPipeV",))]
+    ("size", "depth", "schedules"), [(2, 4, tuple(SCHEDULES)), (4, 4, ("1F1B",)), (4, 8, tuple(SCHEDULES)[1:])]
 )
 def test_strides_of_fused_stacks(size, depth, schedules, tmp_path):
     cases = [(name, depth, schedule) for name, schedule in product(FUSED, schedules)]
