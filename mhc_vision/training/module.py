@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -30,9 +30,11 @@ from mhc_vision.training.connection_lr import (
 from mhc_vision.training.deferred_weights import DeferredWeights, is_deferring
 from mhc_vision.training.loss import classification_loss
 from mhc_vision.training.param_groups import param_groups
-from mhc_vision.training.pipeline.pipeline import Pipeline
 from mhc_vision.training.schedule import warmup_cosine, warmup_cosine_sum
 from mhc_vision.training.sharding import is_sharded, shard_model
+
+if TYPE_CHECKING:
+    from mhc_vision.training.pipeline.pipeline import Pipeline
 
 
 class ClassificationModule(LightningModule):
@@ -81,7 +83,7 @@ class ClassificationModule(LightningModule):
     """
 
     # set by `PipelineStrategy`
-    pipeline: Pipeline | None = None
+    pipeline: "Pipeline | None" = None
 
     def __init__(
         self,
