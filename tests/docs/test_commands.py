@@ -61,6 +61,7 @@ TINY = ("--model.weights_file", "weights.safetensors", "--model.model_args.depth
 
 PARSED = {
     # what runs them small
+    "benchmarks/building_masks.py": "tests/benchmarks/test_building_masks.py",
     "benchmarks/cpu_step.py": "tests/benchmarks/test_cpu_step.py",
     "benchmarks/first_gpu_run.py": "tests/benchmarks/test_first_gpu_run.py",
     "benchmarks/instruments.py": "tests/benchmarks/test_instruments.py",
