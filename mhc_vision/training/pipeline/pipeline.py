@@ -55,6 +55,10 @@ class _ScheduledStage(PipelineStage):
     With a `dw_builder` it leaves what weight gradients it can for later.
     """
 
+    def _get_init_p2p_neighbors_ops(self) -> list[dist.P2POp]:
+        # PyTorch 2.11 also connects the two stages in which a V turns, and gloo connects no process to itself
+        return [op for op in super()._get_init_p2p_neighbors_ops() if op.group_peer != self.group_rank]
+
     def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
         with held_weight_gradients() if self.dw_builder else nullcontext():
             return super().forward_maybe_with_nosync(*args, **kwargs)
