@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 
+from torch import nn
 from torch.optim import Optimizer
 
 from mhc_vision.checks import check_number
+from mhc_vision.layers import named_connections
 
 AUTO = "auto"
 BUDGET = 2.5
@@ -21,19 +23,23 @@ def check_connection_lr_scale(scale: float | str) -> None:
         check_number("connection_lr_scale", scale, above=0)
 
 
-def connection_lr_scale(scale: float | str, lr_sum: float) -> float:
+def connection_lr_scale(scale: float | str, lr_sum: float, model: nn.Module) -> float:
     """The factor on the connections' learning rate.
 
     A step of Adam moves a parameter by about its learning rate. The sum of learning rates over a run is therefore the
     farthest that a bias can travel, and maps start some units of logits away from where they do something. `auto` gives
     every run the same distance, `BUDGET`, by the factor `BUDGET / lr_sum`: more in a short run or at a low rate, less
-    in a long one. It stays between `LOWEST` and `HIGHEST`.
+    in a long one. It stays between `LOWEST` and `HIGHEST`. What MUDD and attention residuals add learns at the model's
+    rate, as their papers have it.
 
     Args:
         scale: A number, which is returned as it is, or `auto`.
         lr_sum: The model's learning rates, summed over the steps of the run.
+        model: Whose connections learn.
     """
     if isinstance(scale, str):
+        if not named_connections(model):
+            return 1.0
         return min(max(BUDGET / lr_sum, LOWEST), HIGHEST) if lr_sum > 0 else HIGHEST
     return scale
 

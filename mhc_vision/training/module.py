@@ -235,7 +235,9 @@ class ClassificationModule(LightningModule):
             lr=lr,
             weight_decay=self.hparams["weight_decay"],
             connection_lr_scale=connection_lr_scale(
-                self.hparams["connection_lr_scale"], lr * warmup_cosine_sum(**steps, final_factor=final_factor)
+                self.hparams["connection_lr_scale"],
+                lr * warmup_cosine_sum(**steps, final_factor=final_factor),
+                self.model,
             ),
             layer_decay=self.hparams["layer_decay"],
         )

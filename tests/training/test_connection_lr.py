@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import timm
 import torch
 
 from mhc_vision.training.connection_lr import BUDGET, HIGHEST, LOWEST, connection_lr_scale
@@ -16,19 +17,32 @@ def test_the_sum_of_a_schedule_is_that_of_its_steps(warmup_steps, total_steps, f
     assert warmup_cosine_sum(**schedule) == pytest.approx(sum(factors), rel=1e-12)
 
 
+@pytest.fixture(scope="module")
+def connected():
+    return timm.create_model("test_vit_mhc", depth=1)
+
+
 @pytest.mark.parametrize("steps", [250, 500, 1500])
-def test_auto_lets_maps_travel_equally_far_in_runs_of_any_length(steps):
+def test_auto_lets_maps_travel_equally_far_in_runs_of_any_length(steps, connected):
     lr_sum = 1e-3 * warmup_cosine_sum(warmup_steps=100, total_steps=steps)
-    assert connection_lr_scale("auto", lr_sum) * lr_sum == pytest.approx(BUDGET)
+    assert connection_lr_scale("auto", lr_sum, connected) * lr_sum == pytest.approx(BUDGET)
 
 
-def test_auto_stays_within_its_limits():
-    assert connection_lr_scale("auto", 1e-6) == connection_lr_scale("auto", 0.0) == HIGHEST
-    assert connection_lr_scale("auto", 1e6) == LOWEST
+def test_auto_stays_within_its_limits(connected):
+    shortest = connection_lr_scale("auto", 1e-6, connected)
+    assert shortest == connection_lr_scale("auto", 0.0, connected) == HIGHEST
+    assert connection_lr_scale("auto", 1e6, connected) == LOWEST
 
 
-def test_a_number_is_taken_as_it_is():
-    assert connection_lr_scale(100.0, 1e6) == 100.0
+@pytest.mark.parametrize("design", ["mudd", "attn_res"])
+def test_auto_leaves_what_is_no_hyper_connection_at_the_rate_of_the_model(design):
+    module = ClassificationModule("test_vit", 5, connection=design, model_args={"depth": 2})
+    assert connection_lr_scale("auto", 1e-6, module.model) == 1.0
+    assert connection_lr_scale(30.0, 1e-6, module.model) == 30.0
+
+
+def test_a_number_is_taken_as_it_is(connected):
+    assert connection_lr_scale(100.0, 1e6, connected) == 100.0
 
 
 @pytest.mark.parametrize("connection", ["shc", "dhc", "mhc"])
