@@ -27,7 +27,7 @@ def maps_at_start(model: nn.Module) -> Iterator[None]:
     memory.
 
     Args:
-        model: with hyper-connections; others stay as they are. Not sharded: FSDP2 keeps its parameters elsewhere.
+        model: with hyper-connections; others stay as they are. FSDP2 is to have gathered its connections.
     """
     modules = [module for module in model.modules() if isinstance(module, HasPlainValues)]
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Fully sharded data parallelism (PyTorch's FSDP2) for models that outgrow a card, or the memory of a machine."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -58,6 +59,23 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, weights: DeferredWeights | N
 def is_sharded(model: nn.Module) -> bool:
     """Whether `shard_model` has been here."""
     return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def connections_gathered(model: nn.Module) -> Iterator[None]:
+    """While the block runs, every process has the connections of a sharded model whole; others are left alone.
+
+    What changes there must be changed back before the end: only the copies change, not the shards.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    # of the root, where the connections are
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from mhc_vision.layers import maps_at_start, named_connections
 from mhc_vision.models.instruments.contribution import LossDifferences, contribution_of
 from mhc_vision.training.callbacks.step_interval import is_last_step
 from mhc_vision.training.evaluating import evaluating
-from mhc_vision.training.sharding import is_sharded
+from mhc_vision.training.sharding import connections_gathered, is_sharded
 
 
 class MapContribution(Callback):
@@ -29,7 +29,7 @@ class MapContribution(Callback):
     are the average, as in validation. Where a run ends after its last validation, its final weights see the
     validation images twice more.
 
-    A plain model has nothing to log, nor has one that FSDP2 or a pipeline spreads over processes, which it says.
+    A plain model has nothing to log.
 
     Args:
         every_validation: Measure in every validation, not only at the end.
@@ -50,14 +50,6 @@ class MapContribution(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self._measures and any(isinstance(later, WeightAveraging) for later in callbacks[callbacks.index(self) :]):
             raise ValueError("trainer.callbacks: got MapContribution before EMA, expected it after EMA")
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says so where it cannot measure."""
-        in_pipeline = getattr(pl_module, "pipeline", None) is not None
-        if self._measures and (in_pipeline or is_sharded(pl_module.get_submodule("model"))):
-            self._measures = False
-            by = "a pipeline" if in_pipeline else "FSDP2"
-            _say(trainer, f"val/contribution is not measured: {by} spreads the maps over the processes")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decides whether this is a validation to measure in."""
@@ -93,7 +85,9 @@ class MapContribution(Callback):
 
     def _measure_now(self, trainer: Trainer, module: LightningModule) -> None:
         self._differences = LossDifferences(module.hparams["loss"])
-        with _validating(trainer), evaluating(module), torch.inference_mode():
+        # shards that are gathered in inference mode could not be trained on
+        no_grad = torch.no_grad() if is_sharded(module.get_submodule("model")) else torch.inference_mode()
+        with _validating(trainer), evaluating(module), no_grad:
             for batch in _validation_batches(trainer, module):
                 self._add(trainer, module, batch, _logits(trainer, module, batch[0]))
         measured = self._measured(trainer, module)
@@ -104,14 +98,18 @@ class MapContribution(Callback):
 
     def _add(self, trainer: Trainer, module: LightningModule, batch: Any, logits: Tensor) -> None:
         images, targets = batch
-        with maps_at_start(module.get_submodule("model")):
+        model = module.get_submodule("model")
+        with connections_gathered(model), maps_at_start(model):
             self._differences.add(logits, _logits(trainer, module, images), targets)
 
     def _measured(self, trainer: Trainer, module: LightningModule) -> Contribution:
         """Of the images of all processes."""
         moments = self._differences.moments()
-        if trainer.world_size > 1:
+        # of a single process there is none
+        if (shares := trainer.distributed_sampler_kwargs) is not None:
             moments = trainer.strategy.reduce(moments.to(module.device), reduce_op="sum")
+            # all processes of a pipeline see the same images
+            moments = moments * shares["num_replicas"] / trainer.world_size
         self._measured_at = trainer.global_step
         self._last = contribution_of(moments)
         return self._last
