@@ -31,6 +31,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_image(tmp_path / "cat.jpg", 0)
     for name in ("cifar100", "flowers102"):
         write_copy(name, tmp_path / "DATA")
+    write_copy("cifar10", tmp_path / "cifar10")
     write_hub_dataset(tmp_path / "beans", "labels", {"train": 4, "validation": 2, "test": 2})
     write_hub_dataset(tmp_path / "PARQUET", "label", {"train": 8, "validation": 4})
     _write_folder(tmp_path / "PHOTOS", ("train", "val", "test"), ("cat", "dog"), 2)
