@@ -43,6 +43,8 @@ class FinetuneModule(ClassificationModule):
         probe_cs: Inverse regularisation strengths that its logistic regression tries.
         knn_k: Neighbours that vote.
         knn_temperature: Of their votes, exp(cosine similarity / temperature).
+        connection_lr_scale: As in `ClassificationModule`, with another default: weights that are trained have less to
+            gain from maps that move fast (`compare/finetune_auto`).
         training: The other arguments of `ClassificationModule`.
 
     Attributes:
@@ -78,9 +80,17 @@ class FinetuneModule(ClassificationModule):
         probe_cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0),
         knn_k: int = 20,
         knn_temperature: float = 0.07,
+        connection_lr_scale: float | Literal["auto"] = 1.0,
         **training: Any,
     ) -> None:
-        super().__init__(name, num_classes, pretrained=True, fixed_pos_embed=None, **training)
+        super().__init__(
+            name,
+            num_classes,
+            pretrained=True,
+            fixed_pos_embed=None,
+            connection_lr_scale=connection_lr_scale,
+            **training,
+        )
         # what `name` stood for; a checkpoint can be built again without it
         self.hparams.update(self.start.settings, source=name)
         # the data records them

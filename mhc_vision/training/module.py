@@ -67,7 +67,7 @@ class ClassificationModule(LightningModule):
         eps: The optimiser's epsilon.
         optimizer: `"adamw"`, or `"lamb"` (timm's, with its clipping of the global norm at 1).
         connection_lr_scale: Factor on the learning rate of the connections' parameters; `"auto"` chooses it by the
-            length of the run (see `mhc_vision.training.connection_lr`).
+            length and the rate of the run (see `mhc_vision.training.connection_lr`).
         layer_decay: Factor on the learning rate from a layer of the backbone to the one below it; 1 for none.
         warmup_steps: Optimiser steps of linear warm-up; give this or `warmup_epochs`, or none for no warm-up.
         warmup_epochs: Epochs of linear warm-up.
@@ -101,7 +101,7 @@ class ClassificationModule(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         optimizer: Literal["adamw", "lamb"] = "adamw",
-        connection_lr_scale: float | Literal["auto"] = 1.0,
+        connection_lr_scale: float | Literal["auto"] = "auto",
         layer_decay: float = 1.0,
         warmup_steps: int | None = None,
         warmup_epochs: float | None = None,

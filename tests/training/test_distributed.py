@@ -42,9 +42,10 @@ trainer:
 
 
 def arguments(run_dir: Path, *words: str) -> list[str]:
-    """Six steps of a one-block model with mHC."""
+    """Six steps of a one-block model with mHC, whose maps are no faster than the rest: rounding grows with the rate."""
     return [
         *("--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "connections" / "mhc.yaml")),
+        *("--model.connection_lr_scale", "1"),
         *("--model.model_args.depth", "1", "--data.total_batch_size", str(BATCH)),
         *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),

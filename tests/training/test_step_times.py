@@ -52,10 +52,11 @@ def test_the_length_of_a_run_is_known(step, words, steps, validations):
 
 
 def test_a_step_is_the_first_one_of_the_training(step, train):
-    cli, made = step("--model.warmup_epochs", "0")
+    # `auto` would give runs of other lengths other rates
+    rates = ("--model.warmup_epochs", "0", "--model.connection_lr_scale", "1")
+    cli, made = step(*rates)
     made()
-    words = ("--trainer.limit_train_batches", "6", "--trainer.max_steps", "1", "--model.warmup_epochs", "0")
-    run_dir = train(*words, connection="mhc")
+    run_dir = train("--trainer.limit_train_batches", "6", "--trainer.max_steps", "1", *rates, connection="mhc")
     trained = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for name, parameter in cli.model.named_parameters():
         # the same operations in the same order
