@@ -64,6 +64,7 @@ PARSED = {
     "benchmarks/building_masks.py": "tests/benchmarks/test_building_masks.py",
     "benchmarks/cpu_step.py": "tests/benchmarks/test_cpu_step.py",
     "benchmarks/first_gpu_run.py": "tests/benchmarks/test_first_gpu_run.py",
+    "benchmarks/image_folders.py": "tests/benchmarks/test_image_folders.py",
     "benchmarks/instruments.py": "tests/benchmarks/test_instruments.py",
     "benchmarks/kernel_resources.py": "tests/kernels/test_kernel_resources.py",
     "benchmarks/kernels.py": "tests/benchmarks/test_gpu_benchmarks.py",
