@@ -43,8 +43,8 @@ class FinetuneModule(ClassificationModule):
         probe_cs: Inverse regularisation strengths that its logistic regression tries.
         knn_k: Neighbours that vote.
         knn_temperature: Of their votes, exp(cosine similarity / temperature).
-        connection_lr_scale: As in `ClassificationModule`, with another default: weights that are trained have less to
-            gain from maps that move fast (`compare/finetune_auto`).
+        connection_lr_scale: As in `ClassificationModule`, but 1 by default: with `auto`, results of fine-tuning went to
+            either side (`compare/finetune_auto`).
         training: The other arguments of `ClassificationModule`.
 
     Attributes:
